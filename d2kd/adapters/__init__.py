@@ -1,0 +1,27 @@
+"""Adapters: what a stock detector computes in a training step, as named fields."""
+
+from .base import (
+    DETECTOR_ADAPTER_REGISTRY,
+    STUDENT_ONLY,
+    DenseMaps,
+    DetectorAdapter,
+    DetectorOutput,
+    DetectorSpec,
+    RoIOutput,
+    build_adapter,
+)
+from .dense import DenseDetectorAdapter
+from .rcnn import GeneralizedRCNNAdapter
+
+__all__ = [
+    "DETECTOR_ADAPTER_REGISTRY",
+    "STUDENT_ONLY",
+    "DenseDetectorAdapter",
+    "DenseMaps",
+    "DetectorAdapter",
+    "DetectorOutput",
+    "DetectorSpec",
+    "GeneralizedRCNNAdapter",
+    "RoIOutput",
+    "build_adapter",
+]

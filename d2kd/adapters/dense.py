@@ -1,0 +1,183 @@
+"""Adapter of Detectron2's one-stage detectors: RetinaNet, FCOS and classes derived from them."""
+
+from typing import Dict, FrozenSet, List, Optional, Tuple
+
+import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from .base import (
+    DETECTOR_ADAPTER_REGISTRY,
+    DetectorAdapter,
+    DetectorOutput,
+    DetectorSpec,
+    _refuse_overrides,
+    valid_cells,
+)
+
+_TAPS = frozenset({"cls_taps", "reg_taps"})
+
+
+@DETECTOR_ADAPTER_REGISTRY.register()
+class DenseDetectorAdapter(DetectorAdapter):
+    """One anchor set or point per cell, a class tower and a box tower shared by all levels."""
+
+    replays = (DenseDetector.forward, RetinaNet.forward_training, FCOS.forward_training)
+    provides = frozenset(
+        "features cls_taps reg_taps logits scores deltas quality valid anchors labels "
+        "matched_boxes gt".split()
+    )
+
+    def __init__(self, detector: DenseDetector) -> None:
+        """See the base class."""
+        super().__init__(detector)
+        shapes = detector.backbone.output_shape()
+        self._strides = [shapes[name].stride for name in detector.head_in_features]
+        self._has_quality = hasattr(detector.head, "ctrness")
+        if not self._has_quality:
+            self.provides = self.provides - {"quality"}
+
+    def spec(self) -> DetectorSpec:
+        """See the base class."""
+        m, head = self.detector, self.detector.head
+        shapes = m.backbone.output_shape()
+        convs = [layer for layer in head.cls_subnet if isinstance(layer, nn.Conv2d)]
+        return DetectorSpec(
+            name=type(m).__name__,
+            features={shapes[f].stride: shapes[f] for f in m.head_in_features},
+            num_classes=m.num_classes,
+            tower_width=convs[-1].out_channels if convs else 0,
+            num_convs=len(convs),
+            num_anchors=m.anchor_generator.num_anchors[0],
+            box_coding="distance" if self._has_quality else "anchor_delta",
+            quality="centerness" if self._has_quality else "",
+        )
+
+    def compilable(self) -> List[nn.Module]:
+        """See the base class."""
+        return [self.detector.backbone, self.detector.head]
+
+    def forward(
+        self, images: ImageList, gt: Optional[List[Instances]], need: FrozenSet[str]
+    ) -> DetectorOutput:
+        """See the base class."""
+        m = self.detector
+        pyramid = m.backbone(images.tensor)
+        features = [pyramid[name] for name in m.head_in_features]
+        out = DetectorOutput(images, self, dict(zip(self._strides, features, strict=True)))
+        if gt is None and need <= {"features", "gt"}:
+            return out
+        self._predict(out, features, need)
+        if gt is not None:
+            self._supervise(out, gt)
+        return out
+
+    def _predict(self, out: DetectorOutput, features: List[Tensor], need: FrozenSet[str]) -> None:
+        m = self.detector
+        if need & _TAPS:
+            predictions, cls_taps, reg_taps = run_head_with_taps(m.head, features)
+            out.cls_taps = dict(zip(self._strides, cls_taps, strict=True))
+            out.reg_taps = dict(zip(self._strides, reg_taps, strict=True))
+        else:
+            predictions = m.head(features)
+        dims = [m.num_classes, 4, 1][: len(predictions)]
+        flat = [[permute_to_N_HWA_K(x, d) for x in p] for p, d in zip(predictions, dims)]  # noqa: B905
+        by_stride = [dict(zip(self._strides, p, strict=True)) for p in flat]
+        out.logits, out.deltas = by_stride[:2]
+        out.quality = by_stride[2] if len(by_stride) > 2 else {}
+        out.anchors = dict(zip(self._strides, m.anchor_generator(features), strict=True))
+        if "scores" in need:
+            out.scores = {s: x.detach().float().sigmoid() for s, x in out.logits.items()}
+        if "valid" in need:
+            divisor = m.backbone.size_divisibility
+            anchors = m.anchor_generator.num_anchors[0]
+            out.valid = valid_cells(
+                images=out.images, maps=out.features, divisor=divisor, num_anchors=anchors
+            )
+
+    def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
+        m = self.detector
+        anchors, logits, deltas = (list(x.values()) for x in (out.anchors, out.logits, out.deltas))
+        labels, boxes = m.label_anchors(anchors, gt)
+        quality = [list(out.quality.values())] if out.quality else []
+        out.losses = m.losses(anchors, logits, labels, deltas, boxes, *quality)
+        out.gt, out.labels, out.matched_boxes = gt, torch.stack(labels), torch.stack(boxes)
+
+    def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
+        """See the base class."""
+        transform, boxes = self.detector.box2box_transform, {}
+        for stride, deltas in output.deltas.items():
+            anchors = output.anchors[stride].tensor.repeat(len(deltas), 1)
+            decoded = transform.apply_deltas(deltas.float().flatten(0, 1), anchors)
+            boxes[stride] = decoded.view_as(deltas)
+        return boxes
+
+    def head_from(self, block: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+        """Resume both towers of one level after block `block` and predict.
+
+        Args:
+            block: number of tower blocks already applied; 0 for FPN features.
+            cls_x: (N, C', H, W) pre-activation of that block in the class tower.
+            reg_x: the same of the box tower.
+
+        Returns:
+            Tuple: logits (N, HWA, K), deltas (N, HWA, 4) and, with centerness, (N, HWA, 1).
+        """
+        m = self.detector
+        cls_x, _ = run_tower(m.head.cls_subnet, cls_x, block)
+        reg_x, _ = run_tower(m.head.bbox_subnet, reg_x, block)
+        maps = [m.head.cls_score(cls_x), m.head.bbox_pred(reg_x)]
+        maps += [m.head.ctrness(reg_x)] if self._has_quality else []
+        dims = [m.num_classes, 4, 1]
+        return tuple(permute_to_N_HWA_K(x, d) for x, d in zip(maps, dims))  # noqa: B905
+
+
+def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, List[Tensor]]:
+    """Run conv-norm-ReLU blocks, keeping each block's pre-activation.
+
+    Args:
+        tower: modules in which every block ends with a ReLU.
+        x: (N, C, H, W) input of block 0, or the pre-activation of block `start`.
+        start: number of blocks already applied.
+
+    Returns:
+        Tuple: output (N, C', H, W) and the pre-activations of the blocks run.
+    """
+    ends = [i for i, layer in enumerate(tower) if isinstance(layer, nn.ReLU)]
+    taps = []
+    for layer in tower[ends[start - 1] if start else 0 :]:
+        if isinstance(layer, nn.ReLU):
+            taps.append(x)
+        x = layer(x)
+    return x, taps[1:] if start else taps
+
+
+def run_head_with_taps(head: nn.Module, features: List[Tensor]):
+    """Run a RetinaNetHead or FCOSHead and keep its taps; outputs equal `head(features)` bit by bit.
+
+    Args:
+        head: the head; one that overrides the stock forward is refused.
+        features: one (N, C, H, W) per level.
+
+    Returns:
+        Tuple: predictions as the stock head returns them, class taps and box taps (per level a
+        list of (N, C', H, W)).
+
+    Raises:
+        TypeError: the head overrides the stock forward.
+    """
+    _refuse_overrides(head, (RetinaNetHead.forward, FCOSHead.forward), "run_head_with_taps")
+    predictors = [head.cls_score, head.bbox_pred]
+    predictors += [head.ctrness] if hasattr(head, "ctrness") else []
+    predictions, cls_taps, reg_taps = [[] for _ in predictors], [], []
+    for x in features:
+        cls_x, cls_tap = run_tower(head.cls_subnet, x)
+        reg_x, reg_tap = run_tower(head.bbox_subnet, x)
+        for maps, predict, tower in zip(predictions, predictors, (cls_x, reg_x, reg_x)):  # noqa: B905
+            maps.append(predict(tower))
+        cls_taps.append(cls_tap)
+        reg_taps.append(reg_tap)
+    return predictions, cls_taps, reg_taps

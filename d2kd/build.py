@@ -1,0 +1,127 @@
+"""Building a `Distiller` from a config, with every check that needs no image."""
+
+import logging
+from typing import Any, Dict, List
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from torch import nn
+
+from .adapters import DetectorAdapter, build_adapter
+from .config import check_choice
+from .heads import DISTILLATION_HEAD_REGISTRY, build_head
+from .teacher import Teacher, build_teacher
+
+
+def student_config(cfg: CfgNode) -> CfgNode:
+    """The plain config of the detector that `cfg` trains: stock code builds it without d2kd.
+
+    Raises:
+        ValueError: MODEL.META_ARCHITECTURE is "Distiller" and DISTILL.STUDENT is not a detector.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.MODEL.META_ARCHITECTURE == "Distiller":
+        known = (name for name, _ in META_ARCH_REGISTRY if name != "Distiller")
+        check_choice(cfg.DISTILL.STUDENT, known, "DISTILL.STUDENT")
+        cfg.MODEL.META_ARCHITECTURE = cfg.DISTILL.STUDENT
+    return cfg
+
+
+def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
+    """Arguments of `Distiller` from a config.
+
+    Raises:
+        ValueError: any option that cannot work; the message names its key.
+        FileNotFoundError: a teacher's config or checkpoint does not exist.
+    """
+    check_options(cfg)
+    student = build_model(student_config(cfg))
+    teachers = [build_teacher(cfg, i) for i in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES))]
+    initialize_from_teacher(student, teachers, cfg.DISTILL.INIT_FROM_TEACHER)
+    adapter = build_adapter(student)
+    heads = {}
+    for name in cfg.DISTILL.HEADS:
+        node = cfg.DISTILL[name]
+        head = build_head(name, node, adapter, teachers[node.TEACHER].adapter)
+        heads[name] = (head.to(cfg.MODEL.DEVICE), node.WEIGHT, node.TEACHER)
+    if cfg.DISTILL.COMPILE:
+        compile_in_place([adapter, *(t.adapter for t in teachers)])
+    return {
+        "student": student,
+        "teachers": teachers,
+        "heads": heads,
+        "input_format": cfg.INPUT.FORMAT,
+    }
+
+
+def check_options(cfg: CfgNode) -> None:
+    """Check DISTILL before anything is built.
+
+    Raises:
+        ValueError: names the key, the value and the way out.
+    """
+    distill, teachers = cfg.DISTILL, cfg.DISTILL.TEACHER.CONFIG_FILES
+    known = [name for name, _ in DISTILLATION_HEAD_REGISTRY]
+    for name in distill.HEADS:
+        check_choice(name, known, "DISTILL.HEADS")
+        node = distill[name]
+        if not node.WEIGHT >= 0:
+            raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {node.WEIGHT}.")
+        if not 0 <= node.TEACHER < len(teachers):
+            raise ValueError(
+                f"DISTILL.{name}.TEACHER is {node.TEACHER}, but DISTILL.TEACHER.CONFIG_FILES lists "
+                f"{len(teachers)} teachers, counted from 0."
+            )
+    if not distill.HEADS or len(set(distill.HEADS)) < len(distill.HEADS):
+        raise ValueError(
+            f"DISTILL.HEADS must name at least one head, each once, not {tuple(distill.HEADS)}. "
+            f"Known: {', '.join(sorted(known))}. To train without distillation, set "
+            "MODEL.META_ARCHITECTURE to the student."
+        )
+    check_choice(distill.INIT_FROM_TEACHER, _INHERITED, "DISTILL.INIT_FROM_TEACHER")
+
+
+_INHERITED = {
+    "none": lambda key: False,
+    "neck": lambda key: key.startswith(("backbone.fpn_", "backbone.top_block.")),
+    "neck+head": lambda key: not key.startswith("backbone.bottom_up."),
+}
+
+
+def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: str) -> List[str]:
+    """Copy every tensor of the same name and shape from teacher 0, as PGD and FGD do.
+
+    It happens when the student is built, so a checkpoint in MODEL.WEIGHTS that holds these tensors
+    overrides it; a backbone checkpoint does not.
+
+    Args:
+        student: changed in place.
+        teachers: the first one is read.
+        mode: "none", "neck" (FPN) or "neck+head" (everything but the bottom-up backbone).
+
+    Returns:
+        List[str]: names that were eligible but not copied (no such tensor, or another shape).
+    """
+    if mode == "none":
+        return []
+    source = teachers[0].detector.state_dict()
+    wanted = {k: v for k, v in student.state_dict().items() if _INHERITED[mode](k)}
+    fits = {k: source[k] for k, v in wanted.items() if k in source and source[k].shape == v.shape}
+    with torch.no_grad():
+        for key, value in fits.items():
+            wanted[key].copy_(value)
+    left = sorted(set(wanted) - set(fits))
+    logging.getLogger(__name__).info(
+        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied: %s",
+        mode, len(fits), ", ".join(left) or "none",
+    )  # fmt: skip
+    return left
+
+
+def compile_in_place(adapters: List[DetectorAdapter]) -> None:
+    """`torch.compile` backbones and dense heads; parameter names do not change."""
+    for adapter in adapters:
+        for module in adapter.compilable():
+            module.compile(dynamic=True)

@@ -1,0 +1,113 @@
+"""The config keys that d2kd adds, and the safe loading of config files."""
+
+import difflib
+import os
+from typing import Iterable
+
+import yaml
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
+
+from .backbones import add_timm_config
+from .data import add_data_config
+from .detectors import add_fcos_config
+from .heads import DISTILLATION_HEAD_REGISTRY, head_defaults
+from .solver import add_solver_config
+
+
+def add_d2kd_config(cfg: CfgNode) -> None:
+    """Add every key of d2kd to a stock config, in place.
+
+    One node `DISTILL.<Head>` is added for each registered head, from the keyword arguments of
+    its constructor, so import the file that registers your own head first.
+
+    Args:
+        cfg: a config from `detectron2.config.get_cfg`.
+    """
+    add_fcos_config(cfg)
+    add_timm_config(cfg)
+    add_solver_config(cfg)
+    add_data_config(cfg)
+
+    cfg.DISTILL = CfgNode()
+    cfg.DISTILL.STUDENT = ""  # a registered meta-architecture: RetinaNet, FCOS, GeneralizedRCNN
+    cfg.DISTILL.HEADS = ()  # names in DISTILLATION_HEAD_REGISTRY
+    cfg.DISTILL.SCHEDULE = (0, -1)  # warm-up iterations, last distilled iteration (-1: no end)
+    cfg.DISTILL.INIT_FROM_TEACHER = "none"  # none | neck | neck+head, from teacher 0
+    cfg.DISTILL.COMPILE = False  # torch.compile of backbones and dense heads, in place
+    cfg.DISTILL.GRADIENT_PERIOD = 0  # log each loss's gradient norm every N iterations (0: never)
+    cfg.DISTILL.TEACHER = CfgNode()
+    cfg.DISTILL.TEACHER.CONFIG_FILES = ()  # paths or model-zoo names, one per teacher
+    cfg.DISTILL.TEACHER.WEIGHTS = ("",)  # "": the model zoo's, or the config's MODEL.WEIGHTS
+    cfg.DISTILL.TEACHER.PRECISION = "fp32"  # fp32 | bf16 | fp16, of the teachers' forward
+    cfg.DISTILL.TEACHER.CHECK_IMAGES = 0  # test images to evaluate each teacher on before training
+    cfg.DISTILL.TEACHER.CHECK_MIN_AP = 0.0  # box AP (0 to 100) under which training does not start
+    for name, head in sorted(DISTILLATION_HEAD_REGISTRY):
+        node = CfgNode({"WEIGHT": head.default_weight, "TEACHER": 0})
+        node.update({key.upper(): value for key, value in head_defaults(head).items()})
+        cfg.DISTILL[name] = node
+
+
+def get_d2kd_cfg() -> CfgNode:
+    """Return Detectron2's default config with d2kd's keys."""
+    cfg = get_cfg()
+    add_d2kd_config(cfg)
+    return cfg
+
+
+def resolve_config_file(path: str, key: str) -> str:
+    """Return the local path of a config file or of a model-zoo config name.
+
+    Args:
+        path: a file, or a name such as "COCO-Detection/retinanet_R_101_FPN_3x.yaml".
+        key: the option that named it, for the error message.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if PathManager.isfile(path):
+        return PathManager.get_local_path(path)
+    try:
+        return model_zoo.get_config_file(path)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{key}: {path!r} is neither a file (looked from {os.getcwd()!r}) nor a model-zoo "
+            "config such as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'."
+        ) from None
+
+
+def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
+    """Merge a yaml file into `cfg`; only files of the installed Detectron2 may hold python tags.
+
+    Args:
+        cfg: changed in place.
+        path: see `resolve_config_file`.
+        key: the option that named the file, for error messages.
+
+    Raises:
+        ValueError: the file needs `yaml.unsafe_load`, is not yaml, or has unknown keys.
+    """
+    path = resolve_config_file(path, key)
+    zoo = os.path.dirname(os.path.realpath(model_zoo.__file__))
+    trusted = os.path.realpath(path).startswith(zoo + os.sep)
+    try:
+        cfg.merge_from_file(path, allow_unsafe=trusted)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(
+            f"{key}: {path} (or its _BASE_) holds a yaml tag that can run code: {error.problem}. "
+            "Write the plain value instead, for example SIZES: [[32, 40, 51], [64, 81, 102]]."
+        ) from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{key}: {path} is not valid yaml: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{key}: {path}: {error.args[0]}") from error
+
+
+def check_choice(value: str, choices: Iterable[str], key: str) -> None:
+    """Raise a ValueError that names `key` and the nearest choices if `value` is not a choice."""
+    choices = sorted(choices)
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"{key}: unknown {value!r}.{hint} Known: {', '.join(choices)}.")

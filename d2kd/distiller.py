@@ -1,0 +1,145 @@
+"""The meta-architecture that trains a stock student against frozen teachers."""
+
+import math
+from typing import Any, Callable, Dict, FrozenSet, List, Tuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from .adapters import STUDENT_ONLY, DetectorOutput, build_adapter
+from .build import build_distiller
+from .heads import DistillationHead
+from .losses import mean_over_ranks
+from .teacher import Teacher
+
+
+@META_ARCH_REGISTRY.register()
+class Distiller(nn.Module):
+    """A student, the heads that distil it, and teachers that are not part of it.
+
+    In eval mode it is the student. In training it returns the student's supervised losses, equal to
+    the stock ones bit by bit, and `loss_<head>_<term>` for each term of each head. Its state dict
+    is the student's; the heads' projections are saved beside it by the trainer.
+
+    Attributes:
+        scale: factor on every distillation loss, set by `DistillationSchedule`.
+        gradient_probe: called with (losses, student output) after a training forward if set.
+    """
+
+    @configurable(from_config=build_distiller)
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        teachers: List[Teacher],
+        heads: Dict[str, Tuple[DistillationHead, float, int]],
+        input_format: str = "BGR",
+    ) -> None:
+        """Wire student, teachers and heads.
+
+        Args:
+            student: a stock detector.
+            teachers: frozen teachers.
+            heads: name -> (head, weight >= 0, index of its teacher).
+            input_format: channel order of the images in a batch, "BGR" or "RGB".
+
+        Raises:
+            ValueError: a negative weight, a teacher index or a channel order that does not exist.
+        """
+        super().__init__()
+        _check_heads(heads, len(teachers))
+        _check_formats([input_format, *(t.input_format for t in teachers)])
+        self.student = student
+        self.heads = nn.ModuleDict({name: head for name, (head, _, _) in heads.items()})
+        self.weights = {name: weight for name, (_, weight, _) in heads.items()}
+        self.teacher_of = {name: index for name, (_, _, index) in heads.items()}
+        self.teachers = list(teachers)
+        self.input_format = input_format
+        self.adapter = build_adapter(student)
+        self.need = frozenset().union(*(h.requires for h in self.heads.values()))
+        self.scale = 1.0
+        self.gradient_probe: Callable[[Dict[str, Tensor], DetectorOutput], None] | None = None
+        detectors = [student, *(t.detector for t in self.teachers)]
+        self.divisor = math.lcm(*(max(d.backbone.size_divisibility, 1) for d in detectors))
+
+    @property
+    def device(self) -> torch.device:
+        """The student's device."""
+        return self.student.pixel_mean.device
+
+    def forward(self, batched_inputs: List[dict]) -> Any:
+        """Losses in training, the student's detections in eval mode; inputs as Detectron2's."""
+        if not self.training:
+            return self.student(batched_inputs)
+        student = self._run_student(batched_inputs)
+        teachers = self._run_teachers(batched_inputs, student)
+        losses = dict(student.losses)
+        for name, head in self.heads.items():
+            for term, value in head(student, teachers[self.teacher_of[name]]).items():
+                key = f"loss_{name}_{term}"
+                if key in losses:
+                    raise ValueError(f"two losses are called {key}; rename one head or term")
+                losses[key] = value * (self.weights[name] * self.scale)
+        if self.gradient_probe is not None:
+            self.gradient_probe(losses, student)
+        return losses
+
+    def _run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
+        images = self.adapter.preprocess(batched_inputs, self.divisor)
+        gt = [x["instances"].to(self.device) for x in batched_inputs]
+        output = self.adapter(images, gt, self.need)
+        if output.labels is not None and "labels" in self.need:
+            foreground = (output.labels >= 0) & (output.labels < self.student.num_classes)
+            positives = foreground.sum(1).clamp(min=1).sum().float()
+            output.num_pos = mean_over_ranks(positives).clamp(min=1)
+        return output
+
+    def _run_teachers(
+        self, batched_inputs: List[dict], student: DetectorOutput
+    ) -> Dict[int, DetectorOutput]:
+        outputs = {}
+        for index in sorted(set(self.teacher_of.values())):
+            teacher, need = self.teachers[index], self._teacher_need(index)
+            out = teacher(batched_inputs, self.divisor, self.input_format, need)
+            if "roi" in need:
+                teacher.add_roi(out, student.proposals)
+            outputs[index] = out
+        return outputs
+
+    def _teacher_need(self, index: int) -> FrozenSet[str]:
+        readers = (self.heads[name] for name, i in self.teacher_of.items() if i == index)
+        return frozenset().union(*(head.requires for head in readers)) - STUDENT_ONLY
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+        """The student's state dict, so that every checkpoint is a plain student."""
+        return self.student.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load a plain student."""
+        return self.student.load_state_dict(state_dict, *args, **kwargs)
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> "Distiller":
+        for teacher in self.teachers:
+            teacher.detector._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+
+def _check_heads(heads: Dict[str, Tuple[DistillationHead, float, int]], num_teachers: int) -> None:
+    for name, (_, weight, index) in heads.items():
+        if not weight >= 0:
+            raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {weight}.")
+        if not 0 <= index < num_teachers:
+            raise ValueError(
+                f"DISTILL.{name}.TEACHER is {index}, but there are {num_teachers} teachers in "
+                "DISTILL.TEACHER.CONFIG_FILES, counted from 0."
+            )
+
+
+def _check_formats(formats: List[str]) -> None:
+    if len(set(formats)) > 1 and not set(formats) <= {"RGB", "BGR"}:
+        raise ValueError(
+            f"INPUT.FORMAT of student and teachers are {formats}; only RGB and BGR can be turned "
+            "into each other."
+        )

@@ -1,0 +1,172 @@
+"""The trainer: Detectron2's DefaultTrainer with d2kd's solver, data, checkpoints and hooks."""
+
+import logging
+import os
+import re
+import weakref
+from typing import List, Optional
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model
+from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from .checkpoint import SafeCheckpointer
+from .data import build_train_loader
+from .distiller import Distiller
+from .hooks import DistillationSchedule, GradientShare, TeacherCheck
+from .solver import build_lr_scheduler, build_optimizer
+
+
+class DistillationTrainer(DefaultTrainer):
+    """Trains teachers, plain students and distilled students.
+
+    It differs from `DefaultTrainer` in what it builds, not in how it steps: projections are saved
+    under "distillation" beside the plain student, ranks without a GPU use gloo, checkpoints load
+    without running code, and data sets are checked before the first iteration.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build model, optimizer, data loader, scheduler, checkpointer and hooks from a config."""
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self._trainer = _step_class(cfg)(_wrap_ddp(model), data_loader, optimizer)
+        projections = {"distillation": model.heads} if isinstance(model, Distiller) else {}
+        self.checkpointer = SafeCheckpointer(
+            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **projections
+        )
+        self.register_hooks(self.build_hooks())
+
+    @property
+    def distiller(self) -> Optional[Distiller]:
+        """The model without its DDP wrapper, or None when a plain detector is trained."""
+        model = getattr(self.model, "module", self.model)
+        return model if isinstance(model, Distiller) else None
+
+    def build_hooks(self) -> List[HookBase]:
+        """Stock hooks, with those that act before a step in front."""
+        hooks = super().build_hooks()
+        if self.distiller is None:
+            return hooks
+        distill = self.cfg.DISTILL
+        check = TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None
+        return [
+            DistillationSchedule(*distill.SCHEDULE),
+            GradientShare(distill.GRADIENT_PERIOD),
+            check,
+            *hooks,
+        ]
+
+    def run_step(self) -> None:
+        """One stock step; a loss that is not finite is named.
+
+        Raises:
+            FloatingPointError: with the names of the losses and the last good checkpoint.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
+            last = self.checkpointer.get_checkpoint_file() if self._has_checkpoint() else "none yet"
+            raise FloatingPointError(
+                f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {self.iter}; "
+                f"the last checkpoint is {last}. Lower SOLVER.BASE_LR, set "
+                "SOLVER.CLIP_GRADIENTS.ENABLED True, or lower that loss's weight in DISTILL."
+            ) from error
+
+    def _has_checkpoint(self) -> bool:
+        return bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See `d2kd.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):  # noqa: ANN001, ANN206 (stock signature)
+        """See `d2kd.solver.build_lr_scheduler`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):  # noqa: ANN206 (stock signature)
+        """See `d2kd.data.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator of a data set, by its `evaluator_type`; results go to OUTPUT_DIR."""
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+        if kind == "pascal_voc":
+            return PascalVOCDetectionEvaluator(dataset_name)
+        if kind != "coco":
+            raise ValueError(
+                f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: coco, "
+                "pascal_voc. Override DistillationTrainer.build_evaluator for others."
+            )
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=_has_compiled_coco())
+
+
+def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
+    """Run `main(args)` once per GPU, or once per process that `torchrun` has already started.
+
+    Args:
+        main: the function every rank runs.
+        args: the result of `detectron2.engine.default_argument_parser().parse_args()`.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        detectron2_launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    try:
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    device = {"device_ids": None} if on_cpu else {}
+    return create_ddp_model(model, broadcast_buffers=False, **device)
+
+
+def _step_class(cfg: CfgNode) -> type:
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        logging.getLogger(__name__).warning(
+            "SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is %r, training goes on in fp32.",
+            cfg.MODEL.DEVICE,
+        )
+        return SimpleTrainer
+    return AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+
+
+def _has_compiled_coco() -> bool:
+    try:
+        from detectron2 import _C  # noqa: F401
+    except ImportError:
+        return False
+    return True

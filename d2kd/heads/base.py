@@ -1,0 +1,115 @@
+"""The interface of a distillation head, its registry and its config."""
+
+import inspect
+from typing import Any, ClassVar, Dict, FrozenSet, List
+
+from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ..adapters import STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
+
+DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
+DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
+
+_CLASS_FIELDS = frozenset({"logits", "scores", "roi"})
+_DENSE_FIELDS = frozenset({"logits", "scores", "deltas", "quality", "valid", "anchors"})
+
+
+class DistillationHead(nn.Module):
+    """A method: losses between what a student and a teacher compute, and its own projections.
+
+    The constructor takes two `DetectorSpec`s and keyword-only options; these options, in upper
+    case, are the keys of DISTILL.<Name>, with the same defaults. `requires` names the fields of
+    `DetectorOutput` that `forward` reads; `default_weight` is the published weight.
+    """
+
+    requires: FrozenSet[str] = frozenset({"features"})
+    default_weight: ClassVar[float] = 1.0
+
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
+        """Return unweighted scalar losses by name; the `Distiller` adds prefix and weight."""
+        raise NotImplementedError
+
+
+def head_defaults(head: type) -> Dict[str, Any]:
+    """The keyword-only options of a head's constructor, with their defaults."""
+    parameters = inspect.signature(head.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def build_head(
+    name: str, node: CfgNode, student: DetectorAdapter, teacher: DetectorAdapter
+) -> DistillationHead:
+    """Build a registered head for a pair of detectors.
+
+    Args:
+        name: registered name.
+        node: its config, DISTILL.<name>.
+        student: adapter of the student.
+        teacher: adapter of the teacher it reads.
+
+    Raises:
+        ValueError: a detector does not provide what the head reads, or the two do not match.
+    """
+    head = DISTILLATION_HEAD_REGISTRY.get(name)
+    check_provides(name, head, "student", student, head.requires)
+    check_provides(name, head, "teacher", teacher, head.requires - STUDENT_ONLY)
+    specs = student.spec(), teacher.spec()
+    check_specs(name, head.requires, *specs)
+    return head(*specs, **{key: node[key.upper()] for key in head_defaults(head)})
+
+
+def check_provides(
+    name: str, head: type, role: str, adapter: DetectorAdapter, fields: FrozenSet[str]
+) -> None:
+    """Raise a ValueError that says what a head needs, what there is, and what else would fit."""
+    if missing := sorted(fields - adapter.provides):
+        raise ValueError(
+            f"DISTILL.HEADS: {name} needs {', '.join(missing)}; {role} {adapter.spec().name} "
+            f"provides {', '.join(sorted(adapter.provides))}. Use another {role}, or one of: "
+            f"{', '.join(_fitting(adapter)) or 'no registered head'}."
+        )
+
+
+def check_specs(
+    name: str, fields: FrozenSet[str], student: DetectorSpec, teacher: DetectorSpec
+) -> None:
+    """Raise a ValueError where student and teacher predictions cannot be compared."""
+    if fields & _CLASS_FIELDS and student.num_classes != teacher.num_classes:
+        raise ValueError(
+            f"DISTILL.HEADS: {name} compares class predictions, but the student has "
+            f"{student.num_classes} classes and the teacher {teacher.num_classes}. Set NUM_CLASSES "
+            "of the student to the teacher's, use a teacher trained on these classes, or use a "
+            "head that reads features only, such as PKD."
+        )
+    if fields & _DENSE_FIELDS:
+        levels = list(student.features), list(teacher.features)
+        anchors = student.num_anchors, teacher.num_anchors
+        if levels[0] != levels[1] or anchors[0] != anchors[1]:
+            raise ValueError(
+                f"DISTILL.HEADS: {name} compares predictions anchor by anchor, but the student has "
+                f"strides {levels[0]} with {anchors[0]} anchors a cell and the teacher {levels[1]} "
+                f"with {anchors[1]}. Give both the same IN_FEATURES and ANCHOR_GENERATOR, or use a "
+                "head that reads features only, such as PKD."
+            )
+
+
+def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> List[int]:
+    """FPN strides (px) that both detectors have, ascending.
+
+    Raises:
+        ValueError: there is none.
+    """
+    common = sorted(set(student.features) & set(teacher.features))
+    if not common:
+        raise ValueError(
+            f"DISTILL.HEADS: {name} found no common FPN stride: the student {student.name} has "
+            f"{sorted(student.features)} px, the teacher {teacher.name} "
+            f"{sorted(teacher.features)} px. Change IN_FEATURES of one of them."
+        )
+    return common
+
+
+def _fitting(adapter: DetectorAdapter) -> List[str]:
+    return sorted(n for n, head in DISTILLATION_HEAD_REGISTRY if head.requires <= adapter.provides)

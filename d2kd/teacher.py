@@ -1,0 +1,125 @@
+"""Frozen teachers: built from a config, filled from a checkpoint, never part of the student."""
+
+import logging
+from typing import FrozenSet, List
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.structures import Instances
+from torch import nn
+
+from .adapters import DetectorOutput, build_adapter
+from .checkpoint import load_detector
+from .config import check_choice, get_d2kd_cfg, merge_config_file
+
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher:
+    """A frozen detector in eval mode, with its own normalization, channel order and precision.
+
+    A plain object, not a module: optimizer, DDP, checkpoints and `.train()` do not reach it.
+    """
+
+    def __init__(
+        self, detector: nn.Module, *, input_format: str = "BGR", precision: str = "fp32"
+    ) -> None:
+        """Freeze a detector.
+
+        Args:
+            detector: any detector with an adapter; changed in place.
+            input_format: channel order that it was trained on, "BGR" or "RGB".
+            precision: "fp32", "bf16" or "fp16", of its forward (autocast).
+
+        Raises:
+            ValueError: unknown precision.
+        """
+        if precision not in _PRECISIONS:
+            raise ValueError(
+                f"DISTILL.TEACHER.PRECISION must be one of {', '.join(_PRECISIONS)}, "
+                f"not {precision!r}."
+            )
+        self.detector = detector.eval().requires_grad_(False)
+        self.adapter = build_adapter(detector)
+        self.input_format = input_format
+        self._dtype = _PRECISIONS[precision]
+
+    @torch.no_grad()
+    def __call__(
+        self, batched_inputs: List[dict], divisor: int, input_format: str, need: FrozenSet[str]
+    ) -> DetectorOutput:
+        """Run what `need` asks for, on the student's batch.
+
+        Args:
+            batched_inputs: dicts with "image", (3, H, W) in 0..255.
+            divisor: padding divisor common to student and teacher, px.
+            input_format: channel order of the images.
+            need: field names of `DetectorOutput`.
+        """
+        flip = self.input_format != input_format
+        images = self.adapter.preprocess(batched_inputs, divisor, flip)
+        with self._autocast():
+            return self.adapter.forward(images, None, need)
+
+    @torch.no_grad()
+    def add_roi(self, output: DetectorOutput, proposals: List[Instances]) -> None:
+        """Fill `output.roi` on the student's proposals (XYXY px)."""
+        with self._autocast():
+            output.roi = self.adapter.roi_forward(output, proposals)
+
+    def _autocast(self) -> torch.autocast:
+        device = self.detector.pixel_mean.device.type
+        return torch.autocast(device, dtype=self._dtype, enabled=self._dtype is not None)
+
+
+def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
+    """Build and fill teacher `index` of DISTILL.TEACHER.
+
+    The config may be plain, or itself a distillation config, whose student is then meant.
+
+    Raises:
+        FileNotFoundError: no such config or checkpoint.
+        ValueError: unsafe or malformed yaml, unknown detector, or the checkpoint does not fill it.
+    """
+    options = cfg.DISTILL.TEACHER
+    teacher_cfg = teacher_config(cfg, index)
+    detector = build_model(teacher_cfg)
+    weights = _weights_path(cfg, index, teacher_cfg)
+    load_detector(detector, weights, f"DISTILL.TEACHER.WEIGHTS[{index}]")
+    logging.getLogger(__name__).info(
+        "Teacher %d: %s from %s, weights %s",
+        index, teacher_cfg.MODEL.META_ARCHITECTURE, options.CONFIG_FILES[index], weights,
+    )  # fmt: skip
+    return Teacher(detector, input_format=teacher_cfg.INPUT.FORMAT, precision=options.PRECISION)
+
+
+def teacher_config(cfg: CfgNode, index: int) -> CfgNode:
+    """The whole config of teacher `index`, on the student's device."""
+    key = f"DISTILL.TEACHER.CONFIG_FILES[{index}]"
+    teacher_cfg = get_d2kd_cfg()
+    merge_config_file(teacher_cfg, cfg.DISTILL.TEACHER.CONFIG_FILES[index], key)
+    if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
+        teacher_cfg.MODEL.META_ARCHITECTURE = teacher_cfg.DISTILL.STUDENT
+    known = (name for name, _ in META_ARCH_REGISTRY if name != "Distiller")
+    check_choice(teacher_cfg.MODEL.META_ARCHITECTURE, known, f"{key}: MODEL.META_ARCHITECTURE")
+    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    return teacher_cfg
+
+
+def _weights_path(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> str:
+    given, name = cfg.DISTILL.TEACHER.WEIGHTS, cfg.DISTILL.TEACHER.CONFIG_FILES[index]
+    path = given[index] if index < len(given) else ""
+    if path:
+        return path
+    try:
+        return model_zoo.get_checkpoint_url(name)
+    except RuntimeError:
+        path = teacher_cfg.MODEL.WEIGHTS
+    if not path:
+        raise ValueError(
+            f"DISTILL.TEACHER.WEIGHTS[{index}] is empty and {name} sets no MODEL.WEIGHTS. Give the "
+            "teacher's checkpoint: a file, a URL or a detectron2:// address."
+        )
+    return path

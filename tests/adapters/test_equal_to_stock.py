@@ -1,0 +1,165 @@
+"""The test that makes an adapter trustworthy: its losses and gradients equal stock's bit by bit."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch.testing import assert_close
+
+from d2kd import DETECTOR_ADAPTER_REGISTRY, build_adapter
+from d2kd.testing import make_batch, tiny_cfg
+
+ALL = frozenset(
+    "features cls_taps reg_taps logits scores deltas quality valid anchors labels matched_boxes gt "
+    "rpn roi proposals".split()
+)
+
+
+def options(meta: str, variant: str):
+    cfg = tiny_cfg(meta)
+    if variant == "norm":
+        cfg.MODEL.RETINANET.NORM = "BN"
+        cfg.MODEL.FCOS.NORM = ""
+    if variant == "giou":
+        cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
+    if variant == "faster":
+        cfg.MODEL.MASK_ON = False
+    if variant == "cascade":
+        cfg.MODEL.ROI_HEADS.NAME = "CascadeROIHeads"
+        cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def plain_jit():
+    """The focal loss is scripted; its optimizer would change the last bits from run to run."""
+    with torch.jit.optimized_execution(False):
+        yield
+
+
+CASES = [
+    ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
+    ("GeneralizedRCNN", ""), ("GeneralizedRCNN", "faster"), ("GeneralizedRCNN", "cascade"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("need", [frozenset({"features"}), ALL], ids=["features", "everything"])
+@pytest.mark.parametrize("boxes", [4, 0], ids=["objects", "empty"])
+@pytest.mark.parametrize(("meta", "variant"), CASES)
+def test_losses_and_gradients_equal_stock(meta, variant, boxes, need):
+    torch.manual_seed(0)
+    stock = build_model(options(meta, variant)).train()
+    mine = copy.deepcopy(stock)
+    batch = make_batch(boxes=boxes)
+
+    torch.manual_seed(1)
+    expected = stock(batch)
+    torch.manual_seed(1)
+    adapter = build_adapter(mine)
+    images = adapter.preprocess(batch, mine.backbone.size_divisibility)
+    assert torch.equal(images.tensor, stock.preprocess_image(batch).tensor)
+    out = adapter(images, [x["instances"] for x in batch], need & (adapter.provides | {"features"}))
+
+    assert list(out.losses) == list(expected)
+    for name, value in expected.items():
+        assert torch.equal(out.losses[name], value), name
+    sum(expected.values()).backward()
+    sum(out.losses.values()).backward()
+    for (name, a), (_, b) in zip(stock.named_parameters(), mine.named_parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        assert a.grad is None or torch.equal(a.grad, b.grad), name
+    for (name, a), (_, b) in zip(stock.named_buffers(), mine.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("norm", ["", "GN"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS"])
+def test_head_resumes_from_every_tap(meta, norm):
+    cfg = tiny_cfg(meta, channels=32)
+    cfg.MODEL.RETINANET.NORM = cfg.MODEL.FCOS.NORM = norm
+    model = build_model(cfg).eval()
+    adapter = build_adapter(model)
+    images = adapter.preprocess(make_batch(), 32)
+    out = adapter(images, None, ALL)
+    plain = model.head([x for x in out.features.values()])
+    for stride, level in zip(out.logits, plain[0], strict=True):
+        assert torch.equal(
+            out.logits[stride].sum(),
+            level.permute(0, 2, 3, 1).reshape(out.logits[stride].shape).sum(),
+        )
+        assert len(out.cls_taps[stride]) == 2
+        for block in range(3):
+            cls_x = out.cls_taps[stride][block - 1] if block else out.features[stride]
+            reg_x = out.reg_taps[stride][block - 1] if block else out.features[stride]
+            resumed = adapter.head_from(block, cls_x, reg_x)
+            assert torch.equal(resumed[0], out.logits[stride])
+            assert torch.equal(resumed[1], out.deltas[stride])
+            if meta == "FCOS":
+                assert torch.equal(resumed[2], out.quality[stride])
+
+
+def test_decode_matches_stock_inference():
+    for meta in ("RetinaNet", "FCOS"):
+        model = build_model(tiny_cfg(meta)).eval()
+        adapter = build_adapter(model)
+        images = adapter.preprocess(make_batch(), 32)
+        out = adapter(images, None, ALL)
+        boxes = adapter.decode(out)
+        for stride, deltas in out.deltas.items():
+            for n in range(2):
+                expected = model.box2box_transform.apply_deltas(
+                    deltas[n], out.anchors[stride].tensor
+                )
+                assert torch.equal(boxes[stride][n], expected)
+
+
+def test_shapes_and_valid_mask():
+    model = build_model(tiny_cfg("RetinaNet")).train()
+    adapter = build_adapter(model)
+    batch = make_batch(sizes=((96, 128), (80, 64)))
+    out = adapter(adapter.preprocess(batch, 32), [x["instances"] for x in batch], ALL)
+    assert list(out.logits) == [8, 16, 32, 64, 128] == list(adapter.spec().features)
+    cells = 12 * 16 * 2
+    assert out.logits[8].shape == (2, cells, 3) and out.deltas[8].shape == (2, cells, 4)
+    assert out.scores[8].dtype == torch.float32 and not out.scores[8].requires_grad
+    assert_close(out.scores[8], out.logits[8].detach().sigmoid())
+    assert bool(out.valid[8][0].all())
+    second = out.valid[8][1].view(12, 16, 2)
+    assert bool(second[:, :8].all()) and not bool(second[:, 8:].any())
+    assert out.labels.shape == (2, sum(len(a) for a in out.anchors.values()))
+    assert out.matched_boxes.shape == (*out.labels.shape, 4)
+
+
+def test_rcnn_rpn_and_roi_shapes():
+    model = build_model(tiny_cfg("GeneralizedRCNN")).train()
+    adapter = build_adapter(model)
+    batch = make_batch()
+    out = adapter(adapter.preprocess(batch, 32), [x["instances"] for x in batch], ALL)
+    count = sum(len(p) for p in out.proposals)
+    assert out.roi[0].logits.shape == (count, 4) and out.roi[0].deltas.shape == (count, 12)
+    assert out.rpn.logits[4].shape == (2, 24 * 32 * 2, 1)
+    assert set(out.rpn.labels.unique().tolist()) <= {-1, 0, 1}
+    again = adapter.roi_forward(out, out.proposals)
+    assert torch.equal(again[0].logits, out.roi[0].logits)
+
+
+def test_teacher_stops_after_what_is_needed():
+    model = build_model(tiny_cfg("RetinaNet")).eval()
+    adapter = build_adapter(model)
+    out = adapter(adapter.preprocess(make_batch(), 32), None, frozenset({"features"}))
+    assert out.features and not out.logits and not out.losses
+
+
+def test_an_overridden_step_is_refused():
+    from detectron2.modeling.meta_arch.retinanet import RetinaNet
+
+    class Mine(RetinaNet):
+        def forward(self, batched_inputs):
+            return {}
+
+    with pytest.raises(TypeError, match=r"Mine overrides DenseDetector.forward\(\).*MineAdapter"):
+        build_adapter(Mine(tiny_cfg("RetinaNet")))
+    with pytest.raises(TypeError, match="No adapter for Linear.*DenseDetectorAdapter"):
+        build_adapter(torch.nn.Linear(1, 1))
+    assert "DenseDetectorAdapter" in DETECTOR_ADAPTER_REGISTRY
