@@ -24,6 +24,7 @@ class TinyBackbone(Backbone):
         """
         super().__init__()
         self._levels, self._channels = tuple(levels), channels
+        self.divisibility = 32  # px
         self.stem = nn.Conv2d(3, channels, 3, stride=2 ** levels[0], padding=1)
         self.downs = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in levels[1:]
@@ -31,8 +32,8 @@ class TinyBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Images are padded to multiples of 32 px."""
-        return 32
+        """Images are padded to multiples of `divisibility`."""
+        return self.divisibility
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """Images (N, 3, H, W) to maps (N, C, ceil(H / s), ceil(W / s))."""

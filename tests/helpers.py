@@ -1,0 +1,45 @@
+"""Tiny students, teachers and distillers for the contract tests."""
+
+import copy
+from typing import Sequence
+
+import torch
+from detectron2.modeling import build_model
+
+from d2kd import Distiller, Teacher, build_adapter
+from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head
+from d2kd.heads.base import head_defaults
+from d2kd.testing import tiny_cfg
+
+
+def detector(meta: str = "RetinaNet", channels: int = 8, seed: int = 0, **keys):
+    cfg = tiny_cfg(meta, channels)
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def distill(student, teachers, heads: Sequence = ("PKD", "BCKD"), input_format="BGR"):
+    """A distiller of registered heads with their defaults, all reading teacher 0."""
+    teachers = [t if isinstance(t, Teacher) else Teacher(t) for t in teachers]
+    adapter, built = build_adapter(student), {}
+    for name in heads:
+        cls = DISTILLATION_HEAD_REGISTRY.get(name)
+        node = {k.upper(): v for k, v in head_defaults(cls).items()}
+        built[name] = (build_head(name, node, adapter, teachers[0].adapter), 1.0, 0)
+    return Distiller(student=student, teachers=teachers, heads=built, input_format=input_format)
+
+
+def pair(meta: str = "RetinaNet", heads: Sequence = ("PKD", "BCKD"), teacher_channels: int = 12):
+    """Student and distiller in training mode; the teacher is wider and has other weights."""
+    student = detector(meta)
+    teacher = detector(meta, teacher_channels, seed=1)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return student, distill(student, [teacher], heads).train()
+
+
+def clone(module):
+    return copy.deepcopy(module)
