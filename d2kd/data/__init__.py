@@ -1,0 +1,16 @@
+"""Data sets: named in yaml, checked before training, cleaned, read in a reproducible order."""
+
+from .boxes import clean_boxes
+from .catalog import check_datasets, dataset_num_classes, load_dataset
+from .custom import add_data_config, register_custom_datasets
+from .loader import build_train_loader
+
+__all__ = [
+    "add_data_config",
+    "build_train_loader",
+    "check_datasets",
+    "clean_boxes",
+    "dataset_num_classes",
+    "load_dataset",
+    "register_custom_datasets",
+]

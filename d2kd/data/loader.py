@@ -1,0 +1,142 @@
+"""A training loader whose images and augmentations depend on ``SEED`` alone.
+
+Stock Detectron2 draws its augmentations from numpy's global generator (or, in workers, seeds it
+from PyTorch's), which a distilled and a plain run advance differently, so the two see different
+images. Here each item is numbered, and the generators are seeded from ``(SEED, number)`` while it
+is read. The stream is the same for every ``NUM_WORKERS`` and, taken over all ranks, every number
+of GPUs (``DATALOADER.ASPECT_RATIO_GROUPING`` then forms the batches per rank).
+"""
+
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper, build_detection_train_loader
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import Dataset, Sampler
+
+from .boxes import clean_boxes
+from .catalog import load_dataset, require_registered
+
+
+def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[str, Any]]]:
+    """Build Detectron2's training loader on checked data sets and cleaned boxes.
+
+    With ``SEED`` >= 0 two loaders give the same images, bit for bit, whatever else draws random
+    numbers; with a negative one, all ranks share a random seed.
+
+    Args:
+        cfg: the config; ``register_custom_datasets`` has been called on it.
+        start_iter: iterations to skip, for a resumed run. Exact unless
+            ``DATALOADER.ASPECT_RATIO_GROUPING`` is on, which drops the images that wait for a
+            partner.
+
+    Returns:
+        An endless iterable of lists of ``SOLVER.IMS_PER_BATCH`` / world size mapped records.
+    """
+    records = _train_records(cfg)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    sampler = _build_sampler(cfg, records, seed)
+    skip = start_iter * (cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+    return build_detection_train_loader(
+        _SeededDataset(records, DatasetMapper(cfg, True), seed),
+        mapper=None,
+        sampler=_NumberedSampler(sampler, len(records), skip),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Read, check, clean and filter all data sets of ``DATASETS.TRAIN``."""
+    require_registered(cfg, "TRAIN")
+    model, records = cfg.MODEL, []
+    for index, name in enumerate(cfg.DATASETS.TRAIN):
+        proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN[index : index + 1]
+        loaded = load_dataset(
+            name,
+            min_keypoints=model.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE * model.KEYPOINT_ON,
+            proposal_files=list(proposals) if model.LOAD_PROPOSALS else None,
+        )
+        records += clean_boxes(loaded, name)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = [
+            r for r in records if not all(a.get("iscrowd", 0) for a in r.get("annotations", ()))
+        ]
+    if not records:
+        raise ValueError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: no image has a box that is not a crowd, "
+            "and DATALOADER.FILTER_EMPTY_ANNOTATIONS drops the others. Check the annotations."
+        )
+    return records
+
+
+def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
+    """Build ``DATALOADER.SAMPLER_TRAIN``, seeded."""
+    name, loader = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
+    if name == "TrainingSampler":
+        return TrainingSampler(len(records), seed=seed)
+    if name == "RandomSubsetTrainingSampler":
+        ratio = loader.RANDOM_SUBSET_RATIO
+        return RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
+    if name == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, loader.REPEAT_THRESHOLD, sqrt=loader.REPEAT_SQRT
+        )
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN is {name!r}: use TrainingSampler, RandomSubsetTrainingSampler "
+        "or RepeatFactorTrainingSampler."
+    )
+
+
+class _NumberedSampler(Sampler[int]):
+    """Yield ``number * size + index``, the number counting this item over all ranks."""
+
+    def __init__(self, sampler: Sampler, size: int, skip: int) -> None:
+        self.sampler, self.size, self.skip = sampler, size, skip
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = comm.get_rank(), comm.get_world_size()
+        items = itertools.islice(self.sampler, self.skip, None)
+        for step, index in enumerate(items, self.skip):
+            yield (step * world + rank) * self.size + index
+
+
+class _SeededDataset(Dataset):
+    """Map the records with generators seeded by (seed, number)."""
+
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
+        self.records = DatasetFromList(records, copy=False)  # serialized: workers share its memory
+        self.mapper, self.seed = mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        number, index = divmod(item, len(self))
+        with _seeded(self.seed, number):
+            return self.mapper(self.records[index])
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, number: int) -> Iterator[None]:
+    """Seed numpy's and Python's global generators, and give them their state back."""
+    states = np.random.get_state(), random.getstate()
+    try:
+        np.random.seed([seed, number])
+        random.seed(f"{seed} {number}")
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
