@@ -1,0 +1,51 @@
+# Everything runs in $(VENV), which is set up on the first call and again when an input of it changes.
+PYTHON ?= python3
+DETECTRON2 ?= pypi
+DETECTRON2_GIT ?=
+VENV ?= .venv
+
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.d2kd-stamp
+CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
+
+.PHONY: help venv test quickstart quickstart-teacher lint clean FORCE
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make quickstart          distil a small detector on the CPU'
+	@echo 'make quickstart-teacher  the same, training its teacher first'
+	@echo 'make test                run the tests'
+	@echo 'make lint                check style and formatting'
+	@echo 'make venv                only set up $(VENV)'
+	@echo 'make clean               remove caches and build folders ($(VENV) and output/ stay)'
+	@echo
+	@echo 'PYTHON=$(PYTHON)  a Python 3.10 to 3.13; a Detectron2 that it has is used as it is'
+	@echo 'DETECTRON2=$(DETECTRON2)  otherwise: pypi (a wheel, Python files only) or git (source, compiled)'
+	@echo 'DETECTRON2_GIT=URL@COMMIT  another source for DETECTRON2=git'
+
+# The stamp holds the choices it was made with; others make it out of date.
+ifneq ($(strip $(shell cat '$(STAMP)' 2>/dev/null)),$(strip $(CHOICES)))
+$(STAMP): FORCE
+endif
+$(STAMP): tools/setup_env.py setup.py $(wildcard requirements/*.txt)
+	$(PYTHON) tools/setup_env.py --venv '$(VENV)' --detectron2 '$(DETECTRON2)' --git '$(DETECTRON2_GIT)'
+	@echo '$(CHOICES)' > $@
+
+venv: $(STAMP)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests
+
+quickstart: $(STAMP)
+	$(RUN) -m d2kd.quickstart
+
+quickstart-teacher: $(STAMP)
+	$(RUN) -m d2kd.quickstart --rebuild-teacher
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find d2kd tests tools datasets -name __pycache__ -type d -prune -exec rm -rf {} +

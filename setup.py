@@ -1,0 +1,48 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+INIT = (ROOT / "d2kd" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
+README = ROOT / "README.md"
+
+QUICKSTART = ["timm", "scikit-learn", "matplotlib"]
+
+setup(
+    name="d2kd",
+    version=VERSION,
+    description="Knowledge distillation of object detectors for Detectron2",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["d2kd", "d2kd.*"]),
+    package_data={"d2kd": ["**/*.md"], "d2kd.quickstart": ["*.safetensors"]},
+    python_requires=">=3.10,<3.14",
+    # Detectron2 is needed but not listed: it has no PyPI release, and pip would not know which of
+    # its builds to take. OpenCV is not listed either, for the reason Detectron2's setup.py gives:
+    # several packages provide the same cv2, and installing a second one overwrites the first.
+    install_requires=[
+        "torch",
+        "torchvision",
+        "fvcore",
+        "iopath",
+        "pycocotools",
+        "numpy",
+        "pyyaml",
+        "safetensors",
+        "setuptools<81",  # Detectron2's model zoo imports pkg_resources
+    ],
+    extras_require={
+        "timm": ["timm"],
+        "quickstart": QUICKSTART,
+        "dev": [*QUICKSTART, "pytest", "ruff", "pre-commit"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    zip_safe=False,
+)
