@@ -46,8 +46,8 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
         for index, (ours, theirs) in enumerate(zip(*classes, strict=True)):
             if ours != theirs:
                 raise ValueError(
-                    f"class {index} is {ours!r} in {names[0]!r} and {theirs!r} in {name!r}: all data "
-                    "sets of DATASETS.TRAIN and DATASETS.TEST need the same classes in one order."
+                    f"class {index} is {ours!r} in {names[0]!r} and {theirs!r} in {name!r}: all "
+                    "data sets in DATASETS.TRAIN and DATASETS.TEST need the same classes, in order."
                 )
 
 
