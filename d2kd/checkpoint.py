@@ -43,6 +43,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             SafetensorError,
             zipfile.BadZipFile,
             EOFError,
+            OSError,
             RuntimeError,
         ) as error:
             raise ValueError(
@@ -126,7 +127,7 @@ def _load_pickle(filename: str) -> Dict[str, Any]:
 
 
 def _as_detectron2(data: Dict[str, Any]) -> Dict[str, Any]:
-    if "model" in data and "__author__" in data:
+    if "model" in data:
         return data
     data = {k: v for k, v in data.get("blobs", data).items() if not k.endswith("_momentum")}
     return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}

@@ -30,20 +30,21 @@ class PKD(DistillationHead):
         *,
         num_levels: int = 4,
         eps: float = 1e-6,
+        all_ranks: bool = True,
     ) -> None:
         """Build projections where channel numbers differ.
 
         Args:
             student, teacher: the two detectors.
             num_levels: number of common strides used, from the finest.
-            eps: see `pearson_loss`.
+            eps, all_ranks: see `pearson_loss`. ALL_RANKS False is the released behaviour.
 
         Raises:
             ValueError: no common stride.
         """
         super().__init__()
         self.strides = common_strides("PKD", student, teacher)[:num_levels]
-        self.eps = eps
+        self.eps, self.all_ranks = eps, all_ranks
         widths = {
             s: (student.features[s].channels, teacher.features[s].channels) for s in self.strides
         }
@@ -57,5 +58,5 @@ class PKD(DistillationHead):
         for s in self.strides:
             x = student.features[s]
             x = self.project[str(s)](x) if str(s) in self.project else x
-            total = total + pearson_loss(x, teacher.features[s], self.eps)
+            total = total + pearson_loss(x, teacher.features[s], self.eps, self.all_ranks)
         return {"feat": total}

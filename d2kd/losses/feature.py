@@ -1,9 +1,16 @@
 """Losses on feature maps."""
 
+import torch
 from torch import Tensor
 
+from .reduce import sum_over_ranks
 
-def pearson_loss(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
+_CELLS = (0, 2, 3)
+
+
+def pearson_loss(
+    student: Tensor, teacher: Tensor, eps: float = 1e-6, all_ranks: bool = False
+) -> Tensor:
     """Half the mean squared difference of two maps standardized per channel (PKD, NeurIPS 2022).
 
     Each channel is standardized over N, H, W with its unbiased standard deviation, so that with n
@@ -15,18 +22,24 @@ def pearson_loss(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
         student: (N, C, H, W).
         teacher: (N, C, H, W), constant.
         eps: added to the standard deviation.
+        all_ranks: take mean and deviation over the batches of all ranks, which makes the mean of
+            the ranks' losses that of one process with the whole batch (ours; the released code
+            standardizes each rank's batch on its own).
 
     Returns:
         Tensor: scalar, float32 (float64 for float64 input).
     """
-    difference = _standardize(student, eps) - _standardize(teacher.detach(), eps)
-    return difference.square().mean() / 2
+    student, teacher = _at_least_float(student), _at_least_float(teacher.detach())
+    reduce = sum_over_ranks if all_ranks else torch.clone
+    count = student.new_tensor(student[:, 0].numel())
+    total = reduce(torch.cat([student.sum(_CELLS), teacher.sum(_CELLS), count[None]]))
+    means = (total[:-1] / total[-1]).chunk(2)
+    student, teacher = (x - m.view(1, -1, 1, 1) for x, m in zip((student, teacher), means))  # noqa: B905
+    squares = reduce(torch.cat([student.square().sum(_CELLS), teacher.square().sum(_CELLS)]))
+    deviations = (squares / (total[-1] - 1).clamp(min=1)).clamp(min=1e-12).sqrt() + eps
+    scales = (1 / deviations).view(2, 1, -1, 1, 1)
+    return (student * scales[0] - teacher * scales[1]).square().mean() / 2
 
 
-def _standardize(x: Tensor, eps: float) -> Tensor:
-    x = x if x.dtype.itemsize >= 4 else x.float()
-    correction = min(1, x.shape[0] * x.shape[2] * x.shape[3] - 1)
-    centred = x - x.mean(dim=(0, 2, 3), keepdim=True)
-    count = x[:, 0].numel() - correction
-    variance = centred.square().sum(dim=(0, 2, 3), keepdim=True) / max(count, 1)
-    return centred / (variance.clamp(min=1e-12).sqrt() + eps)
+def _at_least_float(x: Tensor) -> Tensor:
+    return x if x.dtype.itemsize >= 4 else x.float()

@@ -1,5 +1,7 @@
 """Reductions over ranks."""
 
+from typing import Any, Tuple
+
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -14,3 +16,26 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     x = x.clone()
     dist.all_reduce(x)
     return x / comm.get_world_size()
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of `x` over ranks, differentiable; `x` itself in a single process.
+
+    The gradient on each rank is the sum of all ranks' gradients, so that DDP's average gives the
+    gradient of the mean of the ranks' losses.
+    """
+    return x if comm.get_world_size() == 1 else _Sum.apply(x)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor]:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
