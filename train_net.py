@@ -22,7 +22,7 @@ from d2kd.build import student_config
 from d2kd.checkpoint import SafeCheckpointer
 from d2kd.config import get_d2kd_cfg, merge_config_file
 from d2kd.data import register_custom_datasets
-from d2kd.engine import launch
+from d2kd.engine import check_classes, launch
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,6 +62,7 @@ def evaluate(cfg: CfgNode) -> Dict:
     """Evaluate MODEL.WEIGHTS as a plain detector; no teacher is built."""
     cfg = student_config(cfg)
     model = build_model(cfg)
+    check_classes(cfg, model, train=False)
     SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     return DistillationTrainer.test(cfg, model)
 

@@ -28,7 +28,7 @@ class Distiller(nn.Module):
         gradient_probe: called with (losses, student output) after a training forward if set.
     """
 
-    @configurable(from_config=build_distiller)
+    @configurable
     def __init__(
         self,
         *,
@@ -63,6 +63,11 @@ class Distiller(nn.Module):
         self.gradient_probe: Callable[[Dict[str, Tensor], DetectorOutput], None] | None = None
         detectors = [student, *(t.detector for t in self.teachers)]
         self.divisor = math.lcm(*(max(d.backbone.size_divisibility, 1) for d in detectors))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        """See `d2kd.build.build_distiller`."""
+        return build_distiller(cfg)
 
     @property
     def device(self) -> torch.device:

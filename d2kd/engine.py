@@ -17,8 +17,9 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from .adapters import build_adapter
 from .checkpoint import SafeCheckpointer
-from .data import build_train_loader
+from .data import build_train_loader, check_datasets
 from .distiller import Distiller
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .solver import build_lr_scheduler, build_optimizer
@@ -43,6 +44,7 @@ class DistillationTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        check_classes(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = _step_class(cfg)(_wrap_ddp(model), data_loader, optimizer)
         projections = {"distillation": model.heads} if isinstance(model, Distiller) else {}
@@ -56,6 +58,13 @@ class DistillationTrainer(DefaultTrainer):
         """The model without its DDP wrapper, or None when a plain detector is trained."""
         model = getattr(self.model, "module", self.model)
         return model if isinstance(model, Distiller) else None
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch."""
+        super().resume_or_load(resume)
+        if self.start_iter > 0:
+            loader = build_train_loader(self.cfg, self.start_iter)
+            self._trainer.reset_data_loader(lambda: loader)
 
     def build_hooks(self) -> List[HookBase]:
         """Stock hooks, with those that act before a step in front."""
@@ -119,6 +128,21 @@ class DistillationTrainer(DefaultTrainer):
             )
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=_has_compiled_coco())
+
+
+_CLASS_KEYS = {"RetinaNet": "MODEL.RETINANET", "FCOS": "MODEL.FCOS"}
+
+
+def check_classes(cfg: CfgNode, model: torch.nn.Module, train: bool = True) -> None:
+    """Compare the data sets' classes with the model's; see `d2kd.data.check_datasets`.
+
+    Raises:
+        ValueError: they differ, or a data set is unknown or empty.
+    """
+    detector = model.student if isinstance(model, Distiller) else model
+    section = _CLASS_KEYS.get(type(detector).__name__, "MODEL.ROI_HEADS")
+    num_classes = build_adapter(detector).spec().num_classes
+    check_datasets(cfg, num_classes, f"{section}.NUM_CLASSES", train)
 
 
 def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)

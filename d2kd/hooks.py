@@ -1,6 +1,7 @@
 """Trainer hooks: schedule of the distillation, teacher check, gradient shares."""
 
 import logging
+import math
 from typing import Dict, List
 
 import torch
@@ -121,7 +122,7 @@ class TeacherCheck(HookBase):
 
 
 def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
-    """Box AP (0 to 100) of a teacher on the first images of DATASETS.TEST[0]; {} off rank 0."""
+    """Box AP (0 to 100) of a teacher on the first images of DATASETS.TEST[0]; nan off rank 0."""
     name = cfg.DATASETS.TEST[0]
     records = get_detection_dataset_dicts(name, filter_empty=False)[:num_images]
     cfg = cfg.clone()
@@ -133,7 +134,8 @@ def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
     evaluator = _SubsetEvaluator(name, tasks=("bbox",), use_fast_impl=False)
     evaluator.image_ids = [record["image_id"] for record in records]
     results = inference_on_dataset(teacher.detector, loader, evaluator)
-    return results["bbox"]["AP"] if results else float("nan")
+    ap = results["bbox"]["AP"] if results else float("nan")
+    return 0.0 if math.isnan(ap) and results else ap
 
 
 class _SubsetEvaluator(COCOEvaluator):

@@ -51,7 +51,9 @@ def test_loading_a_bare_distiller_fills_the_student(tmp_path):
 def test_caffe_style_backbone_weights_load_by_heuristics(tmp_path):
     student, model = pair()
     kept = clone(student.state_dict())
-    arrays = {k.removeprefix("backbone."): v.numpy() + 1 for k, v in kept.items() if "backbone" in k}
+    arrays = {
+        k.removeprefix("backbone."): v.numpy() + 1 for k, v in kept.items() if "backbone" in k
+    }
     with open(tmp_path / "imagenet.pkl", "wb") as f:
         pickle.dump({"model": arrays, "__author__": "test", "matching_heuristics": True}, f)
     SafeCheckpointer(model).load(str(tmp_path / "imagenet.pkl"))
@@ -103,7 +105,9 @@ def test_missing_and_truncated_files(tmp_path):
             (tmp_path / name).write_bytes(pickle.dumps({"model": {"a": np.ones(99)}}))
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
-        with pytest.raises(ValueError, match=f"KEY: .*{name}.*not a readable checkpoint.*truncated"):
+        with pytest.raises(
+            ValueError, match=f"KEY: .*{name}.*not a readable checkpoint.*truncated"
+        ):
             load_detector(detector(), str(tmp_path / name), "KEY")
 
 
@@ -158,5 +162,7 @@ def test_stock_detectron2_loads_a_distilled_student(tmp_path):
     sum(model(make_batch()).values()).backward()
     SafeCheckpointer(model, str(tmp_path), distillation=model.heads).save("model")
     files = [str(tmp_path / "student.yaml"), str(tmp_path / "model.pth")]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", STOCK, *files], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STOCK, *files], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,11 @@ from d2kd.build import compile_in_place, initialize_from_teacher
 from d2kd.testing import make_batch, tiny_cfg
 from tests.helpers import clone, detector, distill, pair
 
-FAMILIES = [("RetinaNet", ("PKD", "BCKD")), ("FCOS", ("PKD", "BCKD")), ("GeneralizedRCNN", ("PKD",))]
+FAMILIES = [
+    ("RetinaNet", ("PKD", "BCKD")),
+    ("FCOS", ("PKD", "BCKD")),
+    ("GeneralizedRCNN", ("PKD",)),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +163,11 @@ def test_two_teachers_each_run_once():
         teacher.detector.backbone.register_forward_hook(lambda *_, i=i: calls.append(i))
     one = distill(student, [teachers[0]], ("PKD", "BCKD")).heads
     two = distill(student, [teachers[1]], ("PKD",)).heads
-    heads = {"PKD": (one["PKD"], 1.0, 0), "BCKD": (one["BCKD"], 2.0, 0), "PKD_b": (two["PKD"], 0.5, 1)}
+    heads = {
+        "PKD": (one["PKD"], 1.0, 0),
+        "BCKD": (one["BCKD"], 2.0, 0),
+        "PKD_b": (two["PKD"], 0.5, 1),
+    }
     model = Distiller(student=student, teachers=teachers, heads=heads).train()
     losses = model(make_batch())
     assert calls == [0, 1]

@@ -29,7 +29,9 @@ def test_sum_over_the_finest_common_strides():
     expected = sum(pearson_loss(s.features[k], t.features[k]) for k in (8, 16, 32, 64))
     assert_close(head(s, t)["feat"], expected)
     two = PKD(spec(widths_s), spec(widths_t), num_levels=2)
-    assert_close(two(s, t)["feat"], sum(pearson_loss(s.features[k], t.features[k]) for k in (8, 16)))
+    assert_close(
+        two(s, t)["feat"], sum(pearson_loss(s.features[k], t.features[k]) for k in (8, 16))
+    )
 
 
 def test_projection_only_where_widths_differ():

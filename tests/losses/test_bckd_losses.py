@@ -18,8 +18,14 @@ def one():
 
 
 def close(value, expected, atol=1e-6):
-    assert_close(torch.as_tensor(value, dtype=torch.float64), d(*expected) if isinstance(
-        expected, (list, tuple)) else torch.tensor(expected, dtype=torch.float64), atol=atol, rtol=0)
+    assert_close(
+        torch.as_tensor(value, dtype=torch.float64),
+        d(*expected)
+        if isinstance(expected, (list, tuple))
+        else torch.tensor(expected, dtype=torch.float64),
+        atol=atol,
+        rtol=0,
+    )
 
 
 def test_identical_logits_give_zero():
@@ -43,8 +49,10 @@ def test_gradient_flows_through_the_gap():
 def test_a_shift_of_all_logits_is_seen():
     teacher = d([2.0, -1.0, 0.5])
     close(binary_distillation_loss(teacher + 1, teacher, one()), 0.339108)
-    parts = [binary_distillation_loss((teacher + 1)[:, j : j + 1], teacher[:, j : j + 1], one())
-             for j in range(3)]
+    parts = [
+        binary_distillation_loss((teacher + 1)[:, j : j + 1], teacher[:, j : j + 1], one())
+        for j in range(3)
+    ]
     close(torch.stack(parts), [0.029156, 0.160158, 0.149795])
 
 
@@ -64,8 +72,13 @@ CENTRES = d([10, 10], [11, 10])
 
 
 def boxes(distances):
-    return torch.cat([CENTRES[: len(distances)] - distances[:, :2],
-                      CENTRES[: len(distances)] + distances[:, 2:]], dim=1)
+    return torch.cat(
+        [
+            CENTRES[: len(distances)] - distances[:, :2],
+            CENTRES[: len(distances)] + distances[:, 2:],
+        ],
+        dim=1,
+    )
 
 
 def test_boxes():
@@ -93,7 +106,9 @@ def test_two_locations(lw, cls, loc):
 def test_giou_equals_torchvision():
     g = torch.Generator().manual_seed(0)
     low = torch.rand(2, 50, 2, dtype=torch.float64, generator=g) * 10
-    both = torch.cat([low, low + 0.1 + 10 * torch.rand(2, 50, 2, dtype=torch.float64, generator=g)], 2)
+    both = torch.cat(
+        [low, low + 0.1 + 10 * torch.rand(2, 50, 2, dtype=torch.float64, generator=g)], 2
+    )
     student, teacher = both[0].clone().requires_grad_(), both[1]
     mine, theirs = box_iou_loss(student, teacher), generalized_box_iou_loss(student, teacher)
     assert_close(mine, theirs, atol=1e-7, rtol=0)
@@ -122,8 +137,13 @@ def test_gradcheck_and_beta(beta):
     t = torch.randn(4, 3, dtype=torch.float64, generator=g)
     w = torch.rand(4, dtype=torch.float64, generator=g)
     assert torch.autograd.gradcheck(lambda x: binary_distillation_loss(x, t, w, beta), (z,))
-    assert bool(torch.autograd.grad(binary_distillation_loss(t.clone().requires_grad_() + 0 * z, t, w,
-                                                             beta), z)[0].isfinite().all())
+    assert bool(
+        torch.autograd.grad(
+            binary_distillation_loss(t.clone().requires_grad_() + 0 * z, t, w, beta), z
+        )[0]
+        .isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -16,7 +16,9 @@ def row(*values):
 
 def test_hand_values():
     # r = 0.8 and n = 4: (n - 1) / n * (1 - r) = 0.15
-    assert_close(pearson_loss(row(1, 2, 3, 4), row(1, 3, 2, 4)).item(), 0.1499998, atol=1e-7, rtol=0)
+    assert_close(
+        pearson_loss(row(1, 2, 3, 4), row(1, 3, 2, 4)).item(), 0.1499998, atol=1e-7, rtol=0
+    )
     assert_close(pearson_loss(S, T).item(), 0.443812, atol=1e-6, rtol=0)
 
 
@@ -29,8 +31,10 @@ def test_opposite_maps():
 def test_equals_one_minus_correlation():
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(2, 5, 6, 7, dtype=torch.float64, generator=g) for _ in range(2))
-    r = [torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
-         for a, b in zip(x.transpose(0, 1), y.transpose(0, 1), strict=True)]
+    r = [
+        torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+        for a, b in zip(x.transpose(0, 1), y.transpose(0, 1), strict=True)
+    ]
     n = 2 * 6 * 7
     expected = (n - 1) / n * (1 - torch.stack(r).mean())
     assert_close(pearson_loss(x, y), expected, atol=1e-5, rtol=1e-5)
@@ -41,8 +45,9 @@ def test_affine_invariance_and_zero():
     assert pearson_loss(x, x).item() == 0.0
     assert pearson_loss(3 * x + 7, x).item() < 1e-9
     base = pearson_loss(row(1, 2, 3, 4), row(1, 3, 2, 4))
-    assert_close(pearson_loss(2 * row(1, 2, 3, 4) + 1, 5 * row(1, 3, 2, 4) - 3), base,
-                 atol=1e-5, rtol=0)
+    assert_close(
+        pearson_loss(2 * row(1, 2, 3, 4) + 1, 5 * row(1, 3, 2, 4) - 3), base, atol=1e-5, rtol=0
+    )
 
 
 def test_gradient():

@@ -1,0 +1,105 @@
+"""AdamW and the one-cycle schedule beside Detectron2's own optimizers and schedules."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier, get_default_optimizer_params
+from detectron2.solver import build_lr_scheduler as build_stock_lr_scheduler
+from detectron2.solver.build import build_optimizer as build_stock_optimizer
+from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    ParamScheduler,
+)
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+OPTIMIZERS = ("SGD", "AdamW")
+STOCK_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+ONECYCLE_START = 1 / 25  # first factor of SOLVER.BASE_LR, torch's OneCycleLR default
+ONECYCLE_END = 1e-4 / 25  # last factor, likewise
+
+
+def add_solver_config(cfg: CfgNode) -> None:
+    """Add the solver keys that Detectron2 lacks; their defaults change nothing.
+
+    Args:
+        cfg: node to extend, in place.
+    """
+    cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD" (Detectron2's own) or "AdamW"
+    cfg.SOLVER.ONECYCLE_PCT_START = 0.15  # OneCycleLR: fraction of SOLVER.MAX_ITER spent rising
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer that ``SOLVER.OPTIMIZER`` names.
+
+    ``WEIGHT_DECAY_NORM``, ``WEIGHT_DECAY_BIAS``, ``BIAS_LR_FACTOR`` and ``CLIP_GRADIENTS`` mean the
+    same for both optimizers. Detectron2 clips every parameter tensor on its own.
+
+    Args:
+        cfg: config with the keys of `add_solver_config`.
+        model: module whose trainable parameters are optimized.
+
+    Returns:
+        A torch optimizer; for "SGD" exactly what Detectron2 builds.
+    """
+    name, solver = cfg.SOLVER.OPTIMIZER, cfg.SOLVER
+    if name == "SGD":
+        return build_stock_optimizer(cfg, model)
+    if name != "AdamW":
+        raise ValueError(
+            f"SOLVER.OPTIMIZER is {name!r}, which d2kd does not know. Choose one of {OPTIMIZERS}."
+        )
+    params = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    adamw = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    return maybe_add_gradient_clipping(cfg, adamw)
+
+
+def onecycle(pct_start: float) -> ParamScheduler:
+    """Learning-rate factors of the one-cycle policy with two cosine arcs.
+
+    Args:
+        pct_start: fraction of the run, in (0, 1), in which the factor rises to 1.
+
+    Returns:
+        A map from progress in [0, 1) to the factor of the base learning rate.
+    """
+    if not 0 < pct_start < 1:
+        raise ValueError(
+            f"SOLVER.ONECYCLE_PCT_START is {pct_start}; it must lie between 0 and 1, such as 0.15."
+        )
+    rise, fall = CosineParamScheduler(ONECYCLE_START, 1.0), CosineParamScheduler(1.0, ONECYCLE_END)
+    lengths = [pct_start, 1 - pct_start]
+    return CompositeParamScheduler([rise, fall], lengths, ["rescaled", "rescaled"])
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Build the schedule that ``SOLVER.LR_SCHEDULER_NAME`` names.
+
+    "OneCycleLR" spans ``SOLVER.MAX_ITER`` with ``SOLVER.BASE_LR`` as its peak and ignores the
+    ``WARMUP_*`` keys. It depends on the iteration only, so a resumed run goes on where it stopped.
+
+    Args:
+        cfg: config with the keys of `add_solver_config`.
+        optimizer: optimizer to steer.
+
+    Returns:
+        A scheduler to step once per iteration.
+    """
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name in STOCK_SCHEDULES:
+        return build_stock_lr_scheduler(cfg, optimizer)
+    if name != "OneCycleLR":
+        choices = (*STOCK_SCHEDULES, "OneCycleLR")
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME is {name!r}, which d2kd does not know. "
+            f"Choose one of {choices}."
+        )
+    multiplier = onecycle(cfg.SOLVER.ONECYCLE_PCT_START)
+    return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.SOLVER.MAX_ITER)
