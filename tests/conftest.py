@@ -1,11 +1,14 @@
 """Shared settings: one torch thread, an event storage around each test, real data where present."""
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,3 +31,25 @@ def data_root() -> Path:
         if folder and (Path(folder) / "coco" / "annotations").is_dir():
             return Path(folder).resolve()
     pytest.skip("needs real images: set DETECTRON2_DATASETS to a folder with coco/ and BCCD/")
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory):
+    """12 images of 64 x 64 with one to three bright squares of two classes, in COCO format."""
+    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
+    images, boxes = [], []
+    for i in range(12):
+        pixels = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        for _ in range(rng.integers(1, 4)):
+            x, y, size = (int(v) for v in (*rng.integers(0, 40, 2), rng.integers(12, 24)))
+            label = int(rng.integers(0, 2))
+            pixels[y : y + size, x : x + size, label] = 250
+            box = {"bbox": [x, y, size, size], "area": size * size, "iscrowd": 0}
+            boxes.append({"id": len(boxes) + 1, "image_id": i, "category_id": label + 1, **box})
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
+    names = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
+    (folder / "squares.json").write_text(
+        json.dumps({"images": images, "annotations": boxes, "categories": names})
+    )
+    return folder

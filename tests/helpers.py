@@ -1,6 +1,7 @@
 """Tiny students, teachers and distillers for the contract tests."""
 
 import copy
+from pathlib import Path
 from typing import Sequence
 
 import torch
@@ -43,3 +44,21 @@ def pair(meta: str = "RetinaNet", heads: Sequence = ("PKD", "BCKD"), teacher_cha
 
 def clone(module):
     return copy.deepcopy(module)
+
+
+def write_config(folder: Path, data: Path, **keys) -> Path:
+    """A plain tiny RetinaNet on the squares, as a yaml file."""
+    cfg = tiny_cfg(classes=2)
+    cfg.DATASETS.CUSTOM = [[f"squares_{data.name}", str(data / "squares.json"), str(data)]]
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"squares_{data.name}",)
+    cfg.MODEL.WEIGHTS, cfg.SEED, cfg.OUTPUT_DIR = "", 1, str(folder / "out")
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64,), 64
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER = 4, 0.02, 6
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.STEPS, cfg.SOLVER.CHECKPOINT_PERIOD = 2, (), 3
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    path = folder / "plain.yaml"
+    folder.mkdir(exist_ok=True)
+    path.write_text(cfg.dump())
+    return path

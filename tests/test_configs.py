@@ -1,4 +1,4 @@
-"""Every config in the folder builds, without its weights; plain ones are what stock tools expect."""
+"""Every config builds, without its weights; plain ones are what stock tools expect."""
 
 from pathlib import Path
 

@@ -7,52 +7,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import train_net
 from d2kd import DistillationSchedule, DistillationTrainer
 from d2kd.config import get_d2kd_cfg, merge_config_file
-from d2kd.testing import tiny_cfg
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """12 images of 64 x 64 with one to three bright squares of two classes, in COCO format."""
-    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
-    images, boxes = [], []
-    for i in range(12):
-        pixels = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
-        for _ in range(rng.integers(1, 4)):
-            x, y, size = (int(v) for v in (*rng.integers(0, 40, 2), rng.integers(12, 24)))
-            label = int(rng.integers(0, 2))
-            pixels[y : y + size, x : x + size, label] = 250
-            boxes.append({"id": len(boxes) + 1, "image_id": i, "category_id": label + 1,
-                          "bbox": [x, y, size, size], "area": size * size, "iscrowd": 0})  # fmt: skip
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
-    names = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
-    (folder / "squares.json").write_text(
-        json.dumps({"images": images, "annotations": boxes, "categories": names})
-    )
-    return folder
-
-
-def write_config(folder, data, **keys):
-    """A plain tiny RetinaNet on the squares, as a yaml file."""
-    cfg = tiny_cfg(classes=2)
-    cfg.DATASETS.CUSTOM = [[f"squares_{data.name}", str(data / "squares.json"), str(data)]]
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"squares_{data.name}",)
-    cfg.MODEL.WEIGHTS, cfg.SEED, cfg.OUTPUT_DIR = "", 1, str(folder / "out")
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64,), 64
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER = 4, 0.02, 6
-    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.STEPS, cfg.SOLVER.CHECKPOINT_PERIOD = 2, (), 3
-    for key, value in keys.items():
-        cfg.merge_from_list([key.replace("__", "."), value])
-    path = folder / "plain.yaml"
-    folder.mkdir(exist_ok=True)
-    path.write_text(cfg.dump())
-    return path
+from tests.helpers import write_config
 
 
 def run(path, *opts, resume=False, eval_only=False):
@@ -62,9 +21,9 @@ def run(path, *opts, resume=False, eval_only=False):
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, data):
+def teacher(tmp_path_factory, squares):
     folder = tmp_path_factory.mktemp("teacher")
-    path = write_config(folder, data, MODEL__FPN__OUT_CHANNELS=12, SEED=5)
+    path = write_config(folder, squares, MODEL__FPN__OUT_CHANNELS=12, SEED=5)
     run(path)
     return path, folder / "out" / "model_final.pth"
 
@@ -76,27 +35,29 @@ def distilled(teacher, *more):
 
 
 def metrics(folder):
-    lines = (folder / "out" / "metrics.json").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "total_loss" in row]
+    """Rows of metrics.json; Detectron2 writes one per iteration that a value was last put in."""
+    return [json.loads(line) for line in (folder / "out" / "metrics.json").read_text().splitlines()]
 
 
-def test_a_plain_student_learns(tmp_path, data):
-    path = write_config(tmp_path, data, SOLVER__MAX_ITER=60, SOLVER__BASE_LR=0.05)
+def test_a_plain_student_learns(tmp_path, squares):
+    path = write_config(tmp_path, squares, SOLVER__MAX_ITER=160)
     run(path)
-    rows = metrics(tmp_path)
-    assert rows[-1]["total_loss"] < 0.8 * rows[0]["total_loss"]
+    rows = [row for row in metrics(tmp_path) if "total_loss" in row]
+    # the loss normaliser is a moving average from 100 on; it has settled by the third row
+    assert rows[-1]["iteration"] == 159 and rows[2]["iteration"] == 59
+    assert rows[-1]["total_loss"] < 0.8 * rows[2]["total_loss"]
     assert not any(key.startswith("loss_PKD") for key in rows[-1])
 
 
-def test_distillation_end_to_end(tmp_path, data, teacher, capsys):
-    path = write_config(tmp_path, data)
+def test_distillation_end_to_end(tmp_path, squares, teacher, capsys):
+    path = write_config(tmp_path, squares)
     results = run(path, *distilled(teacher, "DISTILL.GRADIENT_PERIOD", 2))
     assert results is None
     saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     plain = torch.load(teacher[1], weights_only=True)
     assert set(saved["model"]) == set(plain["model"])
     assert len(saved["distillation"]) == 8 and saved["iteration"] == 5
-    row = metrics(tmp_path)[-1]
+    row = {key: value for part in metrics(tmp_path) for key, value in part.items()}
     for name in ("PKD_feat", "BCKD_cls", "BCKD_loc"):
         assert row[f"loss_{name}"] > 0 and row[f"grad_norm/loss_{name}"] > 0
     assert row["grad_norm/loss_cls"] > 0
@@ -105,13 +66,14 @@ def test_distillation_end_to_end(tmp_path, data, teacher, capsys):
     no_teacher = distilled((tmp_path / "absent.yaml", "absent.pth"))
     by_distilled = run(path, *no_teacher, *weights, eval_only=True)
     by_plain = run(path, *weights, eval_only=True)
-    assert by_distilled == by_plain and set(by_plain["bbox"]) >= {"AP", "AP50", "AP75"}
+    assert set(by_plain["bbox"]) >= {"AP", "AP50", "AP75"}
+    np.testing.assert_equal(by_distilled["bbox"], by_plain["bbox"])  # nan equals nan
 
 
-def test_baseline_and_distilled_start_alike(tmp_path, data, teacher):
+def test_baseline_and_distilled_start_alike(tmp_path, squares, teacher):
     """Same initial weights and data: a distilled run with all weights 0 is the plain run."""
     off = ["DISTILL.PKD.WEIGHT", 0.0, "DISTILL.BCKD.WEIGHT", 0.0]
-    a, b = write_config(tmp_path / "a", data), write_config(tmp_path / "b", data)
+    a, b = write_config(tmp_path / "a", squares), write_config(tmp_path / "b", squares)
     run(a)
     run(b, *distilled(teacher, *off))
     first, second = (torch.load(tmp_path / n / "out" / "model_final.pth")["model"] for n in "ab")
@@ -119,8 +81,8 @@ def test_baseline_and_distilled_start_alike(tmp_path, data, teacher):
         torch.testing.assert_close(second[key], value, atol=1e-6, rtol=1e-5, msg=key)
 
 
-def test_resume_continues_with_projections(tmp_path, data, teacher):
-    path = write_config(tmp_path, data)
+def test_resume_continues_with_projections(tmp_path, squares, teacher):
+    path = write_config(tmp_path, squares)
     run(path, *distilled(teacher))
     before = torch.load(tmp_path / "out" / "model_final.pth")
     cfg = get_d2kd_cfg()
@@ -138,8 +100,8 @@ def test_resume_continues_with_projections(tmp_path, data, teacher):
                            before["distillation"]["PKD.project.8.weight"])  # fmt: skip
 
 
-def test_nan_names_the_loss_and_leaves_the_checkpoint(tmp_path, data, teacher):
-    path = write_config(tmp_path, data)
+def test_nan_names_the_loss_and_leaves_the_checkpoint(tmp_path, squares, teacher):
+    path = write_config(tmp_path, squares)
     with pytest.raises(
         FloatingPointError, match=r"loss_PKD_feat.* at iteration 3; .*model_0000002"
     ):
@@ -165,8 +127,8 @@ def break_after_three(path, teacher):
     trainer.train()
 
 
-def test_teacher_check(tmp_path, data, teacher, caplog):
-    path = write_config(tmp_path, data)
+def test_teacher_check(tmp_path, squares, teacher, caplog):
+    path = write_config(tmp_path, squares)
     check = distilled(teacher, "DISTILL.TEACHER.CHECK_IMAGES", 5)
     with pytest.raises(ValueError, match=r"Teacher 0 .* under DISTILL.TEACHER.CHECK_MIN_AP = 99.9"):
         run(path, *check, "DISTILL.TEACHER.CHECK_MIN_AP", 99.9)
@@ -174,8 +136,8 @@ def test_teacher_check(tmp_path, data, teacher, caplog):
     run(path, *check, "DISTILL.TEACHER.CHECK_MIN_AP", -1.0, "SOLVER.MAX_ITER", 1)
 
 
-def test_amp_without_a_gpu_warns(tmp_path, data, caplog):
-    path = write_config(tmp_path, data, SOLVER__AMP__ENABLED=True, SOLVER__MAX_ITER=1)
+def test_amp_without_a_gpu_warns(tmp_path, squares, caplog):
+    path = write_config(tmp_path, squares, SOLVER__AMP__ENABLED=True, SOLVER__MAX_ITER=1)
     logging.getLogger("d2kd").propagate = True
     with caplog.at_level(logging.WARNING):
         run(path)
@@ -192,45 +154,57 @@ def test_schedule(schedule, expected):
     assert {k: hook.scale_at(k) for k in expected} == expected
 
 
-BAD = {
-    "unknown head": (["DISTILL.HEADS", "('BCDK',)"], "DISTILL.HEADS: unknown 'BCDK'. Did you mean 'BCKD'"),
-    "no head": (["DISTILL.HEADS", "()"], "DISTILL.HEADS must name at least one head"),
-    "unknown student": (["DISTILL.STUDENT", "RetinaNett"], "DISTILL.STUDENT: unknown 'RetinaNett'.*'RetinaNet'"),
-    "no such teacher config": (["DISTILL.TEACHER.CONFIG_FILES", "('nothing.yaml',)"],
-                               r"DISTILL.TEACHER.CONFIG_FILES\[0\]: 'nothing.yaml' is neither a file"),
-    "no such weights": (["DISTILL.TEACHER.WEIGHTS", "('nothing.pth',)"],
-                        r"DISTILL.TEACHER.WEIGHTS\[0\]: checkpoint 'nothing.pth' not found"),
-    "no weights": (["DISTILL.TEACHER.WEIGHTS", "('',)"], r"DISTILL.TEACHER.WEIGHTS\[0\] is empty"),
-    "negative weight": (["DISTILL.PKD.WEIGHT", "-1.0"], "DISTILL.PKD.WEIGHT must be at least 0"),
-    "negative option": (["DISTILL.BCKD.LOC_WEIGHT", "-1.0"], "DISTILL.BCKD.LOC_WEIGHT must be"),
-    "teacher index": (["DISTILL.PKD.TEACHER", "2"], "DISTILL.PKD.TEACHER is 2"),
-    "class count of the data": (["MODEL.RETINANET.NUM_CLASSES", "7", "DISTILL.HEADS", "('PKD',)"],
-                                "MODEL.RETINANET.NUM_CLASSES"),
-    "class count of the teacher": (["MODEL.RETINANET.NUM_CLASSES", "7"], "student has 7 classes and the teacher 2"),
-    "unknown data set": (["DATASETS.TRAIN", "('sqares',)"], "DATASETS.TRAIN: no data set is named 'sqares'"),
-    "optimizer": (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER is 'Adam'"),
-    "precision": (["DISTILL.TEACHER.PRECISION", "fp8"], "DISTILL.TEACHER.PRECISION must be one of"),
-    "init": (["DISTILL.INIT_FROM_TEACHER", "head"], "DISTILL.INIT_FROM_TEACHER: unknown 'head'"),
-    "student without logits": (["DISTILL.STUDENT", "GeneralizedRCNN", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN",
-                                "MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5', 'p6', 'p7']",
-                                "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", "['p3']",
-                                "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "3", "MODEL.ROI_BOX_HEAD.NAME",
-                                "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", "1"],
-                               "BCKD needs .*student GeneralizedRCNN provides"),
-}  # fmt: skip
+RCNN = """MODEL.PROPOSAL_GENERATOR.NAME RPN MODEL.RPN.IN_FEATURES ['p3','p4','p5','p6','p7']
+MODEL.ROI_HEADS.NAME StandardROIHeads MODEL.ROI_HEADS.IN_FEATURES ['p3']
+MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead MODEL.ROI_BOX_HEAD.NUM_FC 1
+MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 3 DISTILL.STUDENT GeneralizedRCNN"""
+
+BAD = {  # case: (options, message)
+    "unknown head": (
+        "DISTILL.HEADS ('BCDK',)",
+        "DISTILL.HEADS: unknown 'BCDK'. Did you mean 'BCKD'",
+    ),
+    "no head": ("DISTILL.HEADS ()", "DISTILL.HEADS must name at least one head"),
+    "unknown student": ("DISTILL.STUDENT RetinaNett", "DISTILL.STUDENT: unknown .*'RetinaNet'"),
+    "no such teacher config": (
+        "DISTILL.TEACHER.CONFIG_FILES ('nothing.yaml',)",
+        r"DISTILL.TEACHER.CONFIG_FILES\[0\]: 'nothing.yaml' is neither a file",
+    ),
+    "no such weights": (
+        "DISTILL.TEACHER.WEIGHTS ('nothing.pth',)",
+        r"DISTILL.TEACHER.WEIGHTS\[0\]: checkpoint 'nothing.pth' not found",
+    ),
+    "no weights": ("DISTILL.TEACHER.WEIGHTS ('',)", r"DISTILL.TEACHER.WEIGHTS\[0\] is empty"),
+    "negative weight": ("DISTILL.PKD.WEIGHT -1.0", "DISTILL.PKD.WEIGHT must be at least 0"),
+    "negative option": ("DISTILL.BCKD.LOC_WEIGHT -1.0", "DISTILL.BCKD.LOC_WEIGHT must be"),
+    "teacher index": ("DISTILL.PKD.TEACHER 2", "DISTILL.PKD.TEACHER is 2"),
+    "class count of the data": (
+        "MODEL.RETINANET.NUM_CLASSES 7 DISTILL.HEADS ('PKD',)",
+        "MODEL.RETINANET.NUM_CLASSES",
+    ),
+    "class count of the teacher": (
+        "MODEL.RETINANET.NUM_CLASSES 7",
+        "student has 7 classes and the teacher 2",
+    ),
+    "unknown data set": ("DATASETS.TRAIN ('sqares',)", "DATASETS.TRAIN: no data set is named"),
+    "optimizer": ("SOLVER.OPTIMIZER Adam", "SOLVER.OPTIMIZER is 'Adam'"),
+    "precision": ("DISTILL.TEACHER.PRECISION fp8", "DISTILL.TEACHER.PRECISION must be one of"),
+    "init": ("DISTILL.INIT_FROM_TEACHER head", "DISTILL.INIT_FROM_TEACHER: unknown 'head'"),
+    "no logits": (RCNN, "BCKD needs .*student GeneralizedRCNN provides"),
+}
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_explained_before_the_first_iteration(tmp_path, data, teacher, case):
-    path = write_config(tmp_path, data)
+def test_bad_input_is_explained_before_the_first_iteration(tmp_path, squares, teacher, case):
+    path = write_config(tmp_path, squares)
     opts, match = BAD[case]
     with pytest.raises((ValueError, FileNotFoundError), match=match):
-        run(path, *distilled(teacher), *opts)
+        run(path, *distilled(teacher), *opts.split())
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_unsafe_and_broken_teacher_yaml(tmp_path, data, teacher):
-    path, evil = write_config(tmp_path, data), tmp_path / "evil.yaml"
+def test_unsafe_and_broken_teacher_yaml(tmp_path, squares, teacher):
+    path, evil = write_config(tmp_path, squares), tmp_path / "evil.yaml"
     mark = tmp_path / "ran"
     evil.write_text(f"MODEL: !!python/object/apply:os.system ['touch {mark}']\n")
     with pytest.raises(ValueError, match=r"CONFIG_FILES\[0\]: .*evil.yaml.*can run code"):

@@ -211,7 +211,9 @@ def _refuse_overrides(owner: object, replays: Tuple[Callable, ...], adapter: str
             )
 
 
-def valid_cells(images: ImageList, maps: Dict[int, Tensor], divisor: int, num_anchors: int):
+def valid_cells(
+    images: ImageList, maps: Dict[int, Tensor], divisor: int, num_anchors: int
+) -> Dict[int, Tensor]:
     """Mark the anchors that lie on an image rather than on batch padding.
 
     A cell (y, x) of stride s is valid when y < ceil(h / s) and x < ceil(w / s), with the image's

@@ -84,7 +84,9 @@ class DenseDetectorAdapter(DetectorAdapter):
         else:
             predictions = m.head(features)
         dims = [m.num_classes, 4, 1][: len(predictions)]
-        flat = [[permute_to_N_HWA_K(x, d) for x in p] for p, d in zip(predictions, dims)]  # noqa: B905
+        flat = [
+            [permute_to_N_HWA_K(x, d) for x in p] for p, d in zip(predictions, dims, strict=True)
+        ]
         by_stride = [dict(zip(self._strides, p, strict=True)) for p in flat]
         out.logits, out.deltas = by_stride[:2]
         out.quality = by_stride[2] if len(by_stride) > 2 else {}
@@ -132,7 +134,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         maps = [m.head.cls_score(cls_x), m.head.bbox_pred(reg_x)]
         maps += [m.head.ctrness(reg_x)] if self._has_quality else []
         dims = [m.num_classes, 4, 1]
-        return tuple(permute_to_N_HWA_K(x, d) for x, d in zip(maps, dims))  # noqa: B905
+        return tuple(permute_to_N_HWA_K(x, d) for x, d in zip(maps, dims, strict=False))
 
 
 def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, List[Tensor]]:
@@ -155,7 +157,9 @@ def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, 
     return x, taps[1:] if start else taps
 
 
-def run_head_with_taps(head: nn.Module, features: List[Tensor]):
+def run_head_with_taps(
+    head: nn.Module, features: List[Tensor]
+) -> Tuple[List[List[Tensor]], List[List[Tensor]], List[List[Tensor]]]:
     """Run a RetinaNetHead or FCOSHead and keep its taps; outputs equal `head(features)` bit by bit.
 
     Args:
@@ -176,7 +180,9 @@ def run_head_with_taps(head: nn.Module, features: List[Tensor]):
     for x in features:
         cls_x, cls_tap = run_tower(head.cls_subnet, x)
         reg_x, reg_tap = run_tower(head.bbox_subnet, x)
-        for maps, predict, tower in zip(predictions, predictors, (cls_x, reg_x, reg_x)):  # noqa: B905
+        for maps, predict, tower in zip(
+            predictions, predictors, (cls_x, reg_x, reg_x), strict=False
+        ):
             maps.append(predict(tower))
         cls_taps.append(cls_tap)
         reg_taps.append(reg_tap)

@@ -79,7 +79,9 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
             out.losses = {**roi_losses, **out.losses}
         return out
 
-    def _forward_rpn(self, out: DetectorOutput, pyramid: dict, gt: Optional[List[Instances]]):
+    def _forward_rpn(
+        self, out: DetectorOutput, pyramid: dict, gt: Optional[List[Instances]]
+    ) -> List[Instances]:
         rpn = self.detector.proposal_generator
         features = [pyramid[name] for name in rpn.in_features]
         anchors = rpn.anchor_generator(features)

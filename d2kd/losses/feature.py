@@ -34,7 +34,9 @@ def pearson_loss(
     count = student.new_tensor(student[:, 0].numel())
     total = reduce(torch.cat([student.sum(_CELLS), teacher.sum(_CELLS), count[None]]))
     means = (total[:-1] / total[-1]).chunk(2)
-    student, teacher = (x - m.view(1, -1, 1, 1) for x, m in zip((student, teacher), means))  # noqa: B905
+    student, teacher = (
+        x - m.view(1, -1, 1, 1) for x, m in zip((student, teacher), means, strict=True)
+    )
     squares = reduce(torch.cat([student.square().sum(_CELLS), teacher.square().sum(_CELLS)]))
     deviations = (squares / (total[-1] - 1).clamp(min=1)).clamp(min=1e-12).sqrt() + eps
     scales = (1 / deviations).view(2, 1, -1, 1, 1)
