@@ -1,6 +1,12 @@
 """Distillation heads, one paper a file."""
 
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head, head_defaults
+from .base import (
+    DISTILLATION_HEAD_REGISTRY,
+    DistillationHead,
+    build_head,
+    common_strides,
+    head_defaults,
+)
 from .bckd import BCKD
 from .pkd import PKD
 
@@ -10,5 +16,6 @@ __all__ = [
     "DistillationHead",
     "PKD",
     "build_head",
+    "common_strides",
     "head_defaults",
 ]

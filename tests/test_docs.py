@@ -1,0 +1,44 @@
+"""What the README shows is what the repository has."""
+
+import re
+from pathlib import Path
+
+from d2kd import DISTILLATION_HEAD_REGISTRY
+from tests.conftest import ROOT
+from tests.helpers import detector, distill
+
+
+def readme():
+    return (ROOT / "README.md").read_text()
+
+
+def test_the_method_in_the_readme_is_the_file_that_is_tested(tmp_path):
+    code = (ROOT / "docs" / "my_method.py").read_text()
+    assert code in readme()
+    if "Cosine" not in DISTILLATION_HEAD_REGISTRY:
+        exec(compile(code, "my_method.py", "exec"), {"__name__": "my_method"})
+    from d2kd.testing import make_batch
+
+    model = distill(detector(), [detector("FCOS", 12, seed=1)], ("Cosine",)).train()
+    loss = model(make_batch())["loss_Cosine_feat"]
+    loss.backward()
+    assert 0 < loss.item() < 8
+    assert model.heads["Cosine"].project["8"].weight.grad.abs().sum() > 0
+
+
+def test_every_file_that_the_readme_names_exists():
+    for name in re.findall(r"(?:configs|docs|datasets|benchmarks)/[\w./-]+\.\w+", readme()):
+        if not name.startswith(("datasets/cells", "configs/mine")):
+            assert (ROOT / name).exists(), name
+
+
+def test_every_head_is_in_the_readme():
+    for name, head in DISTILLATION_HEAD_REGISTRY:
+        if head.__module__.startswith("d2kd."):
+            assert f"| {name} |" in readme(), name
+
+
+def test_every_config_of_distill_is_in_the_readme_or_its_docs():
+    text = readme() + "".join(p.read_text() for p in (ROOT / "docs").glob("*.md"))
+    for path in sorted((ROOT / "configs" / "distill").glob("*.yaml")):
+        assert Path(path).name in text, path.name
