@@ -1,0 +1,1 @@
+"""A small, complete distillation, data built offline; run `python -m d2kd.quickstart`."""

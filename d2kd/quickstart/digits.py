@@ -128,7 +128,9 @@ def draw_image(
     wanted = int(rng.integers(spec.digits_per_image[0], spec.digits_per_image[1] + 1))
     for _ in range(50 * wanted):
         index = int(rng.integers(len(scans)))
-        alpha = _opacity(scans[index], int(rng.integers(spec.digit_size[0], spec.digit_size[1] + 1)))
+        alpha = _opacity(
+            scans[index], int(rng.integers(spec.digit_size[0], spec.digit_size[1] + 1))
+        )
         h, w = alpha.shape
         x, y = (int(rng.integers(spec.image_size - side + 1)) for side in (w, h))
         box = np.array([x, y, x + w, y + h])

@@ -1,0 +1,37 @@
+"""Command line of the quick start."""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from .run import run
+
+
+def main() -> None:
+    """Train a student plainly and distilled, compare them, and write a report."""
+    parser = argparse.ArgumentParser(prog="python -m d2kd.quickstart", description=main.__doc__)
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), metavar="DIR")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps of each student")
+    parser.add_argument(
+        "--rebuild-teacher",
+        action="store_true",
+        help="train the teacher first (about 20 minutes on two CPU cores) instead of loading it",
+    )
+    args = parser.parse_args()
+    if args.steps is not None and args.steps < 1:
+        parser.error("--steps must be at least 1")
+    warnings.filterwarnings("ignore")  # deprecations in Detectron2 and torch; log.txt has the rest
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(8, os.cpu_count() or 1))  # more do not help models this small
+    try:
+        run(args.output, args.steps, args.rebuild_teacher)
+    except FileNotFoundError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

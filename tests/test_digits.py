@@ -1,0 +1,71 @@
+"""The digits data set: the same files every time, boxes inside, no scan in two splits."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2kd.quickstart.digits import DigitsSpec, build_digits, split_scans
+
+SPEC = DigitsSpec(num_train=6, num_test=3, seed=3)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    assert build_digits(folder, SPEC)
+    return folder
+
+
+def digest(root):
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_equal_specs_give_equal_files_and_another_seed_does_not(root, tmp_path):
+    build_digits(tmp_path / "same", SPEC)
+    assert digest(tmp_path / "same") == digest(root)
+    assert len(digest(root)) == 6 + 3 + 2 + 1
+    build_digits(tmp_path / "other", DigitsSpec(num_train=6, num_test=3, seed=4))
+    assert not set(digest(tmp_path / "other").values()) & set(digest(root).values())
+
+
+def test_a_second_build_writes_nothing_and_repairs_what_is_missing(root):
+    times = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    assert not build_digits(root, SPEC)
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == times
+    before = digest(root)
+    (root / "test" / "00001.jpg").unlink()
+    assert build_digits(root, SPEC)
+    assert digest(root) == before
+
+
+def test_a_smaller_spec_leaves_no_stale_image(tmp_path):
+    build_digits(tmp_path, SPEC)
+    assert build_digits(tmp_path, DigitsSpec(num_train=2, num_test=1, seed=3))
+    assert len(list((tmp_path / "train").iterdir())) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_boxes_lie_inside_and_hold_their_digit(root, split):
+    data = json.loads((root / f"{split}.json").read_text())
+    assert [c["name"] for c in data["categories"]] == list("0123456789")
+    counts = np.zeros(len(data["images"]), dtype=int)
+    for box in data["annotations"]:
+        x, y, w, h = box["bbox"]
+        assert 0 <= x and 0 <= y and w >= 2 and h >= 2 and x + w <= 128 and y + h <= 128
+        assert box["area"] == w * h and 1 <= box["category_id"] <= 10
+        counts[box["image_id"] - 1] += 1
+    assert counts.min() >= 3 and counts.max() <= 8
+    assert len({box["id"] for box in data["annotations"]}) == counts.sum()
+    for image in data["images"]:
+        assert Image.open(root / split / image["file_name"]).size == (128, 128)
+
+
+def test_train_and_test_share_no_scan():
+    splits = split_scans(np.zeros(1797), seed=0)
+    assert not set(splits["train"]) & set(splits["test"])
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(1797))
+    assert len(splits["test"]) == 360
