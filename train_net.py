@@ -58,12 +58,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def evaluate(cfg: CfgNode) -> Dict:
-    """Evaluate MODEL.WEIGHTS as a plain detector; no teacher is built."""
+def evaluate(cfg: CfgNode, resume: bool) -> Dict:
+    """Evaluate MODEL.WEIGHTS, or the last checkpoint, as a plain detector; builds no teacher."""
     cfg = student_config(cfg)
     model = build_model(cfg)
     check_classes(cfg, model, train=False)
-    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return DistillationTrainer.test(cfg, model)
 
 
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> Optional[Dict]:
     """Run one rank."""
     cfg = setup(args)
     if args.eval_only:
-        return evaluate(cfg)
+        return evaluate(cfg, args.resume)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -80,6 +80,16 @@ def check_options(cfg: CfgNode) -> None:
             f"Known: {', '.join(sorted(known))}. To train without distillation, set "
             "MODEL.META_ARCHITECTURE to the student."
         )
+    if len(distill.TEACHER.WEIGHTS) > len(teachers):
+        raise ValueError(
+            f"DISTILL.TEACHER.WEIGHTS lists {len(distill.TEACHER.WEIGHTS)} files for "
+            f"{len(teachers)} DISTILL.TEACHER.CONFIG_FILES; give one for each teacher."
+        )
+    if distill.COMPILE and distill.GRADIENT_PERIOD > 0:
+        raise ValueError(
+            "DISTILL.GRADIENT_PERIOD needs graphs that can be walked more than once, which "
+            "DISTILL.COMPILE does not keep; set one of them off."
+        )
     check_choice(distill.INIT_FROM_TEACHER, _INHERITED, "DISTILL.INIT_FROM_TEACHER")
 
 

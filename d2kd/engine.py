@@ -75,7 +75,7 @@ class DistillationTrainer(DefaultTrainer):
         check = TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None
         return [
             DistillationSchedule(*distill.SCHEDULE),
-            GradientShare(distill.GRADIENT_PERIOD),
+            None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
             check,
             *hooks,
         ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.helpers import write_config
+from tests.helpers import detector, write_config
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
@@ -36,14 +36,19 @@ def config(tmp_path, squares):
     register = tmp_path / "mine.py"
     register.write_text("import d2kd.testing\n")
     path = write_config(tmp_path, squares, SOLVER__MAX_ITER=3, SOLVER__CHECKPOINT_PERIOD=99)
-    return ["--config-file", path, "--import", register]
+    teacher = detector(MODEL__RETINANET__NUM_CLASSES=2, seed=7)
+    torch.save({"model": teacher.state_dict()}, tmp_path / "t.pth")
+    distill = ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "RetinaNet",
+               "DISTILL.HEADS", "('PKD', 'BCKD')", "DISTILL.TEACHER.CONFIG_FILES", f"('{path}',)",
+               "DISTILL.TEACHER.WEIGHTS", f"('{tmp_path}/t.pth',)"]  # fmt: skip
+    return ["--config-file", path, "--import", register], distill
 
 
 @pytest.mark.parametrize("how", ["launch", "torchrun"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two gloo ranks are for machines without GPU")
 def test_two_ranks(tmp_path, config, how):
     extra = ["--num-gpus", "2"] if how == "launch" else []
-    done = start(*config, *extra, launcher=TORCHRUN if how == "torchrun" else ())
+    done = start(*config[0], *extra, *config[1], launcher=TORCHRUN if how == "torchrun" else ())
     assert done.returncode == 0, done.stderr[-3000:]
     assert "World size: 2" in done.stdout or "world size: 2" in done.stdout.lower()
     saved = torch.load(tmp_path / "out" / "model_final.pth")
@@ -51,8 +56,7 @@ def test_two_ranks(tmp_path, config, how):
 
 
 def test_errors_are_one_line_with_the_key(config):
-    done = start(*config, "MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "RetinNet",
-                 "DISTILL.HEADS", "('PKD',)", "DISTILL.TEACHER.CONFIG_FILES", "('x.yaml',)")  # fmt: skip
+    done = start(*config[0], *config[1], "DISTILL.STUDENT", "RetinNet")
     assert done.returncode == 1
     assert (
         "ValueError: DISTILL.STUDENT: unknown 'RetinNet'. Did you mean 'RetinaNet'" in done.stderr

@@ -70,6 +70,16 @@ def test_distillation_end_to_end(tmp_path, squares, teacher, capsys):
     np.testing.assert_equal(by_distilled["bbox"], by_plain["bbox"])  # nan equals nan
 
 
+def test_two_teachers_from_yaml(tmp_path, squares, teacher):
+    path = write_config(tmp_path, squares)
+    opts = [str(x) for x in distilled(teacher)]
+    for key in ("DISTILL.TEACHER.CONFIG_FILES", "DISTILL.TEACHER.WEIGHTS"):
+        index = opts.index(key) + 1
+        opts[index] = f"({opts[index][1:-2]}, {opts[index][1:-2]})"
+    run(path, *opts, "DISTILL.BCKD.TEACHER", 1)
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
 def test_baseline_and_distilled_start_alike(tmp_path, squares, teacher):
     """Same initial weights and data: a distilled run with all weights 0 is the plain run."""
     off = ["DISTILL.PKD.WEIGHT", 0.0, "DISTILL.BCKD.WEIGHT", 0.0]
@@ -190,6 +200,11 @@ BAD = {  # case: (options, message)
     "optimizer": ("SOLVER.OPTIMIZER Adam", "SOLVER.OPTIMIZER is 'Adam'"),
     "precision": ("DISTILL.TEACHER.PRECISION fp8", "DISTILL.TEACHER.PRECISION must be one of"),
     "init": ("DISTILL.INIT_FROM_TEACHER head", "DISTILL.INIT_FROM_TEACHER: unknown 'head'"),
+    "more weights than teachers": ("DISTILL.TEACHER.WEIGHTS ('a','b')", "lists 2 files for 1"),
+    "compile and gradients": (
+        "DISTILL.COMPILE True DISTILL.GRADIENT_PERIOD 5",
+        "DISTILL.GRADIENT_PERIOD needs graphs",
+    ),
     "no logits": (RCNN, "BCKD needs .*student GeneralizedRCNN provides"),
 }
 
