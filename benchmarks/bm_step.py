@@ -125,10 +125,12 @@ def main() -> None:
         with EventStorage(0):
             row = measure(pieces(args, names, device), args.rounds, device)
         results["+".join(names)] = row
-        columns = (row["student ms"], row["teacher ms"], row["distilled ms"])
+        cells = "".join(
+            f"{row[f'{part} ms']:10.1f}" for part in ("student", "teacher", "distilled")
+        )
         low, high = row["ratio quartiles"]
-        print(f"{'+'.join(names):12}" + "".join(f"{c:10.1f}" for c in columns)
-              + f"{row['ratio']:9.3f}  (quartiles {low:.3f} to {high:.3f})", flush=True)  # fmt: skip
+        spread = f"(quartiles {low:.3f} to {high:.3f})"
+        print(f"{'+'.join(names):12}{cells}{row['ratio']:9.3f}  {spread}", flush=True)
     if args.output:
         Path(args.output).write_text(json.dumps({"header": header, "results": results}, indent=1))
 

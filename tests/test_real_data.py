@@ -61,13 +61,13 @@ def teacher_weights(tmp_path):
 
 
 def test_coco_recipe(tmp_path, data_root, teacher_weights):
-    quick = ["SOLVER.MAX_ITER", 12, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001,
-             "SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", "()", "MODEL.WEIGHTS", "", "SEED", 3,
-             "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.NORM", "BN", "INPUT.MIN_SIZE_TRAIN", "(96,)",
-             "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0, "DISTILL.PKD.WEIGHT", 1.0,
-             "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20,
-             "DISTILL.TEACHER.CONFIG_FILES", f"('{TEACHER}',)", "OUTPUT_DIR", tmp_path / "out",
-             "DISTILL.TEACHER.WEIGHTS", f"('{teacher_weights}',)"]  # fmt: skip
+    quick = f"""SOLVER.MAX_ITER 4 SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.001 SOLVER.STEPS ()
+        SOLVER.WARMUP_ITERS 0 SEED 3 MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM BN
+        MODEL.RETINANET.SCORE_THRESH_TEST 0.0 MODEL.RETINANET.TOPK_CANDIDATES_TEST 20
+        INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 64 DATALOADER.NUM_WORKERS 0
+        DISTILL.PKD.WEIGHT 1.0 DISTILL.TEACHER.CONFIG_FILES ('{TEACHER}',)
+        DISTILL.TEACHER.WEIGHTS ('{teacher_weights}',) OUTPUT_DIR {tmp_path}/out""".split()
+    quick += ["MODEL.WEIGHTS", ""]
     done = run("train_net.py", "--config-file", RECIPE, *quick, data_root=data_root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Evaluation results for coco_2017_val" in done.stdout

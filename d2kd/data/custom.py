@@ -13,6 +13,8 @@ def add_data_config(cfg: CfgNode) -> None:
     """Add ``DATASETS.CUSTOM``, the user's own data sets in COCO's json format."""
     # [name, json file, image folder] per data set; see find_path for relative paths
     cfg.DATASETS.CUSTOM = []
+    # share of the images used by RandomSubsetTrainingSampler; stock code reads it, but sets none
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
 
 
 def find_path(path: str) -> str:
