@@ -47,13 +47,14 @@ def device_name() -> str:
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def write_report(path: Path, results: Sequence[Result], seed: int) -> None:
+def write_report(path: Path, results: Sequence[Result], seed: int, share: float) -> None:
     """Write report.md.
 
     Args:
         path: the file; the pictures lie beside it.
         results: teacher, student, time-matched student and distilled student.
         seed: SEED of all trainings.
+        share: of the training images that the students use, 0 to 1.
     """
     _, student, matched, distilled = results
     same_steps = distilled.box["AP"] - student.box["AP"]
@@ -65,6 +66,8 @@ def write_report(path: Path, results: Sequence[Result], seed: int) -> None:
 Distilled minus student: {same_steps:+.1f} AP at the same steps, {same_time:+.1f} AP at the same
 training time. This is one run with one seed on a small data set; other seeds give other numbers.
 
+- The students train on {share:.0%} of the images that the teacher was trained on, as when labels
+  are few: with all of them, more plain steps help more.
 - The three students are the same network; student and distilled see the same images in the same
   order from the same initial weights.
 - The time-matched student trains for as many plain steps as fit in the distilled run's time

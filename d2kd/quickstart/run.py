@@ -98,7 +98,7 @@ def finish(output: Path, cfg: CfgNode, results: List[Result]) -> None:
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)[:PICTURED]
     shown: Dict[str, Result] = {r.name: r.model for r in (teacher, student, distilled)}
     draw_detections(records, read_images(cfg, PICTURED), shown, output / "detections.png")
-    write_report(output / "report.md", results, cfg.SEED)
+    write_report(output / "report.md", results, cfg.SEED, cfg.DATALOADER.RANDOM_SUBSET_RATIO)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
     print(
         "Next, distil on your own data (docs in README.md, keys in configs/distill):\n"
