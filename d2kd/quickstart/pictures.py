@@ -43,7 +43,9 @@ def _overlay(pixels: np.ndarray, boxes: np.ndarray, classes: Sequence[int], labe
     large = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     visualizer = Visualizer(large, instance_mode=ColorMode.IMAGE)
     colors = [COLORS[c % len(COLORS)] for c in classes]
-    visualizer.overlay_instances(boxes=boxes * ENLARGE, labels=labels, assigned_colors=colors)
+    visualizer.overlay_instances(
+        boxes=boxes * ENLARGE, labels=labels, assigned_colors=colors, alpha=1
+    )
     return visualizer.get_output().get_image()
 
 
