@@ -6,6 +6,7 @@ from typing import Dict, List, Optional
 
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
+from torch import nn
 
 from ..data import register_custom_datasets
 from .digits import DigitsSpec, build_digits
@@ -96,7 +97,7 @@ def finish(output: Path, cfg: CfgNode, results: List[Result]) -> None:
     teacher, student, _, distilled = results
     draw_curves(teacher, results[1:], output / "curve.png")
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)[:PICTURED]
-    shown: Dict[str, Result] = {r.name: r.model for r in (teacher, student, distilled)}
+    shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
     draw_detections(records, read_images(cfg, PICTURED), shown, output / "detections.png")
     write_report(output / "report.md", results, cfg.SEED, cfg.DATALOADER.RANDOM_SUBSET_RATIO)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
