@@ -52,13 +52,15 @@ def test_stages_above_the_last_one_are_not_built():
     assert any("layer4" in key for key in TimmBackbone("resnet18", ["c5"]).state_dict())
 
 
-@pytest.mark.parametrize(("top_block", "levels"), [
-    ("none", ["p3", "p4", "p5"]),
-    ("maxpool", ["p3", "p4", "p5", "p6"]),
-    ("p6p7", ["p3", "p4", "p5", "p6", "p7"]),
+@pytest.mark.parametrize(("features", "top_block", "levels"), [
+    (("c3", "c4", "c5"), "none", ["p3", "p4", "p5"]),
+    (("c3", "c4", "c5"), "maxpool", ["p3", "p4", "p5", "p6"]),
+    (("c3", "c4", "c5"), "p6p7", ["p3", "p4", "p5", "p6", "p7"]),
+    (("c2", "c3", "c4"), "maxpool", ["p2", "p3", "p4", "p5"]),
+    (("c2", "c3", "c4"), "p6p7", ["p2", "p3", "p4", "p5", "p6"]),
 ])  # fmt: skip
-def test_top_blocks(top_block, levels):
-    fpn = build_backbone(config(top_block=top_block))
+def test_top_blocks(features, top_block, levels):
+    fpn = build_backbone(config(features=features, top_block=top_block))
     with torch.no_grad():
         features = fpn.eval()(torch.zeros(1, 3, 128, 128))
     assert sorted(features) == levels == sorted(fpn.output_shape())
