@@ -41,7 +41,7 @@ class DistillationSchedule(HookBase):
 
 
 class GradientShare(HookBase):
-    """Logs `grad_norm/<loss>`: the norm of each loss's gradient at the student's FPN features.
+    """Logs `grad_norm/<loss>`, without "loss_": each loss's gradient norm at the FPN features.
 
     It is measured in the first distilled step and then every `period` steps (never again for 0),
     inside the forward, without another forward or a batch of its own. A distillation loss without
@@ -63,13 +63,15 @@ class GradientShare(HookBase):
         """Write the norms to the event storage; see the class."""
         norms = gradient_norms(losses, list(student.features.values()))
         for name, norm in norms.items():
-            get_event_storage().put_scalar(f"grad_norm/{name}", norm)
+            get_event_storage().put_scalar(f"grad_norm/{name.removeprefix('loss_')}", norm)
         if not self._checked and self.trainer.distiller.scale > 0:
             self._checked = True
-            weights = self.trainer.distiller.weights
+            self._warn_of_zeros(norms)
+
+    def _warn_of_zeros(self, norms: Dict[str, float]) -> None:
+        for head, weight in self.trainer.distiller.weights.items():
             for name, norm in norms.items():
-                head = next((h for h in weights if name.startswith(f"loss_{h}_")), None)
-                if head is not None and weights[head] > 0 and norm == 0:
+                if weight > 0 and norm == 0 and name.startswith(f"loss_{head}_"):
                     logging.getLogger(__name__).warning(
                         "%s has no gradient in the first distilled step: %s does not reach the "
                         "student's features.", name, head,

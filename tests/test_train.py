@@ -59,8 +59,8 @@ def test_distillation_end_to_end(tmp_path, squares, teacher, capsys):
     assert len(saved["distillation"]) == 8 and saved["iteration"] == 5
     row = {key: value for part in metrics(tmp_path) for key, value in part.items()}
     for name in ("PKD_feat", "BCKD_cls", "BCKD_loc"):
-        assert row[f"loss_{name}"] > 0 and row[f"grad_norm/loss_{name}"] > 0
-    assert row["grad_norm/loss_cls"] > 0
+        assert row[f"loss_{name}"] > 0 and row[f"grad_norm/{name}"] > 0
+    assert row["grad_norm/cls"] > 0
 
     weights = ["MODEL.WEIGHTS", tmp_path / "out" / "model_final.pth"]
     no_teacher = distilled((tmp_path / "absent.yaml", "absent.pth"))
@@ -233,3 +233,21 @@ def test_unsafe_and_broken_teacher_yaml(tmp_path, squares, teacher):
     evil.write_text("MODEL:\n  NOTHING: 1\n")
     with pytest.raises(ValueError, match="Non-existent config key: MODEL.NOTHING"):
         run(path, *distilled((evil, teacher[1])))
+
+
+def test_a_head_that_does_not_reach_the_student_is_reported(tmp_path, squares, teacher, caplog):
+    """A gated BCKD on a batch where no level has a positive anchor, and PKD which does reach."""
+    path = write_config(tmp_path, squares, MODEL__RETINANET__IOU_THRESHOLDS=[0.98, 0.99])
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, str(path), "")
+    cfg.merge_from_list([str(x) for x in distilled(teacher, "DISTILL.BCKD.GATE", "official")])
+    cfg.SOLVER.MAX_ITER = 1
+    trainer = DistillationTrainer(cfg)
+    # every anchor background: without low-quality matches nothing is positive here
+    trainer.distiller.student.anchor_matcher.allow_low_quality_matches = False
+    logging.getLogger("d2kd").propagate = True
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    messages = [r.getMessage() for r in caplog.records if "does not reach" in r.getMessage()]
+    assert any("loss_BCKD_cls" in m for m in messages)
+    assert not any("loss_PKD" in m for m in messages)
