@@ -1,12 +1,12 @@
 """The two pictures of the report: learning curves and detections."""
 
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
-import matplotlib
 import numpy as np
 import torch
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from .training import Result
 
 ENLARGE, MIN_SCORE = 3, 0.4
-COLORS = matplotlib.colormaps["tab10"].colors
+RIGHT, WRONG = "lime", "red"
 
 
 def draw_curves(teacher: Result, students: Sequence[Result], path: Path) -> None:
@@ -37,32 +37,44 @@ def draw_curves(teacher: Result, students: Sequence[Result], path: Path) -> None
     figure.savefig(path, dpi=120)
 
 
-def _overlay(pixels: np.ndarray, boxes: np.ndarray, classes: Sequence[int], labels: List[str]):  # noqa: ANN202 (image)
+def _overlay(
+    pixels: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[str]
+) -> np.ndarray:
     """Draw XYXY boxes, pixels of the small image, on an enlarged (H, W, 3) RGB image."""
     size = (pixels.shape[1] * ENLARGE, pixels.shape[0] * ENLARGE)
     large = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    visualizer = Visualizer(large, instance_mode=ColorMode.IMAGE)
-    colors = [COLORS[c % len(COLORS)] for c in classes]
-    visualizer.overlay_instances(
-        boxes=boxes * ENLARGE, labels=labels, assigned_colors=colors, alpha=1
-    )
+    visualizer = Visualizer(large)
+    for box, label, color in zip(boxes * ENLARGE, labels, colors, strict=True):
+        visualizer.draw_box(box, alpha=1, edge_color=color)
+        corner = np.clip(box[:2], 0, (size[0] - 60, size[1] - 20))
+        visualizer.draw_text(label, tuple(corner), color=color, horizontal_alignment="left")
     return visualizer.get_output().get_image()
 
 
-def _draw_truth(pixels: np.ndarray, record: dict) -> np.ndarray:
-    boxes = np.array([a["bbox"] for a in record["annotations"]], dtype=float).reshape(-1, 4)
+def _truth(record: dict) -> Tuple[np.ndarray, List[int]]:
+    """Boxes (G, 4), XYXY pixels, and classes of a record with COCO's XYWH boxes."""
+    boxes = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    classes = [a["category_id"] for a in record["annotations"]]
-    return _overlay(pixels, boxes, classes, [str(c) for c in classes])
+    return boxes, [a["category_id"] for a in record["annotations"]]
+
+
+def _is_right(found: Instances, boxes: np.ndarray, classes: List[int]) -> List[bool]:
+    """For each detection, whether a box of its class overlaps it with an IoU of 0.5 or more."""
+    iou = pairwise_iou(found.pred_boxes, Boxes(torch.from_numpy(boxes)))  # (D, G)
+    same = found.pred_classes[:, None] == torch.tensor(classes)
+    return ((iou >= 0.5) & same).any(dim=1).tolist()
 
 
 @torch.no_grad()
-def _draw_found(pixels: np.ndarray, image: dict, model: nn.Module) -> np.ndarray:
+def _draw_found(pixels: np.ndarray, record: dict, image: dict, model: nn.Module) -> np.ndarray:
+    """Draw a model's detections, the surest last, in the colour of right or wrong."""
     found = model([image])[0]["instances"].to("cpu")
     found = found[found.scores > MIN_SCORE]
-    classes, scores = found.pred_classes.tolist(), found.scores.tolist()
-    labels = [f"{c} {round(100 * s)}%" for c, s in zip(classes, scores, strict=True)]
-    return _overlay(pixels, found.pred_boxes.tensor.numpy(), classes, labels)
+    found = found[found.scores.argsort()]
+    colors = [RIGHT if right else WRONG for right in _is_right(found, *_truth(record))]
+    scored = zip(found.pred_classes.tolist(), found.scores.tolist(), strict=True)
+    labels = [f"{digit} {score:.0%}" for digit, score in scored]
+    return _overlay(pixels, found.pred_boxes.tensor.numpy(), labels, colors)
 
 
 def draw_detections(
@@ -81,8 +93,10 @@ def draw_detections(
     axes = figure.subplots(len(records), len(titles), squeeze=False)
     for row, record, image in zip(axes, records, images, strict=True):
         pixels = np.asarray(Image.open(record["file_name"]).convert("RGB"))
-        found = [_draw_found(pixels, image, model) for model in models.values()]
-        for axis, drawn in zip(row, [_draw_truth(pixels, record), *found], strict=True):
+        boxes, classes = _truth(record)
+        truth = _overlay(pixels, boxes, [str(c) for c in classes], ["white"] * len(classes))
+        found = [_draw_found(pixels, record, image, model) for model in models.values()]
+        for axis, drawn in zip(row, [truth, *found], strict=True):
             axis.imshow(drawn)
             axis.set_axis_off()
     for axis, title in zip(axes[0], titles, strict=True):
