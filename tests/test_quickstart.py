@@ -1,5 +1,6 @@
 """The quick start, whole, with a few steps on a few images."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from d2kd.quickstart import training
 from d2kd.quickstart.digits import DigitsSpec
+from d2kd.quickstart.report import write_report
 from d2kd.quickstart.run import matched_steps, run
 from d2kd.quickstart.teacher import TEACHER, rebuild_teacher, save_teacher
 from d2kd.quickstart.training import Result, load_config
@@ -96,6 +98,14 @@ def test_the_clock_leaves_evaluation_out(quickstart):
         steps, seconds, ap = zip(*result.curve, strict=True)
         assert steps[-1] == result.steps and list(steps) == sorted(set(steps))
         assert seconds[-1] == result.seconds and ap[-1] == result.box["AP"]
+
+
+def test_a_time_that_does_not_match_is_reported(quickstart, tmp_path):
+    teacher, student, matched, distilled = quickstart[0]
+    for share, warned in ((0.8, True), (0.95, False), (1.2, True)):
+        matched = dataclasses.replace(matched, seconds=share * distilled.seconds)
+        write_report(tmp_path / "r.md", [teacher, student, matched, distilled], 1, 0.5)
+        assert ("idle machine" in (tmp_path / "r.md").read_text()) == warned
 
 
 def test_rebuilding_the_teacher(quickstart, tmp_path):

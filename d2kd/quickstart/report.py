@@ -80,7 +80,8 @@ training time. This is one run with one seed on a small data set; other seeds gi
   order from the same initial weights.
 - The time-matched student trains for as many plain steps as fit in the distilled run's time
   ({distilled.seconds:.0f} s at {student.seconds / student.steps:.3f} s per plain step); its
-  learning rate schedule spans them. They took {matched.seconds:.0f} s{_warning(matched, distilled)}.
+  learning rate schedule spans them. They took
+  {matched.seconds:.0f} s{_warning(matched, distilled)}.
 - Training minutes are those of the training steps, without set-up and evaluation. The teacher's
   are those of the run that made it, perhaps on another machine.
 - AP is COCO's, 0 to 100, on the test images. Milliseconds are the median over test images one at a
