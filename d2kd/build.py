@@ -9,7 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from .adapters import DetectorAdapter, build_adapter
-from .config import check_choice
+from .checks import check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, build_head
 from .teacher import Teacher, build_teacher
 

@@ -1,17 +1,15 @@
 """The config keys that d2kd adds, and the safe loading of config files."""
 
-import difflib
 import os
-from typing import Iterable
 
 import yaml
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
-from .backbones import add_timm_config
+from .backbones import add_backbone_config
 from .data import add_data_config
-from .detectors import add_fcos_config
+from .detectors import add_detector_config
 from .heads import DISTILLATION_HEAD_REGISTRY, head_defaults
 from .solver import add_solver_config
 
@@ -25,13 +23,13 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     Args:
         cfg: a config from `detectron2.config.get_cfg`.
     """
-    add_fcos_config(cfg)
-    add_timm_config(cfg)
+    add_detector_config(cfg)
+    add_backbone_config(cfg)
     add_solver_config(cfg)
     add_data_config(cfg)
 
     cfg.DISTILL = CfgNode()
-    cfg.DISTILL.STUDENT = ""  # a registered meta-architecture: RetinaNet, FCOS, GeneralizedRCNN
+    cfg.DISTILL.STUDENT = ""  # a meta-architecture: RetinaNet, FCOS, ATSS, GFL, GeneralizedRCNN
     cfg.DISTILL.HEADS = ()  # names in DISTILLATION_HEAD_REGISTRY
     cfg.DISTILL.SCHEDULE = (0, -1)  # warm-up iterations, last distilled iteration (-1: no end)
     cfg.DISTILL.INIT_FROM_TEACHER = "none"  # none | neck | neck+head, from teacher 0
@@ -104,10 +102,7 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
         raise ValueError(f"{key}: {path}: {error.args[0]}") from error
 
 
-def check_choice(value: str, choices: Iterable[str], key: str) -> None:
-    """Raise a ValueError that names `key` and the nearest choices if `value` is not a choice."""
-    choices = sorted(choices)
-    if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"{key}: unknown {value!r}.{hint} Known: {', '.join(choices)}.")
+def without_pretrained(cfg: CfgNode) -> CfgNode:
+    """`cfg`, changed in place: the trunk's own weights are not fetched, a checkpoint follows."""
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+    return cfg

@@ -130,7 +130,12 @@ class DistillationTrainer(DefaultTrainer):
         return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=_has_compiled_coco())
 
 
-_CLASS_KEYS = {"RetinaNet": "MODEL.RETINANET", "FCOS": "MODEL.FCOS"}
+_CLASS_KEYS = {
+    "RetinaNet": "MODEL.RETINANET",
+    "FCOS": "MODEL.FCOS",
+    "ATSS": "MODEL.ATSS",
+    "GFL": "MODEL.GFL",
+}
 
 
 def check_classes(cfg: CfgNode, model: torch.nn.Module, train: bool = True) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from .adapters import DetectorOutput, build_adapter
 from .checkpoint import load_detector
-from .config import check_choice, get_d2kd_cfg, merge_config_file
+from .checks import check_choice
+from .config import get_d2kd_cfg, merge_config_file, without_pretrained
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,11 +37,7 @@ class Teacher:
         Raises:
             ValueError: unknown precision.
         """
-        if precision not in _PRECISIONS:
-            raise ValueError(
-                f"DISTILL.TEACHER.PRECISION must be one of {', '.join(_PRECISIONS)}, "
-                f"not {precision!r}."
-            )
+        check_choice(precision, _PRECISIONS, "DISTILL.TEACHER.PRECISION")
         self.detector = detector.eval().requires_grad_(False)
         self.adapter = build_adapter(detector)
         self.input_format = input_format
@@ -105,7 +102,7 @@ def teacher_config(cfg: CfgNode, index: int) -> CfgNode:
     known = (name for name, _ in META_ARCH_REGISTRY if name != "Distiller")
     check_choice(teacher_cfg.MODEL.META_ARCHITECTURE, known, f"{key}: MODEL.META_ARCHITECTURE")
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
-    return teacher_cfg
+    return without_pretrained(teacher_cfg)
 
 
 def _weights_path(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> str:

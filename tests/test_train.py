@@ -198,7 +198,10 @@ BAD = {  # case: (options, message)
     ),
     "unknown data set": ("DATASETS.TRAIN ('sqares',)", "DATASETS.TRAIN: no data set is named"),
     "optimizer": ("SOLVER.OPTIMIZER Adam", "SOLVER.OPTIMIZER is 'Adam'"),
-    "precision": ("DISTILL.TEACHER.PRECISION fp8", "DISTILL.TEACHER.PRECISION must be one of"),
+    "precision": (
+        "DISTILL.TEACHER.PRECISION fp8",
+        "PRECISION: unknown 'fp8'.*fp16",
+    ),
     "init": ("DISTILL.INIT_FROM_TEACHER head", "DISTILL.INIT_FROM_TEACHER: unknown 'head'"),
     "more weights than teachers": ("DISTILL.TEACHER.WEIGHTS ('a','b')", "lists 2 files for 1"),
     "compile and gradients": (

@@ -1,5 +1,6 @@
 """Adapters: what a stock detector computes in a training step, as named fields."""
 
+from .anchor_point import AnchorPointDetectorAdapter
 from .base import (
     DETECTOR_ADAPTER_REGISTRY,
     STUDENT_ONLY,
@@ -14,6 +15,7 @@ from .dense import DenseDetectorAdapter
 from .rcnn import GeneralizedRCNNAdapter
 
 __all__ = [
+    "AnchorPointDetectorAdapter",
     "DETECTOR_ADAPTER_REGISTRY",
     "STUDENT_ONLY",
     "DenseDetectorAdapter",

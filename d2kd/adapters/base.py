@@ -26,8 +26,9 @@ class DetectorSpec:
     """What is known of a detector without an image.
 
     `features` maps stride (px) to `ShapeSpec`; tower_width and num_convs are 0 without a dense
-    head; reg_max is 0 unless boxes are distributions; box_coding is "anchor_delta", "distance"
-    or ""; quality is "centerness" or "".
+    head; reg_max is 0 unless boxes are distributions; box_coding is "anchor_delta", "distance",
+    "distribution" or ""; quality is what a quality logit predicts, "centerness", "iou" or the name
+    of a predictor such as "DGQP", "" without one.
     """
 
     name: str
@@ -75,9 +76,12 @@ class DetectorOutput:
         features: (N, C, H, W) FPN maps.
         cls_taps, reg_taps: (N, C', H, W) pre-activation of each tower block, in order.
         logits: (N, HWA, K) raw class logits.
-        scores: (N, HWA, K) in [0, 1], sigmoid of the logits, float32, detached.
-        deltas: (N, HWA, 4) raw box predictions in the detector's own coding.
-        quality: (N, HWA, 1) centerness logit.
+        scores: (N, HWA, K) in [0, 1], float32, detached: sigmoid of the logits, times that of the
+            quality logit for GFLv2.
+        deltas: (N, HWA, D) raw box predictions in the detector's own coding, D = 4 or, for
+            distributions, 4 * (reg_max + 1).
+        distributions: (N, HWA, 4, reg_max + 1) view of `deltas`, logits of the sides l, t, r, b.
+        quality: (N, HWA, 1) logit of centerness, IoU or quality.
         valid: (N, HWA) bool, False in the batch padding.
         anchors: HWA boxes, XYXY px.
         labels: (N, R) long, K background, -1 ignored.
@@ -97,6 +101,7 @@ class DetectorOutput:
     logits: Dict[int, Tensor] = field(default_factory=dict)
     scores: Dict[int, Tensor] = field(default_factory=dict)
     deltas: Dict[int, Tensor] = field(default_factory=dict)
+    distributions: Dict[int, Tensor] = field(default_factory=dict)
     quality: Dict[int, Tensor] = field(default_factory=dict)
     valid: Dict[int, Tensor] = field(default_factory=dict)
     anchors: Dict[int, Boxes] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from ..detectors.head import AnchorPointHead
 from .base import (
     DETECTOR_ADAPTER_REGISTRY,
     DetectorAdapter,
@@ -19,6 +20,7 @@ from .base import (
 )
 
 _TAPS = frozenset({"cls_taps", "reg_taps"})
+_HEADS = (RetinaNetHead.forward, FCOSHead.forward, AnchorPointHead.forward)
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()
@@ -83,7 +85,7 @@ class DenseDetectorAdapter(DetectorAdapter):
             out.reg_taps = dict(zip(self._strides, reg_taps, strict=True))
         else:
             predictions = m.head(features)
-        dims = [m.num_classes, 4, 1][: len(predictions)]
+        dims = self._dims()[: len(predictions)]
         flat = [
             [permute_to_N_HWA_K(x, d) for x in p] for p, d in zip(predictions, dims, strict=True)
         ]
@@ -92,13 +94,30 @@ class DenseDetectorAdapter(DetectorAdapter):
         out.quality = by_stride[2] if len(by_stride) > 2 else {}
         out.anchors = dict(zip(self._strides, m.anchor_generator(features), strict=True))
         if "scores" in need:
-            out.scores = {s: x.detach().float().sigmoid() for s, x in out.logits.items()}
+            quality = out.quality or dict.fromkeys(out.logits)
+            out.scores = {s: self.class_scores(x, quality[s]) for s, x in out.logits.items()}
         if "valid" in need:
             divisor = m.backbone.size_divisibility
             anchors = m.anchor_generator.num_anchors[0]
             out.valid = valid_cells(
                 images=out.images, maps=out.features, divisor=divisor, num_anchors=anchors
             )
+
+    def _dims(self) -> List[int]:
+        return [self.detector.num_classes, 4, 1]
+
+    @torch.no_grad()
+    def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """The detector's class scores, detached.
+
+        Args:
+            logits: (..., K) class logits.
+            quality: (..., 1) quality logits, None where the detector has none.
+
+        Returns:
+            Tensor: (..., K) in [0, 1], float32, what detections are selected by.
+        """
+        return logits.float().sigmoid()
 
     def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
         m = self.detector
@@ -117,24 +136,25 @@ class DenseDetectorAdapter(DetectorAdapter):
             boxes[stride] = decoded.view_as(deltas)
         return boxes
 
-    def head_from(self, block: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+    def head_from(
+        self, stride: int, block: int, cls_x: Tensor, reg_x: Tensor
+    ) -> Tuple[Tensor, ...]:
         """Resume both towers of one level after block `block` and predict.
 
         Args:
+            stride: of the level, px.
             block: number of tower blocks already applied; 0 for FPN features.
             cls_x: (N, C', H, W) pre-activation of that block in the class tower.
             reg_x: the same of the box tower.
 
         Returns:
-            Tuple: logits (N, HWA, K), deltas (N, HWA, 4) and, with centerness, (N, HWA, 1).
+            Tuple: logits (N, HWA, K), deltas (N, HWA, D) and, with quality, (N, HWA, 1).
         """
-        m = self.detector
-        cls_x, _ = run_tower(m.head.cls_subnet, cls_x, block)
-        reg_x, _ = run_tower(m.head.bbox_subnet, reg_x, block)
-        maps = [m.head.cls_score(cls_x), m.head.bbox_pred(reg_x)]
-        maps += [m.head.ctrness(reg_x)] if self._has_quality else []
-        dims = [m.num_classes, 4, 1]
-        return tuple(permute_to_N_HWA_K(x, d) for x, d in zip(maps, dims, strict=False))
+        head = self.detector.head
+        cls_x, _ = run_tower(head.cls_subnet, cls_x, block)
+        reg_x, _ = run_tower(head.bbox_subnet, reg_x, block)
+        maps = predict_level(head, self._strides.index(stride), cls_x, reg_x)
+        return tuple(permute_to_N_HWA_K(x, d) for x, d in zip(maps, self._dims(), strict=False))
 
 
 def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, List[Tensor]]:
@@ -160,10 +180,10 @@ def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, 
 def run_head_with_taps(
     head: nn.Module, features: List[Tensor]
 ) -> Tuple[List[List[Tensor]], List[List[Tensor]], List[List[Tensor]]]:
-    """Run a RetinaNetHead or FCOSHead and keep its taps; outputs equal `head(features)` bit by bit.
+    """Run a dense head and keep its taps; outputs equal `head(features)` bit by bit.
 
     Args:
-        head: the head; one that overrides the stock forward is refused.
+        head: RetinaNetHead, FCOSHead, AnchorPointHead or a subclass that keeps their forward.
         features: one (N, C, H, W) per level.
 
     Returns:
@@ -171,19 +191,25 @@ def run_head_with_taps(
         list of (N, C', H, W)).
 
     Raises:
-        TypeError: the head overrides the stock forward.
+        TypeError: the head overrides forward.
     """
-    _refuse_overrides(head, (RetinaNetHead.forward, FCOSHead.forward), "run_head_with_taps")
-    predictors = [head.cls_score, head.bbox_pred]
-    predictors += [head.ctrness] if hasattr(head, "ctrness") else []
-    predictions, cls_taps, reg_taps = [[] for _ in predictors], [], []
-    for x in features:
+    _refuse_overrides(head, _HEADS, "run_head_with_taps")
+    levels, cls_taps, reg_taps = [], [], []
+    for level, x in enumerate(features):
         cls_x, cls_tap = run_tower(head.cls_subnet, x)
         reg_x, reg_tap = run_tower(head.bbox_subnet, x)
-        for maps, predict, tower in zip(
-            predictions, predictors, (cls_x, reg_x, reg_x), strict=False
-        ):
-            maps.append(predict(tower))
+        levels.append(predict_level(head, level, cls_x, reg_x))
         cls_taps.append(cls_tap)
         reg_taps.append(reg_tap)
-    return predictions, cls_taps, reg_taps
+    return [list(maps) for maps in zip(*levels, strict=True)], cls_taps, reg_taps
+
+
+def predict_level(head: nn.Module, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+    """Predictions of one level, maps (N, A*D, H, W), from the outputs of both towers.
+
+    d2kd's own heads have a method for it; the stock ones apply their predictors.
+    """
+    if hasattr(head, "predict"):
+        return head.predict(level, cls_x, reg_x)
+    maps = head.cls_score(cls_x), head.bbox_pred(reg_x)
+    return (*maps, head.ctrness(reg_x)) if hasattr(head, "ctrness") else maps

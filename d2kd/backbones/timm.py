@@ -1,29 +1,29 @@
-"""Any timm model with ``features_only`` support as the trunk of Detectron2's FPN."""
+"""Any timm model with ``features_only`` support as the trunk of an FPN."""
 
 import difflib
 import math
 from types import ModuleType
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-TOP_BLOCKS = ("none", "maxpool", "p6p7")
+from .extractor import drop_unused, load_weights, modules_up_to
+from .fpn import Pyramid, build_pyramid
+
+# Swin otherwise takes images of one size, and does not shift the windows of its last stage.
+SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
 
 
 def add_timm_config(cfg: CfgNode) -> None:
-    """Add the keys of `build_timm_fpn_backbone`.
-
-    Args:
-        cfg: node to extend, in place.
-    """
+    """Add the keys of `build_timm_fpn_backbone`, in place."""
     cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = "resnet18"  # any name of timm.list_models()
     cfg.MODEL.TIMM.PRETRAINED = False  # download timm's weights
-    cfg.MODEL.TIMM.TOP_BLOCK = "none"  # levels above the last: "none", "maxpool" (1) or "p6p7" (2)
+    cfg.MODEL.TIMM.CHECKPOINT = ""  # a local .pth or .safetensors of timm's weights instead
+    cfg.MODEL.TIMM.FREEZE_AT = 0  # freeze everything up to feature c<n>; 2: stem and first stage
 
 
 def _import_timm() -> ModuleType:
@@ -51,6 +51,21 @@ def _stages(strides: Sequence[int]) -> Dict[str, int]:
     return {f"c{int(math.log2(stride))}": index for index, stride in enumerate(strides)}
 
 
+def _check_stages(name: str, stages: Dict[str, int], wanted: Sequence[str], freeze_at: int) -> None:
+    """Raise for stages to build or to freeze that the model does not have."""
+    missing = [feature for feature in wanted if feature not in stages]
+    if missing:
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES asks for {missing}, which timm's {name} does not have. "
+            f"Available: {list(stages)}."
+        )
+    if freeze_at != 0 and f"c{freeze_at}" not in stages:
+        raise ValueError(
+            f"MODEL.TIMM.FREEZE_AT is {freeze_at}. Use 0 to freeze nothing, or n to freeze {name} "
+            f"up to c<n>, one of {list(stages)}."
+        )
+
+
 class TimmBackbone(Backbone):
     """The stages of a timm model that are asked for, as Detectron2 features "c1" to "c5".
 
@@ -59,6 +74,9 @@ class TimmBackbone(Backbone):
         out_features: stages to build, finest first, named "c<log2 stride>".
         pretrained: load timm's weights.
         in_channels: channels of the input image.
+        checkpoint: local file of timm's weights, in place of `pretrained`.
+        freeze_at: freeze everything up to "c<freeze_at>" (0: nothing). Its parameters get no
+            gradient; its modules, such as batch norm, stay in evaluation mode.
     """
 
     def __init__(
@@ -67,30 +85,44 @@ class TimmBackbone(Backbone):
         out_features: Sequence[str],
         pretrained: bool = False,
         in_channels: int = 3,
+        checkpoint: str = "",
+        freeze_at: int = 0,
     ) -> None:
         super().__init__()
         timm = _import_timm()
         _check_name(timm, name)
+        options = {"features_only": True, **(SWIN_OPTIONS if name.startswith("swin") else {})}
         # Listing the stages costs a model without storage on the "meta" device, not a real one.
-        listing = timm.create_model(name, features_only=True, device="meta")
-        stages = _stages(listing.feature_info.reduction())
-        missing = [feature for feature in out_features if feature not in stages]
-        if missing:
-            raise ValueError(
-                f"MODEL.FPN.IN_FEATURES asks for {missing}, which timm's {name} does not have. "
-                f"Available: {list(stages)}."
-            )
-        self.body = timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=tuple(stages[feature] for feature in out_features),
-            in_chans=in_channels,
-        )
+        listing = timm.create_model(name, device="meta", **options).feature_info
+        stages = _stages(listing.reduction())
+        _check_stages(name, stages, out_features, freeze_at)
+        indices = tuple(stages[feature] for feature in out_features)
+        options.update(out_indices=indices, in_chans=in_channels)
+        self.body = timm.create_model(name, pretrained and not checkpoint, **options)
         info = self.body.feature_info
         self._out_features: List[str] = list(out_features)
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
         self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))
+        drop_unused(self.body, info.module_name()[-1])
+        if checkpoint:
+            load_weights(self.body, checkpoint)
+        self._last_frozen = ""
+        if freeze_at:
+            self._last_frozen = listing.module_name()[min(stages[f"c{freeze_at}"], indices[-1])]
+        for module in self._frozen_modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        self.train()
+
+    def _frozen_modules(self) -> List[nn.Module]:
+        return modules_up_to(self.body, self._last_frozen) if self._last_frozen else []
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """Set the mode of all modules but the frozen ones."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.training = False
+        return self
 
     def forward(self, image: Tensor) -> Dict[str, Tensor]:
         """Run the built stages.
@@ -101,45 +133,33 @@ class TimmBackbone(Backbone):
         Returns:
             Stage name to its (N, C, H / stride, W / stride) features.
         """
-        return dict(zip(self._out_features, self.body(image), strict=True))
-
-
-def _top_block(kind: str, shape: ShapeSpec, in_feature: str, width: int) -> Optional[nn.Module]:
-    """The block for the levels above the last stage ``in_feature``, which has ``shape``."""
-    if kind == "none":
-        return None
-    if kind == "maxpool":
-        block = LastLevelMaxPool()
-        block.in_feature = in_feature.replace("c", "p")
-        return block
-    if kind == "p6p7":
-        return LastLevelP6P7(shape.channels, width, in_feature=in_feature)
-    raise ValueError(f"MODEL.TIMM.TOP_BLOCK is {kind!r}. Choose one of {TOP_BLOCKS}.")
+        features = self.body(image)
+        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return dict(zip(self._out_features, features, strict=True))
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Detectron2's FPN over ``MODEL.TIMM.NAME``.
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Pyramid:
+    """The FPN of `build_pyramid` over ``MODEL.TIMM.NAME``.
 
     ``MODEL.FPN.IN_FEATURES`` picks stages by stride, "c2" (4 px) to "c5" (32 px). Stages above the
     last one picked are not built. The pyramid's levels are "p<log2 stride>" as usual.
 
     Args:
-        cfg: config with the keys of `add_timm_config`.
+        cfg: config with the keys of `add_backbone_config`.
         input_shape: channels of the input image.
 
     Returns:
         A backbone with ``MODEL.FPN.OUT_CHANNELS`` channels on every level.
     """
-    names, fpn = list(cfg.MODEL.FPN.IN_FEATURES), cfg.MODEL.FPN
-    timm_cfg = cfg.MODEL.TIMM
-    trunk = TimmBackbone(timm_cfg.NAME, names, timm_cfg.PRETRAINED, input_shape.channels)
-    last = trunk.output_shape()[names[-1]]
-    return FPN(
-        bottom_up=trunk,
-        in_features=names,
-        out_channels=fpn.OUT_CHANNELS,
-        norm=fpn.NORM,
-        top_block=_top_block(timm_cfg.TOP_BLOCK, last, names[-1], fpn.OUT_CHANNELS),
-        fuse_type=fpn.FUSE_TYPE,
+    timm_cfg, names = cfg.MODEL.TIMM, list(cfg.MODEL.FPN.IN_FEATURES)
+    trunk = TimmBackbone(
+        timm_cfg.NAME,
+        names,
+        timm_cfg.PRETRAINED,
+        input_shape.channels,
+        timm_cfg.CHECKPOINT,
+        timm_cfg.FREEZE_AT,
     )
+    return build_pyramid(cfg, trunk)

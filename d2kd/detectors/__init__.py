@@ -1,5 +1,18 @@
-"""Detectors that Detectron2 cannot build from yaml."""
+"""Detectors that Detectron2 lacks or cannot build from yaml; importing registers them."""
 
+from detectron2.config import CfgNode
+
+from .atss import ATSS, add_atss_config
 from .fcos import FCOS, add_fcos_config
+from .gfl import GFL, add_gfl_config
+from .quality import QUALITY_PREDICTOR_REGISTRY
 
-__all__ = ["FCOS", "add_fcos_config"]
+
+def add_detector_config(cfg: CfgNode) -> None:
+    """Add the keys of every detector of this package."""
+    add_fcos_config(cfg)
+    add_atss_config(cfg)
+    add_gfl_config(cfg)
+
+
+__all__ = ["ATSS", "FCOS", "GFL", "QUALITY_PREDICTOR_REGISTRY", "add_detector_config"]

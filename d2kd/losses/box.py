@@ -1,7 +1,11 @@
 """Losses between boxes."""
 
+from typing import Tuple
+
 import torch
 from torch import Tensor
+
+from .precision import at_least_float
 
 
 def box_iou_loss(student: Tensor, teacher: Tensor, kind: str = "giou", eps: float = 1e-6) -> Tensor:
@@ -24,23 +28,26 @@ def box_iou_loss(student: Tensor, teacher: Tensor, kind: str = "giou", eps: floa
     """
     if kind not in ("giou", "iou"):
         raise ValueError(f"kind must be 'giou' or 'iou', not {kind!r}")
-    student, teacher = (x if x.dtype.itemsize >= 4 else x.float() for x in (student, teacher))
+    student, teacher = at_least_float(student), at_least_float(teacher)
     teacher = teacher.detach()
-    inner = _area(
-        torch.maximum(student[..., :2], teacher[..., :2]),
-        torch.minimum(student[..., 2:], teacher[..., 2:]),
-    )
-    union = _area(student[..., :2], student[..., 2:]) + _area(teacher[..., :2], teacher[..., 2:])
-    union = (union - inner).clamp(min=eps)
+    inner, union = intersection_and_union(student, teacher, eps)
     loss = 1 - inner / union
     if kind == "iou":
         return loss
-    outer = _area(
+    outer = box_area(
         torch.minimum(student[..., :2], teacher[..., :2]),
         torch.maximum(student[..., 2:], teacher[..., 2:]),
     ).clamp(min=eps)
     return loss + (outer - union) / outer
 
 
-def _area(low: Tensor, high: Tensor) -> Tensor:
+def intersection_and_union(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tuple[Tensor, Tensor]:
+    """Areas of intersection and union, the latter at least `eps`, of broadcast XYXY boxes."""
+    inner = box_area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    union = box_area(a[..., :2], a[..., 2:]) + box_area(b[..., :2], b[..., 2:]) - inner
+    return inner, union.clamp(min=eps)
+
+
+def box_area(low: Tensor, high: Tensor) -> Tensor:
+    """Area between corners (..., 2); 0 where they are out of order."""
     return (high - low).clamp(min=0).prod(-1)

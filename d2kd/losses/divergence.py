@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float
+
 
 def binary_distillation_loss(
     student: Tensor, teacher: Tensor, weight: Tensor, beta: float = 1.0
@@ -23,7 +25,7 @@ def binary_distillation_loss(
     Returns:
         Tensor: scalar sum, >= 0, float32 (float64 for float64 input).
     """
-    student, teacher = _at_least_float(student), _at_least_float(teacher.detach())
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
     target = teacher.sigmoid()
     gap = (target - student.sigmoid()).abs()
     if beta != 1.0:
@@ -37,9 +39,24 @@ def class_gap(student: Tensor, teacher: Tensor) -> Tensor:
 
     Detached: it weighs BCKD's localization term.
     """
-    student, teacher = (_at_least_float(x.detach()).sigmoid() for x in (student, teacher))
+    student, teacher = (at_least_float(x.detach()).sigmoid() for x in (student, teacher))
     return (teacher - student).abs().amax(-1)
 
 
-def _at_least_float(x: Tensor) -> Tensor:
-    return x if x.dtype.itemsize >= 4 else x.float()
+def softened_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of softened distributions, times T^2 (Hinton et al., 2015).
+
+    T^2 * sum_k q_k (log q_k - log p_k) with q = softmax(teacher / T), p = softmax(student / T).
+    LD's released code takes the mean over k, which is this divided by m.
+
+    Args:
+        student: (..., m) logits.
+        teacher: (..., m) logits, constant.
+        temperature: T > 0.
+
+    Returns:
+        Tensor: (...), >= 0, float32 (float64 for float64 input).
+    """
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
+    log_p, log_q = ((x / temperature).log_softmax(-1) for x in (student, teacher))
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1) * temperature**2

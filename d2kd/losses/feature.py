@@ -1,8 +1,11 @@
 """Losses on feature maps."""
 
+from typing import Tuple
+
 import torch
 from torch import Tensor
 
+from .precision import at_least_float
 from .reduce import sum_over_ranks
 
 _CELLS = (0, 2, 3)
@@ -29,19 +32,44 @@ def pearson_loss(
     Returns:
         Tensor: scalar, float32 (float64 for float64 input).
     """
-    student, teacher = _at_least_float(student), _at_least_float(teacher.detach())
+    (student, teacher), _, deviations = _center(student, teacher.detach(), all_ranks)
+    scales = (1 / (deviations + eps)).view(2, 1, -1, 1, 1)
+    return (student * scales[0] - teacher * scales[1]).square().mean() / 2
+
+
+def align_channels(
+    student: Tensor, teacher: Tensor, floor: float = 1e-3, all_ranks: bool = False
+) -> Tensor:
+    """Give each channel of `student` the mean and deviation of the same channel of `teacher`.
+
+    Args:
+        student: (N, C, H, W).
+        teacher: (N, C, H, W), constant.
+        floor: least deviation of a student's channel to divide by; a constant channel would
+            amplify its gradient without bound (ours).
+        all_ranks: see `pearson_loss`.
+
+    Returns:
+        Tensor: (N, C, H, W), float32 (float64 for float64 input), differentiable through the
+        student's statistics.
+    """
+    (centered, _), means, deviations = _center(student, teacher.detach(), all_ranks)
+    scale = deviations[1] / (deviations[0].clamp(min=floor) + 1e-6)
+    return centered * scale.view(1, -1, 1, 1) + means[1].view(1, -1, 1, 1)
+
+
+def _center(
+    student: Tensor, teacher: Tensor, all_ranks: bool
+) -> Tuple[Tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Both maps less their channels' means; means and unbiased deviations, each (2, C)."""
+    student, teacher = at_least_float(student), at_least_float(teacher)
     reduce = sum_over_ranks if all_ranks else torch.clone
     count = student.new_tensor(student[:, 0].numel())
     total = reduce(torch.cat([student.sum(_CELLS), teacher.sum(_CELLS), count[None]]))
-    means = (total[:-1] / total[-1]).chunk(2)
+    means = (total[:-1] / total[-1]).view(2, -1)
     student, teacher = (
         x - m.view(1, -1, 1, 1) for x, m in zip((student, teacher), means, strict=True)
     )
     squares = reduce(torch.cat([student.square().sum(_CELLS), teacher.square().sum(_CELLS)]))
-    deviations = (squares / (total[-1] - 1).clamp(min=1)).clamp(min=1e-12).sqrt() + eps
-    scales = (1 / deviations).view(2, 1, -1, 1, 1)
-    return (student * scales[0] - teacher * scales[1]).square().mean() / 2
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    return x if x.dtype.itemsize >= 4 else x.float()
+    variances = (squares / (total[-1] - 1).clamp(min=1)).clamp(min=1e-12)
+    return (student, teacher), means, variances.sqrt().view(2, -1)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from torch.testing import assert_close
 
 from d2kd import DETECTOR_ADAPTER_REGISTRY, build_adapter
@@ -21,6 +22,8 @@ def options(meta: str, variant: str):
     if variant == "norm":
         cfg.MODEL.RETINANET.NORM = "BN"
         cfg.MODEL.FCOS.NORM = ""
+    if variant in ("iou", "DGQP"):
+        cfg.MODEL.ATSS.QUALITY = cfg.MODEL.GFL.QUALITY = variant
     if variant == "giou":
         cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     if variant == "faster":
@@ -40,6 +43,7 @@ def plain_jit():
 
 CASES = [
     ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
+    ("ATSS", ""), ("ATSS", "iou"), ("GFL", ""), ("GFL", "DGQP"),
     ("GeneralizedRCNN", ""), ("GeneralizedRCNN", "faster"), ("GeneralizedRCNN", "cascade"),
 ]  # fmt: skip
 
@@ -74,29 +78,31 @@ def test_losses_and_gradients_equal_stock(meta, variant, boxes, need):
 
 
 @pytest.mark.parametrize("norm", ["", "GN"])
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL", "GFLv2"])
 def test_head_resumes_from_every_tap(meta, norm):
-    cfg = tiny_cfg(meta, channels=32)
-    cfg.MODEL.RETINANET.NORM = cfg.MODEL.FCOS.NORM = norm
+    cfg = tiny_cfg(meta.removesuffix("v2"), channels=32)
+    cfg.MODEL.GFL.QUALITY = "DGQP" if meta == "GFLv2" else "none"
+    for node in (cfg.MODEL.RETINANET, cfg.MODEL.FCOS, cfg.MODEL.ATSS, cfg.MODEL.GFL):
+        node.NORM = norm
     model = build_model(cfg).eval()
+    for i, scale in enumerate(getattr(model.head, "scales", ())):
+        torch.nn.init.constant_(scale.scale, 1 + 0.1 * i)
     adapter = build_adapter(model)
     images = adapter.preprocess(make_batch(), 32)
-    out = adapter(images, None, ALL)
+    out = adapter(images, None, ALL & adapter.provides)
     plain = model.head([x for x in out.features.values()])
-    for stride, level in zip(out.logits, plain[0], strict=True):
-        assert torch.equal(
-            out.logits[stride].sum(),
-            level.permute(0, 2, 3, 1).reshape(out.logits[stride].shape).sum(),
-        )
+    fields = [out.logits, out.deltas] + ([out.quality] if adapter.spec().quality else [])
+    assert len(fields) == len(plain)
+    for level, stride in enumerate(out.logits):
+        for maps, flat in zip(plain, fields, strict=True):
+            assert torch.equal(permute_to_N_HWA_K(maps[level], flat[stride].shape[2]), flat[stride])
         assert len(out.cls_taps[stride]) == 2
         for block in range(3):
             cls_x = out.cls_taps[stride][block - 1] if block else out.features[stride]
             reg_x = out.reg_taps[stride][block - 1] if block else out.features[stride]
-            resumed = adapter.head_from(block, cls_x, reg_x)
-            assert torch.equal(resumed[0], out.logits[stride])
-            assert torch.equal(resumed[1], out.deltas[stride])
-            if meta == "FCOS":
-                assert torch.equal(resumed[2], out.quality[stride])
+            resumed = adapter.head_from(stride, block, cls_x, reg_x)
+            for x, flat in zip(resumed, fields, strict=True):
+                assert torch.equal(x, flat[stride])
 
 
 def test_decode_matches_stock_inference():

@@ -1,0 +1,54 @@
+"""Adapter of d2kd's own dense detectors: ATSS, GFL and classes derived from them."""
+
+import dataclasses
+from typing import Dict, FrozenSet, List, Optional
+
+import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from torch import Tensor
+
+from ..detectors.base import AnchorPointDetector
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorOutput, DetectorSpec
+from .dense import DenseDetectorAdapter
+
+
+@DETECTOR_ADAPTER_REGISTRY.register()
+class AnchorPointDetectorAdapter(DenseDetectorAdapter):
+    """As for the stock dense detectors; boxes may be distributions, scores joint ones."""
+
+    replays = (DenseDetector.forward, AnchorPointDetector.forward_training)
+
+    def __init__(self, detector: AnchorPointDetector) -> None:
+        """See the base class."""
+        super().__init__(detector)
+        optional = {"quality": bool(detector.quality), "distributions": detector.reg_max > 0}
+        absent = {name for name, there in optional.items() if not there}
+        self.provides = (self.provides | set(optional)) - absent
+
+    def spec(self) -> DetectorSpec:
+        """See the base class."""
+        m = self.detector
+        return dataclasses.replace(
+            super().spec(), reg_max=m.reg_max, box_coding=m.box_coding, quality=m.quality
+        )
+
+    def _dims(self) -> List[int]:
+        return self.detector.prediction_dims
+
+    def _predict(self, out: DetectorOutput, features: List[Tensor], need: FrozenSet[str]) -> None:
+        super()._predict(out, features, need)
+        if self.detector.reg_max:
+            out.distributions = {s: x.unflatten(-1, (4, -1)) for s, x in out.deltas.items()}
+
+    @torch.no_grad()
+    def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """See the base class."""
+        return self.detector.class_scores(logits, quality)
+
+    def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
+        """See the base class."""
+        boxes = {}
+        for stride, deltas in output.deltas.items():
+            strides = deltas.new_tensor(stride, dtype=torch.float32)
+            boxes[stride] = self.detector.decode(deltas, output.anchors[stride].tensor, strides)
+        return boxes

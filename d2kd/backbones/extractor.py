@@ -1,0 +1,80 @@
+"""What timm's feature extractors lack: strict and safe weights, cutting, their modules in order."""
+
+from typing import Any, Dict, List, Sequence
+
+from torch import nn
+
+from ..checkpoint import SafeCheckpointer
+
+
+def load_weights(body: nn.Module, path: str) -> None:
+    """Fill a feature extractor from the file MODEL.TIMM.CHECKPOINT, read as data only.
+
+    Args:
+        body: changed in place.
+        path: `.pth`, `.bin` or `.safetensors` file of the whole timm model; the tensors of the
+            classifier and of stages that `body` lacks are left out.
+
+    Raises:
+        ValueError: unreadable, or it does not fill every tensor.
+        FileNotFoundError: no such file.
+    """
+    key = "MODEL.TIMM.CHECKPOINT"
+    try:
+        _ExtractorCheckpointer(body, save_to_disk=False).load(path, checkpointables=[])
+    except (FileNotFoundError, AssertionError) as error:
+        raise FileNotFoundError(f"{key}: {path!r} not found.") from error
+    except ValueError as error:
+        raise ValueError(f"{key}: {path}: {error}") from error
+
+
+def drop_unused(body: nn.Module, last: str) -> None:
+    """Remove the blocks after the module `last`, which timm keeps in the EfficientNet family.
+
+    Their parameters would have no gradient, which stops distributed training.
+    """
+    parent, _, index = last.rpartition(".")
+    blocks = getattr(body, parent, None)
+    if isinstance(blocks, nn.Sequential):
+        setattr(body, parent, blocks[: int(index) + 1])
+
+
+def modules_up_to(body: nn.Module, last: str) -> List[nn.Module]:
+    """List the modules of `body` in order of use, up to and with the one timm calls `last`.
+
+    Containers of these modules are in the list as well, so treat each one without its children.
+    """
+    names = [_flat(name.removeprefix("body.")) for name, _ in body.named_modules()]
+    end = max(i for i, name in enumerate(names) if f"{name}_".startswith(f"{_flat(last)}_"))
+    return list(body.modules())[: end + 1]
+
+
+class _ExtractorCheckpointer(SafeCheckpointer):
+    """Fills a feature extractor, completely, from the weights of the whole timm model."""
+
+    def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
+        weights = checkpoint["model"]
+        weights = {_flat(k): v for k, v in weights.get("state_dict", weights).items()}
+        names = {k: _flat(k) for k in self.model.state_dict()}
+        filled = {k: weights[flat] for k, flat in names.items() if flat in weights}
+        missing = [k for k in names if k not in filled and not k.endswith("num_batches_tracked")]
+        incompatible = super()._load_model({"model": filled})
+        wrong = [f"{k} {a} instead of {b}" for k, a, b in incompatible.incorrect_shapes]
+        if missing or wrong:
+            raise ValueError(
+                f"it does not fill the trunk. Missing of {len(names)} tensors: {_some(missing)}; "
+                f"of another shape: {_some(wrong)}. Check that MODEL.TIMM.NAME is the timm model "
+                "that it was saved from, with timm's names for the weights."
+            )
+        return incompatible
+
+
+def _flat(name: str) -> str:
+    """One name for "stages.0.gamma" of a timm model and "stages_0.gamma" of its extractor."""
+    return name.replace(".", "_")
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) > 5:
+        return f"{', '.join(names[:5])} and {len(names) - 5} more"
+    return ", ".join(names) or "none"

@@ -1,0 +1,102 @@
+"""Adaptive training sample selection: which anchors are positive for which box.
+
+Zhang et al., CVPR 2020 (arXiv 1912.02424), section 4.
+"""
+
+from typing import List, Tuple
+
+import torch
+from torch import Tensor
+
+from ..losses.box import intersection_and_union
+
+
+@torch.no_grad()
+def atss_assign(anchors: List[Tensor], valid: Tensor, boxes: List[Tensor], topk: int = 9) -> Tensor:
+    """Match the anchors of a batch to its boxes, all images and boxes at once.
+
+    For each box the `topk` anchors of each level whose centers are nearest are its candidates. A
+    candidate is positive if its IoU reaches mean + unbiased standard deviation of the candidates'
+    IoUs and its center lies more than 0.01 px inside the box. An anchor that is positive for
+    several boxes goes to the one of largest IoU, among equals to the first. Equal distances at the
+    edge of the top k are resolved as `torch.topk` does.
+
+    Args:
+        anchors: per level (R_l, 4) XYXY px; R = sum R_l.
+        valid: (N, R) bool; False in batch padding, where nothing is a candidate.
+        boxes: per image (G_i, 4) XYXY px; G = sum G_i, any of them 0.
+        topk: candidates per level and box.
+
+    Returns:
+        Tensor: (N, R) long, the matched row of `torch.cat(boxes)`, G for background.
+    """
+    images, gt, flat = image_of_box(boxes), torch.cat(boxes), torch.cat(anchors)
+    candidates, near = _candidates(anchors, valid, gt, images, topk)
+    iou = _paired_iou(flat[candidates], gt[:, None])
+    positive = near & (iou >= _threshold(iou, near)) & _center_inside(flat[candidates], gt[:, None])
+    return _resolve(images[:, None] * len(flat) + candidates, positive, iou, valid.shape)
+
+
+@torch.no_grad()
+def atss_thresholds(
+    anchors: List[Tensor], valid: Tensor, boxes: List[Tensor], topk: int = 9
+) -> Tensor:
+    """(G,) IoU that a candidate of each box must reach; arguments as for `atss_assign`."""
+    gt = torch.cat(boxes)
+    candidates, near = _candidates(anchors, valid, gt, image_of_box(boxes), topk)
+    iou = _paired_iou(torch.cat(anchors)[candidates], gt[:, None])
+    return _threshold(iou, near)[:, 0]
+
+
+def image_of_box(boxes: List[Tensor]) -> Tensor:
+    """(G,) index of the image of each row of `torch.cat(boxes)`."""
+    counts = torch.tensor([len(b) for b in boxes])
+    images = torch.arange(len(boxes)).repeat_interleave(counts)
+    return images.to(boxes[0].device, non_blocking=True)
+
+
+def _candidates(
+    anchors: List[Tensor], valid: Tensor, gt: Tensor, images: Tensor, topk: int
+) -> Tuple[Tensor, Tensor]:
+    """Indices (G, C) of the nearest anchors of every level, and whether each is a valid one."""
+    centers = (gt[:, :2] + gt[:, 2:]) / 2
+    indices, near, start = [], [], 0
+    for level in anchors:
+        x, y = ((level[:, :2] + level[:, 2:]) / 2).unbind(1)
+        distance = (centers[:, :1] - x).square_().add_((centers[:, 1:] - y).square_())
+        outside = ~valid[:, start : start + len(level)]
+        distance.masked_fill_(outside[images], torch.inf)
+        values, index = distance.topk(min(topk, len(level)), largest=False)
+        indices.append(index + start)
+        near.append(values.isfinite())
+        start += len(level)
+    return torch.cat(indices, 1), torch.cat(near, 1)
+
+
+def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    inner, union = intersection_and_union(a, b)
+    return inner / union
+
+
+def _threshold(iou: Tensor, near: Tensor) -> Tensor:
+    count = near.sum(1, keepdim=True)
+    mean = (iou * near).sum(1, keepdim=True) / count.clamp(min=1)
+    squares = ((iou - mean).square() * near).sum(1, keepdim=True)
+    return mean + (squares / (count - 1).clamp(min=1)).sqrt()
+
+
+def _center_inside(anchors: Tensor, gt: Tensor) -> Tensor:
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    return torch.cat([center - gt[..., :2], gt[..., 2:] - center], -1).amin(-1) > 0.01
+
+
+def _resolve(cells: Tensor, positive: Tensor, iou: Tensor, shape: torch.Size) -> Tensor:
+    """Give each cell (index into N * R) its best box; G where there is none."""
+    cells, total = cells.flatten(), len(positive)
+    quality = iou.masked_fill(~positive, -1).flatten()
+    best = quality.new_full((shape.numel(),), -1).scatter_reduce(0, cells, quality, "amax")
+    wins = positive.flatten() & (quality == best[cells])
+    rows = torch.arange(total, device=cells.device).repeat_interleave(positive.shape[1])
+    rows = rows.masked_fill(~wins, total)
+    match = rows.new_full((shape.numel(),), total).scatter_reduce(0, cells, rows, "amin")
+    return match.view(shape)

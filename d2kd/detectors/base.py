@@ -1,0 +1,213 @@
+"""What ATSS and GFL share: anchors, assignment, normalizers and inference."""
+
+from typing import ClassVar, Dict, List, Optional, Tuple
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from .assigner import atss_assign
+
+
+class AnchorPointDetector(DenseDetector):
+    """A dense detector with one anchor per cell, assigned by ATSS.
+
+    A subclass defines `losses`, `decode` and `class_scores`, and sets
+
+        prediction_dims: channels of class logits, box prediction and, if any, quality logit,
+        box_coding: "anchor_delta" or "distribution",
+        quality: what the quality logit predicts, "" without one,
+        reg_max: last bin of box distributions, 0 without them.
+    """
+
+    box_coding: ClassVar[str]
+    prediction_dims: List[int]
+    quality: str = ""
+    reg_max: int = 0
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: nn.Module,
+        head_in_features: List[str],
+        anchor_generator: nn.Module,
+        num_classes: int,
+        assigner_topk: int = 9,
+        test_score_thresh: float = 0.05,
+        test_topk_candidates: int = 1000,
+        test_nms_thresh: float = 0.6,
+        max_detections_per_image: int = 100,
+        pixel_mean: List[float],
+        pixel_std: List[float],
+    ) -> None:
+        """Store the parts.
+
+        Args:
+            backbone, head, head_in_features, pixel_mean, pixel_std: see `DenseDetector`.
+            anchor_generator: makes one anchor per cell.
+            num_classes: K.
+            assigner_topk: candidates per level and box.
+            test_score_thresh: class score in [0, 1] that a detection must exceed.
+            test_topk_candidates: detections kept per level before NMS.
+            test_nms_thresh: IoU above which NMS suppresses.
+            max_detections_per_image: detections kept after NMS.
+
+        Raises:
+            ValueError: more than one anchor per cell.
+        """
+        super().__init__(
+            backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        if set(anchor_generator.num_anchors) != {1}:
+            raise ValueError(
+                f"{type(self).__name__} has one anchor per cell, but MODEL.ANCHOR_GENERATOR gives "
+                f"{anchor_generator.num_anchors}. Set SIZES: [[64], [128], [256], [512], [1024]], "
+                "one for each of IN_FEATURES, and ASPECT_RATIOS: [[1.0]]."
+            )
+        self.anchor_generator = anchor_generator
+        self.num_classes = num_classes
+        self.assigner_topk = assigner_topk
+        self.test_score_thresh = test_score_thresh
+        self.test_topk_candidates = test_topk_candidates
+        self.test_nms_thresh = test_nms_thresh
+        self.max_detections_per_image = max_detections_per_image
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in head_in_features]
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: List[Tensor],
+        predictions: List[List[Tensor]],
+        gt_instances: List[Instances],
+    ) -> Dict[str, Tensor]:
+        """Label the anchors and return the losses."""
+        logits, deltas, *quality = self._transpose_dense_predictions(
+            predictions, self.prediction_dims
+        )
+        anchors = self.anchor_generator(features)
+        labels, boxes = self.label_anchors(anchors, gt_instances)
+        return self.losses(anchors, logits, labels, deltas, boxes, *quality)
+
+    @torch.no_grad()
+    def label_anchors(
+        self, anchors: List[Boxes], gt_instances: List[Instances]
+    ) -> Tuple[List[Tensor], List[Tensor]]:
+        """Assign the anchors of all images at once.
+
+        Args:
+            anchors: by level.
+            gt_instances: N `Instances` with gt_boxes (XYXY px), gt_classes and the image's size.
+
+        Returns:
+            Tuple: per image labels (R,), K for background and -1 in batch padding, and matched
+            boxes (R, 4) XYXY px, zero for background.
+        """
+        levels = [level.tensor for level in anchors]
+        valid = self._valid_anchors(levels, [x.image_size for x in gt_instances])
+        boxes = [x.gt_boxes.tensor for x in gt_instances]
+        match = atss_assign(levels, valid, boxes, self.assigner_topk)
+        background = match.new_full((1,), self.num_classes)
+        classes = torch.cat([*(x.gt_classes for x in gt_instances), background])
+        boxes = torch.cat([*boxes, levels[0].new_zeros(1, 4)])
+        return list(classes[match].masked_fill(~valid, -1)), list(boxes[match])
+
+    def _valid_anchors(self, levels: List[Tensor], sizes: List[Tuple[int, int]]) -> Tensor:
+        """(N, R) bool: cells that begin inside the image, padded to the size divisibility."""
+        step = max(self.backbone.size_divisibility, 1)
+        sizes = torch.tensor([[-(-w // step) * step, -(-h // step) * step] for h, w in sizes])
+        offset = self.anchor_generator.offset
+        corners = [
+            (x[:, :2] + x[:, 2:]) / 2 - offset * stride
+            for x, stride in zip(levels, self.strides, strict=True)
+        ]
+        sizes = sizes.to(levels[0].device, non_blocking=True)
+        return (torch.cat(corners) < sizes[:, None] - 1e-3).all(-1)
+
+    def positives_per_batch(self, labels: Tensor) -> Tensor:
+        """Scalar: sum over images of max(positives, 1), from (N, R) labels."""
+        foreground = (labels >= 0) & (labels < self.num_classes)
+        return foreground.sum(1).clamp(min=1).sum().float()
+
+    def level_strides(self, anchors: List[Boxes]) -> Tensor:
+        """(R,) stride of each anchor, px."""
+        lengths = torch.tensor([len(level) for level in anchors])
+        strides = torch.tensor(self.strides, dtype=torch.float32).repeat_interleave(lengths)
+        return strides.to(anchors[0].device, non_blocking=True)
+
+    def losses(
+        self,
+        anchors: List[Boxes],
+        logits: List[Tensor],
+        labels: List[Tensor],
+        deltas: List[Tensor],
+        boxes: List[Tensor],
+        quality: Optional[List[Tensor]] = None,
+    ) -> Dict[str, Tensor]:
+        """Losses from predictions by level, (N, R_l, D), and the results of `label_anchors`."""
+        raise NotImplementedError
+
+    def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
+        """Boxes (..., 4) XYXY px, float32, of predictions (..., D).
+
+        Args:
+            deltas: (..., D) box predictions.
+            anchors: (..., 4) XYXY px, broadcast to the leading shape of `deltas`.
+            strides: (...) px, broadcast likewise.
+        """
+        raise NotImplementedError
+
+    def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """(..., K) in [0, 1], float32: the score that detections are first selected by."""
+        raise NotImplementedError
+
+    def final_scores(self, scores: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """(n,) scores that NMS sorts by, of (n,) selected scores and their quality logits."""
+        return scores
+
+    def forward_inference(
+        self, images: ImageList, features: List[Tensor], predictions: List[List[Tensor]]
+    ) -> List[Instances]:
+        """Detections of each image: select, decode, clip, NMS."""
+        predictions = self._transpose_dense_predictions(predictions, self.prediction_dims)
+        anchors = self.anchor_generator(features)
+        results = []
+        for index, size in enumerate(images.image_sizes):
+            levels = [
+                self._detect_level(*(x[index] for x in level), boxes=boxes, stride=stride)
+                for *level, boxes, stride in zip(*predictions, anchors, self.strides, strict=True)
+            ]
+            results.append(self._suppress(*(torch.cat(x) for x in zip(*levels, strict=True)), size))
+        return results
+
+    def _detect_level(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        quality: Optional[Tensor] = None,
+        *,
+        boxes: Boxes,
+        stride: int,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        scores = self.class_scores(logits, quality)
+        index = (scores > self.test_score_thresh).nonzero()
+        scores = scores[index[:, 0], index[:, 1]]
+        scores, order = scores.topk(min(len(scores), self.test_topk_candidates))
+        cells, classes = index[order].unbind(1)
+        boxes = self.decode(deltas[cells], boxes.tensor[cells], scores.new_tensor(stride))
+        scores = self.final_scores(scores, None if quality is None else quality[cells, 0])
+        return boxes, scores, classes
+
+    def _suppress(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, size: Tuple[int, int]
+    ) -> Instances:
+        boxes = Boxes(boxes)
+        boxes.clip(size)
+        keep = batched_nms(boxes.tensor, scores, classes, self.test_nms_thresh)
+        keep = keep[: self.max_detections_per_image]
+        return Instances(
+            size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=classes[keep]
+        )

@@ -1,0 +1,51 @@
+"""Config keys and constructor arguments that ATSS and GFL share."""
+
+from typing import Any, Dict, List
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_anchor_generator, build_backbone
+
+
+def add_common_config(node: CfgNode) -> None:
+    """Add the keys that ATSS and GFL share."""
+    node.NUM_CLASSES = 80
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    node.PRIOR_PROB = 0.01
+    node.ASSIGNER_TOPK = 9  # candidates per level and box
+    node.BBOX_LOSS_WEIGHT = 2.0
+    node.SCORE_THRESH_TEST = 0.05
+    node.TOPK_CANDIDATES_TEST = 1000
+    node.NMS_THRESH_TEST = 0.6
+
+
+def common_arguments(cfg: CfgNode, node: CfgNode) -> Dict[str, Any]:
+    """Arguments of `AnchorPointDetector` from a config, without the head."""
+    backbone = build_backbone(cfg)
+    shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
+    return {
+        "backbone": backbone,
+        "head_in_features": list(node.IN_FEATURES),
+        "anchor_generator": build_anchor_generator(cfg, shapes),
+        "num_classes": node.NUM_CLASSES,
+        "assigner_topk": node.ASSIGNER_TOPK,
+        "test_score_thresh": node.SCORE_THRESH_TEST,
+        "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
+        "test_nms_thresh": node.NMS_THRESH_TEST,
+        "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
+def head_arguments(node: CfgNode, input_shape: List[ShapeSpec]) -> Dict[str, Any]:
+    """Arguments of `AnchorPointHead` from a config."""
+    return {
+        "input_shape": input_shape,
+        "num_classes": node.NUM_CLASSES,
+        "num_convs": node.NUM_CONVS,
+        "norm": node.NORM,
+        "prior_prob": node.PRIOR_PROB,
+    }

@@ -1,0 +1,144 @@
+"""Heads of dense detectors with bias-free towers and a learned scale of the boxes per level."""
+
+import math
+from typing import List, Optional, Tuple
+
+import torch
+from detectron2.layers import ShapeSpec, get_norm
+from torch import Tensor, nn
+
+from ..losses.precision import at_least_float
+from .quality import build_quality_predictor
+
+
+class Scale(nn.Module):
+    """A learned factor, 1 at the start."""
+
+    def __init__(self) -> None:
+        """Create the parameter `scale`, of no dimension."""
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply; any shape."""
+        return x * self.scale
+
+
+class AnchorPointHead(nn.Module):
+    """Class and box towers shared by all levels, one prediction per cell.
+
+    Towers are conv-norm-ReLU blocks in the layout of Detectron2's RetinaNetHead, without bias where
+    they are normalized. All convolutions start at N(0, 0.01), as ATSS and GFL do.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: List[ShapeSpec],
+        num_classes: int,
+        box_dim: int,
+        num_convs: int = 4,
+        norm: str = "GN",
+        prior_prob: float = 0.01,
+    ) -> None:
+        """Build the towers.
+
+        Args:
+            input_shape: one per level, all of the same number of channels C.
+            num_classes: K.
+            box_dim: channels of the box prediction.
+            num_convs: blocks of each tower.
+            norm: norm of the towers, see `detectron2.layers.get_norm`.
+            prior_prob: class probability at the start, in (0, 1).
+        """
+        super().__init__()
+        width = input_shape[0].channels
+        self.cls_subnet = _tower(width, num_convs, norm)
+        self.bbox_subnet = _tower(width, num_convs, norm)
+        self.cls_score = nn.Conv2d(width, num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(width, box_dim, 3, padding=1)
+        self.scales = nn.ModuleList(Scale() for _ in input_shape)
+        initialize_convs(self)
+        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+        """Predict on one level from the outputs of both towers.
+
+        Args:
+            level: index of the level, finest first.
+            cls_x, reg_x: (N, C, H, W).
+
+        Returns:
+            Tuple: class logits (N, K, H, W), box prediction (N, box_dim, H, W) in float32, and what
+            a subclass adds.
+        """
+        return self.cls_score(cls_x), self.scales[level](at_least_float(self.bbox_pred(reg_x)))
+
+    def forward(self, features: List[Tensor]) -> List[List[Tensor]]:
+        """Run all levels.
+
+        Args:
+            features: one (N, C, H, W) per level, finest first.
+
+        Returns:
+            List: for each kind of prediction, its maps by level.
+        """
+        levels = [
+            self.predict(level, self.cls_subnet(x), self.bbox_subnet(x))
+            for level, x in enumerate(features)
+        ]
+        return [list(maps) for maps in zip(*levels, strict=True)]
+
+
+class ATSSHead(AnchorPointHead):
+    """Adds the centerness (or IoU) logit, predicted from the box tower; box deltas are 4 wide."""
+
+    def __init__(self, *, input_shape: List[ShapeSpec], **kwargs) -> None:  # noqa: ANN003
+        """See the base class."""
+        super().__init__(input_shape=input_shape, box_dim=4, **kwargs)
+        self.ctrness = nn.Conv2d(input_shape[0].channels, 1, 3, padding=1)
+        initialize_convs(self.ctrness)
+
+    def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+        """See the base class; adds (N, 1, H, W)."""
+        return *super().predict(level, cls_x, reg_x), self.ctrness(reg_x)
+
+
+class GFLHead(AnchorPointHead):
+    """Box sides as distributions; with a quality predictor, its logit too."""
+
+    def __init__(self, *, reg_max: int = 16, quality: Optional[str] = None, **kwargs) -> None:  # noqa: ANN003
+        """Build the head.
+
+        Args:
+            reg_max: last bin.
+            quality: name in `QUALITY_PREDICTOR_REGISTRY`, None for plain GFL.
+            kwargs: see the base class.
+        """
+        super().__init__(box_dim=4 * (reg_max + 1), **kwargs)
+        self.reg_conf = build_quality_predictor(quality, reg_max) if quality else None
+
+    def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+        """See the base class; adds the quality logit (N, 1, H, W) if there is a predictor."""
+        logits, distributions = super().predict(level, cls_x, reg_x)
+        if self.reg_conf is None:
+            return logits, distributions
+        return logits, distributions, self.reg_conf(distributions)
+
+
+def initialize_convs(module: nn.Module) -> None:
+    """Set every convolution to N(0, 0.01) with bias 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _tower(width: int, num_convs: int, norm: str) -> nn.Sequential:
+    layers = []
+    for _ in range(num_convs):
+        layers.append(nn.Conv2d(width, width, 3, padding=1, bias=not norm))
+        layers += [get_norm(norm, width)] if norm else []
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)

@@ -1,0 +1,50 @@
+"""Predictors of a box's quality from the distributions of its sides."""
+
+import torch
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ..losses.precision import at_least_float
+
+QUALITY_PREDICTOR_REGISTRY = Registry("QUALITY_PREDICTOR")
+QUALITY_PREDICTOR_REGISTRY.__doc__ = "Quality predictors of GFL heads; MODEL.GFL.QUALITY names one."
+
+
+@QUALITY_PREDICTOR_REGISTRY.register()
+class DGQP(nn.Sequential):
+    """Distribution-guided quality predictor (GFLv2, CVPR 2021, arXiv 2011.12885).
+
+    The statistics of each side are its `topk` largest probabilities and their mean. No gradient is
+    cut: the class loss reaches the box tower through them.
+    """
+
+    def __init__(self, reg_max: int, topk: int = 4, channels: int = 64) -> None:
+        """Build the two 1x1 convolutions.
+
+        Args:
+            reg_max: last bin of the distributions.
+            topk: probabilities kept per side, at most reg_max + 1.
+            channels: hidden width.
+        """
+        super().__init__(
+            nn.Conv2d(4 * (topk + 1), channels, 1), nn.ReLU(), nn.Conv2d(channels, 1, 1)
+        )
+        self.topk = topk
+        for conv in (self[0], self[2]):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def statistics(self, distributions: Tensor) -> Tensor:
+        """Statistics (N, 4 * (topk + 1), H, W), side by side, of (N, 4 * (reg_max + 1), H, W)."""
+        p = at_least_float(distributions).unflatten(1, (4, -1)).softmax(2)
+        top = p.topk(self.topk, dim=2).values
+        return torch.cat([top, top.mean(2, keepdim=True)], 2).flatten(1, 2)
+
+    def forward(self, distributions: Tensor) -> Tensor:
+        """Quality logit (N, 1, H, W) of box distributions (N, 4 * (reg_max + 1), H, W)."""
+        return super().forward(self.statistics(distributions))
+
+
+def build_quality_predictor(name: str, reg_max: int) -> nn.Module:
+    """Build a registered predictor for distributions over 0, ..., reg_max."""
+    return QUALITY_PREDICTOR_REGISTRY.get(name)(reg_max)
