@@ -21,25 +21,31 @@ def detector(meta: str = "RetinaNet", channels: int = 8, seed: int = 0, **keys):
     return build_model(cfg)
 
 
-def distill(student, teachers, heads: Sequence = ("PKD", "BCKD"), input_format="BGR"):
-    """A distiller of registered heads with their defaults, all reading teacher 0."""
+def distill(student, teachers, heads: Sequence = ("PKD", "BCKD"), input_format="BGR", options=None):
+    """A distiller of registered heads, all reading teacher 0; `options` override defaults."""
     teachers = [t if isinstance(t, Teacher) else Teacher(t) for t in teachers]
     adapter, built = build_adapter(student), {}
     for name in heads:
         cls = DISTILLATION_HEAD_REGISTRY.get(name)
         node = {k.upper(): v for k, v in head_defaults(cls).items()}
+        node.update((options or {}).get(name, {}))
         built[name] = (build_head(name, node, adapter, teachers[0].adapter), 1.0, 0)
     return Distiller(student=student, teachers=teachers, heads=built, input_format=input_format)
 
 
-def pair(meta: str = "RetinaNet", heads: Sequence = ("PKD", "BCKD"), teacher_channels: int = 12):
+def pair(
+    meta: str = "RetinaNet",
+    heads: Sequence = ("PKD", "BCKD"),
+    teacher_channels: int = 12,
+    options=None,
+):
     """Student and distiller in training mode; the teacher is wider and has other weights."""
     student = detector(meta)
     teacher = detector(meta, teacher_channels, seed=1)
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return student, distill(student, [teacher], heads).train()
+    return student, distill(student, [teacher], heads, options=options).train()
 
 
 def clone(module):

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from d2kd.losses import mean_over_ranks
 from d2kd.testing import make_batch
-from tests.helpers import pair
+from tests.helpers import detector, pair
 
 SIZES = ((96, 128), (96, 128), (96, 128), (96, 128))
 
@@ -27,8 +27,8 @@ def whole_batch():
     ]
 
 
-def distillation(losses):
-    return {k: v for k, v in losses.items() if k.startswith(("loss_PKD", "loss_BCKD"))}
+def distillation(losses, heads):
+    return {k: v for k, v in losses.items() if k.split("_")[1] in heads}
 
 
 def gradients(model):
@@ -36,11 +36,13 @@ def gradients(model):
 
 
 def terms_and_gradients(meta, batch, ddp):
-    _, model = pair(meta)
+    heads = ("PKD", "BCKD", "CrossKD") + (("LD",) if meta == "GFL" else ())
+    options = {"CrossKD": {"BLOCK": 1}, "LD": {"CLS_WEIGHT": 1.0}}
+    _, model = pair(meta, heads, 8, options)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
     losses = wrapped(batch)
     zero = sum(losses.values()) * 0  # the supervised losses keep every parameter in the graph
-    terms = distillation(losses)
+    terms = distillation(losses, heads)
     (sum(terms.values()) + zero).backward()
     terms = {k: mean_over_ranks(v.detach()) for k, v in terms.items()}
     return terms, gradients(model)
@@ -54,6 +56,21 @@ def compare_with_one_process(rank, folder, meta):
     assert set(grads) == set(expected_grads)
     for name, value in expected_grads.items():
         assert_close(grads[name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def supervised_and_gradients(meta, batch, ddp):
+    model = detector(meta, MODEL__GFL__QUALITY="DGQP").train()
+    torch.nn.init.constant_(model.head.cls_score.bias, 0)
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
+    losses = wrapped(batch)
+    sum(losses.values()).backward()
+    return {k: mean_over_ranks(v.detach()) for k, v in losses.items()}, gradients(model)
+
+
+def compare_supervised(rank, folder, meta):
+    mine = supervised_and_gradients(meta, whole_batch()[2 * rank : 2 * rank + 2], ddp=True)
+    for values, expected in zip(mine, torch.load(f"{folder}/expected.pth"), strict=True):
+        assert_close(values, expected, atol=1e-5, rtol=1e-5)
 
 
 def train_three_steps(rank, folder, meta):
@@ -82,12 +99,19 @@ def worker(rank, function, folder, meta):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL"])
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     expected = terms_and_gradients(meta, whole_batch(), ddp=False)
-    assert all(v.item() > 0 for v in expected[0].values()) and len(expected[0]) == 3
+    assert all(v.item() > 0 for v in expected[0].values())
+    assert len(expected[0]) == {"GFL": 8, "ATSS": 6}.get(meta, 5)
     torch.save(expected, tmp_path / "expected.pth")
     mp.spawn(worker, (compare_with_one_process, str(tmp_path), meta), nprocs=2)
+
+
+@pytest.mark.parametrize("meta", ["ATSS", "GFL"])
+def test_two_ranks_give_the_supervised_losses_of_one_process(tmp_path, meta):
+    torch.save(supervised_and_gradients(meta, whole_batch(), ddp=False), tmp_path / "expected.pth")
+    mp.spawn(worker, (compare_supervised, str(tmp_path), meta), nprocs=2)
 
 
 def test_parameters_stay_equal(tmp_path):

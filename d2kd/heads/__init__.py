@@ -8,12 +8,16 @@ from .base import (
     head_defaults,
 )
 from .bckd import BCKD
+from .crosskd import CrossKD
+from .ld import LD
 from .pkd import PKD
 
 __all__ = [
     "BCKD",
+    "CrossKD",
     "DISTILLATION_HEAD_REGISTRY",
     "DistillationHead",
+    "LD",
     "PKD",
     "build_head",
     "common_strides",

@@ -1,19 +1,22 @@
 """The interface of a distillation head, its registry and its config."""
 
 import inspect
-from typing import Any, ClassVar, Dict, FrozenSet, List
+from types import MappingProxyType
+from typing import Any, ClassVar, Dict, FrozenSet, List, Mapping, Sequence, Tuple
 
+import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..adapters import STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
+from ..checks import check_choice
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
 
 _CLASS_FIELDS = frozenset({"logits", "scores", "roi"})
-_DENSE_FIELDS = frozenset({"logits", "scores", "deltas", "quality", "valid", "anchors"})
+_DENSE_FIELDS = frozenset("logits scores deltas distributions quality valid anchors".split())
 
 
 class DistillationHead(nn.Module):
@@ -93,6 +96,41 @@ def check_specs(
                 f"with {anchors[1]}. Give both the same IN_FEATURES and ANCHOR_GENERATOR, or use a "
                 "head that reads features only, such as PKD."
             )
+    if "distributions" in fields and student.reg_max != teacher.reg_max:
+        raise ValueError(
+            f"DISTILL.HEADS: {name} compares box distributions bin by bin, but the student has "
+            f"bins 0 to {student.reg_max} and the teacher 0 to {teacher.reg_max}. Set "
+            f"MODEL.GFL.REG_MAX of the student to {teacher.reg_max}, or use a head that compares "
+            "decoded boxes, such as BCKD."
+        )
+
+
+def check_options(
+    name: str,
+    at_least_zero: Mapping[str, float] = MappingProxyType({}),
+    above_zero: Mapping[str, float] = MappingProxyType({}),
+    choices: Mapping[str, Tuple[str, Sequence[str]]] = MappingProxyType({}),
+) -> None:
+    """Raise a ValueError that names DISTILL.<name>.<key> of an option out of range.
+
+    Args:
+        name: of the head.
+        at_least_zero, above_zero: values by key.
+        choices: (value, allowed values) by key.
+    """
+    for key, value in at_least_zero.items():
+        if not value >= 0:
+            raise ValueError(f"DISTILL.{name}.{key} must be at least 0, not {value}.")
+    for key, value in above_zero.items():
+        if not value > 0:
+            raise ValueError(f"DISTILL.{name}.{key} must be above 0, not {value}.")
+    for key, (value, allowed) in choices.items():
+        check_choice(value, allowed, f"DISTILL.{name}.{key}")
+
+
+def by_anchor(levels: Dict[int, Tensor]) -> Tensor:
+    """Maps by stride, (N, HWA, ...), as one tensor (N, R, ...)."""
+    return torch.cat(list(levels.values()), dim=1)
 
 
 def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> List[int]:

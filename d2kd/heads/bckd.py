@@ -11,7 +11,7 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import binary_distillation_loss, box_iou_loss
 from ..losses.divergence import class_gap
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -20,9 +20,10 @@ class BCKD(DistillationHead):
 
     Both terms are divided by the number of positives, reduced over ranks. Anchors in the batch
     padding and ignored ones (label -1) weigh 0. The class weight is attached on the student's
-    side, the localization weight is not, as in the released code. The released code has a GFL head
-    only; decoding RetinaNet's deltas and FCOS's distances follows the paper's general form, and
-    leaving FCOS's centerness undistilled is ours.
+    side, the localization weight is not, as in the released code, which has a GFL head only.
+    Decoding RetinaNet's and ATSS's deltas and FCOS's distances follows the paper's general form.
+    Ours: GFLv2's class logits are distilled before they meet the quality, and centerness, IoU and
+    quality branches are left to the supervised losses.
     """
 
     requires = frozenset({"logits", "deltas", "anchors", "valid", "labels"})
@@ -53,15 +54,11 @@ class BCKD(DistillationHead):
             ValueError: a negative weight or an unknown choice.
         """
         super().__init__()
-        for key, value in (("CLS_WEIGHT", cls_weight), ("LOC_WEIGHT", loc_weight)):
-            if value < 0:
-                raise ValueError(f"DISTILL.BCKD.{key} must be at least 0, not {value}.")
-        for key, value, choices in (
-            ("IOU", iou, ("giou", "iou")),
-            ("GATE", gate, ("always", "official")),
-        ):
-            if value not in choices:
-                raise ValueError(f"DISTILL.BCKD.{key} must be one of {choices}, not {value!r}.")
+        check_options(
+            "BCKD",
+            at_least_zero={"CLS_WEIGHT": cls_weight, "LOC_WEIGHT": loc_weight},
+            choices={"IOU": (iou, ("giou", "iou")), "GATE": (gate, ("always", "official"))},
+        )
         self.num_classes = student.num_classes
         self.cls_weight, self.loc_weight = cls_weight, loc_weight
         self.beta, self.iou, self.gate = beta, iou, gate
@@ -69,14 +66,14 @@ class BCKD(DistillationHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "cls" and "loc"; a term of weight 0 is not computed."""
         weight = self._location_weight(student)
-        z_s, z_t = _flatten(student.logits), _flatten(teacher.logits)
+        z_s, z_t = by_anchor(student.logits), by_anchor(teacher.logits)
         losses = {}
         if self.cls_weight > 0:
             loss = binary_distillation_loss(z_s, z_t, weight, self.beta)
             losses["cls"] = self.cls_weight * loss / student.num_pos
         if self.loc_weight > 0:
-            boxes_s = _flatten(student.adapter.decode(student))
-            boxes_t = _flatten(teacher.adapter.decode(teacher))
+            boxes_s = by_anchor(student.adapter.decode(student))
+            boxes_t = by_anchor(teacher.adapter.decode(teacher))
             loss = box_iou_loss(boxes_s, boxes_t, self.iou) * (weight * class_gap(z_s, z_t))
             losses["loc"] = self.loc_weight * loss.sum() / student.num_pos
         return losses
@@ -89,7 +86,3 @@ class BCKD(DistillationHead):
                 weight = weight * ((labels >= 0) & (labels < self.num_classes)).any()
             weights.append(weight)
         return torch.cat(weights, dim=1)
-
-
-def _flatten(levels: Dict[int, Tensor]) -> Tensor:
-    return torch.cat(list(levels.values()), dim=1)

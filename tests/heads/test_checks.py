@@ -4,6 +4,7 @@ import pytest
 
 from d2kd import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_adapter
 from d2kd.heads import build_head, head_defaults
+from d2kd.heads.base import check_specs
 from tests.helpers import detector
 
 
@@ -34,6 +35,25 @@ def test_anchors_and_levels():
                      MODEL__ANCHOR_GENERATOR__SIZES=[[32], [64]])  # fmt: skip
     with pytest.raises(ValueError, match=r"strides \[8, 16, 32, 64, 128\].*teacher \[8, 16\]"):
         build("BCKD", detector(), fewer)
+
+
+def test_bins_of_box_distributions():
+    specs = [build_adapter(detector("GFL", MODEL__GFL__REG_MAX=n)).spec() for n in (16, 8)]
+    with pytest.raises(ValueError, match="bins 0 to 16 and the teacher 0 to 8.*MODEL.GFL.REG_MAX"):
+        check_specs("Mine", frozenset({"distributions"}), *specs)
+    check_specs("Mine", frozenset({"deltas"}), *specs)
+    build("BCKD", detector("GFL", MODEL__GFL__REG_MAX=16), detector("GFL", MODEL__GFL__REG_MAX=8))
+
+
+def test_what_gfl_and_atss_provide():
+    plain, joint = (build_adapter(detector("GFL", MODEL__GFL__QUALITY=q)) for q in ("none", "DGQP"))
+    assert joint.provides - plain.provides == {"quality"}
+    atss = build_adapter(detector("ATSS"))
+    assert plain.provides - atss.provides == {"distributions"}
+    assert (atss.spec().quality, joint.spec().quality, plain.spec().quality) == (
+        "centerness", "DGQP", "",
+    )  # fmt: skip
+    assert (plain.spec().reg_max, atss.spec().reg_max) == (16, 0)
 
 
 def test_defaults_come_from_the_signature():
