@@ -10,17 +10,13 @@ step alternate; the table shows medians and the median of the rounds' ratios.
 import argparse
 import copy
 import json
-import platform
 import statistics
-import time
 from pathlib import Path
 from typing import Callable, Dict, List
 
-import detectron2
-import torch
 from detectron2.modeling import build_model
-from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
+from timing import alternate, default_device, header, training_step
 
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.adapters import STUDENT_ONLY
@@ -50,27 +46,6 @@ def load(path: str, device: str):
     return cfg
 
 
-def training_step(model: torch.nn.Module, cfg, batch: List[dict]) -> Callable[[], None]:
-    optimizer = build_optimizer(cfg, model.train())
-
-    def step() -> None:
-        optimizer.zero_grad()
-        sum(model(batch).values()).backward()
-        optimizer.step()
-
-    return step
-
-
-def timed(function: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - start)
-
-
 def pieces(args: argparse.Namespace, names: List[str], device: str) -> Dict[str, Callable]:
     """The three things to time for one combination of heads."""
     cfg = load(args.student, device)
@@ -93,13 +68,7 @@ def pieces(args: argparse.Namespace, names: List[str], device: str) -> Dict[str,
 
 
 def measure(functions: Dict[str, Callable], rounds: int, device: str) -> Dict[str, float]:
-    times = {name: [] for name in functions}
-    for index in range(rounds + 2):
-        order = list(functions) if index % 2 else list(functions)[::-1]
-        now = {name: timed(functions[name], device) for name in order}
-        if index >= 2:  # two rounds of warm-up
-            for name, value in now.items():
-                times[name].append(value)
+    times = alternate(functions, rounds, device)
     row = {f"{name} ms": statistics.median(values) for name, values in times.items()}
     rows = zip(times["student"], times["teacher"], times["distilled"], strict=True)
     ratios = sorted(d / (s + t) for s, t, d in rows)
@@ -110,13 +79,9 @@ def measure(functions: Dict[str, Callable], rounds: int, device: str) -> Dict[st
 
 def main() -> None:
     args = parse_arguments()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "CPU"
-    header = {
-        "device": f"{name}, {torch.get_num_threads()} threads" if device == "cpu" else name,
-        "torch": torch.__version__, "detectron2": detectron2.__version__, **vars(args),
-    }  # fmt: skip
-    print("\n".join(f"{key}: {value}" for key, value in header.items()))
+    device = default_device()
+    head = {**header(device), **vars(args)}
+    print("\n".join(f"{key}: {value}" for key, value in head.items()))
     print(f"\n{'heads':12}{'student':>10}{'teacher':>10}{'distilled':>11}{'ratio':>8}  (ms)")
     results = {}
     combinations = [[head] for head in args.heads]
@@ -132,7 +97,7 @@ def main() -> None:
         spread = f"(quartiles {low:.3f} to {high:.3f})"
         print(f"{'+'.join(names):12}{cells}{row['ratio']:9.3f}  {spread}", flush=True)
     if args.output:
-        Path(args.output).write_text(json.dumps({"header": header, "results": results}, indent=1))
+        Path(args.output).write_text(json.dumps({"header": head, "results": results}, indent=1))
 
 
 if __name__ == "__main__":
