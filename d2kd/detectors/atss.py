@@ -39,6 +39,7 @@ class ATSS(AnchorPointDetector):
     """
 
     box_coding = "anchor_delta"
+    rescore = True
 
     @configurable
     def __init__(
@@ -136,10 +137,6 @@ class ATSS(AnchorPointDetector):
     def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
         """See the base class: sigmoid of the class logit alone."""
         return logits.float().sigmoid()
-
-    def final_scores(self, scores: Tensor, quality: Optional[Tensor]) -> Tensor:
-        """See the base class: class score times quality."""
-        return scores * quality.float().sigmoid()
 
 
 def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:

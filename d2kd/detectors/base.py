@@ -3,12 +3,12 @@
 from typing import ClassVar, Dict, List, Optional, Tuple
 
 import torch
-from detectron2.layers import batched_nms
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from .assigner import atss_assign
+from .inference import select, suppress, with_quality
 
 
 class AnchorPointDetector(DenseDetector):
@@ -19,10 +19,12 @@ class AnchorPointDetector(DenseDetector):
         prediction_dims: channels of class logits, box prediction and, if any, quality logit,
         box_coding: "anchor_delta" or "distribution",
         quality: what the quality logit predicts, "" without one,
+        rescore: detections are selected by class score and then multiplied by the quality,
         reg_max: last bin of box distributions, 0 without them.
     """
 
     box_coding: ClassVar[str]
+    rescore: ClassVar[bool] = False
     prediction_dims: List[int]
     quality: str = ""
     reg_max: int = 0
@@ -164,10 +166,6 @@ class AnchorPointDetector(DenseDetector):
         """(..., K) in [0, 1], float32: the score that detections are first selected by."""
         raise NotImplementedError
 
-    def final_scores(self, scores: Tensor, quality: Optional[Tensor]) -> Tensor:
-        """(n,) scores that NMS sorts by, of (n,) selected scores and their quality logits."""
-        return scores
-
     def forward_inference(
         self, images: ImageList, features: List[Tensor], predictions: List[List[Tensor]]
     ) -> List[Instances]:
@@ -180,7 +178,9 @@ class AnchorPointDetector(DenseDetector):
                 self._detect_level(*(x[index] for x in level), boxes=boxes, stride=stride)
                 for *level, boxes, stride in zip(*predictions, anchors, self.strides, strict=True)
             ]
-            results.append(self._suppress(*(torch.cat(x) for x in zip(*levels, strict=True)), size))
+            results.append(
+                suppress(levels, size, self.test_nms_thresh, self.max_detections_per_image)
+            )
         return results
 
     def _detect_level(
@@ -193,21 +193,9 @@ class AnchorPointDetector(DenseDetector):
         stride: int,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         scores = self.class_scores(logits, quality)
-        index = (scores > self.test_score_thresh).nonzero()
-        scores = scores[index[:, 0], index[:, 1]]
-        scores, order = scores.topk(min(len(scores), self.test_topk_candidates))
-        cells, classes = index[order].unbind(1)
+        limits = self.test_score_thresh, self.test_topk_candidates
+        scores, cells, classes = select(scores, *limits)
         boxes = self.decode(deltas[cells], boxes.tensor[cells], scores.new_tensor(stride))
-        scores = self.final_scores(scores, None if quality is None else quality[cells, 0])
+        if self.rescore:
+            scores = with_quality(scores, quality[cells, 0])
         return boxes, scores, classes
-
-    def _suppress(
-        self, boxes: Tensor, scores: Tensor, classes: Tensor, size: Tuple[int, int]
-    ) -> Instances:
-        boxes = Boxes(boxes)
-        boxes.clip(size)
-        keep = batched_nms(boxes.tensor, scores, classes, self.test_nms_thresh)
-        keep = keep[: self.max_detections_per_image]
-        return Instances(
-            size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=classes[keep]
-        )

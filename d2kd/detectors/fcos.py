@@ -1,10 +1,17 @@
-"""Detectron2's FCOS, buildable from a yaml config."""
+"""Detectron2's FCOS, buildable from a yaml config, with what mmdetection's checkpoints need."""
 
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch import fcos
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ..checks import check_choice
+from .head import ScaledFCOSHead
+from .inference import select, suppress, with_quality
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -21,33 +28,46 @@ def add_fcos_config(cfg: CfgNode) -> None:
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
+    cfg.MODEL.FCOS.SCORE = "sqrt"  # sqrt of class and centerness | product, after selection
+    cfg.MODEL.FCOS.HEAD = "stock"  # stock | scaled, a learned factor per level; with it:
+    cfg.MODEL.FCOS.CONV_BIAS = True  # of normalized tower convolutions
+    cfg.MODEL.FCOS.BOX_ACTIVATION = "relu"  # relu | exp
+    cfg.MODEL.FCOS.CTRNESS_ON = "bbox"  # tower of the centerness: bbox | cls
 
 
 @META_ARCH_REGISTRY.register()
 class FCOS(fcos.FCOS):
-    """The stock FCOS with a `from_config`; parameters and state dict keys are the stock ones."""
+    """The stock FCOS with a `from_config`.
+
+    With the default keys, parameters, state dict and results are the stock ones.
+    """
 
     @configurable
-    def __init__(self, **kwargs: Any) -> None:
-        """See `detectron2.modeling.meta_arch.fcos.FCOS` for the arguments."""
+    def __init__(self, *, score: str = "sqrt", **kwargs: Any) -> None:
+        """Build the detector.
+
+        Args:
+            score: "sqrt", selection and NMS by sqrt(class * centerness), or "product", selection by
+                class score, NMS by class * centerness.
+            kwargs: see `detectron2.modeling.meta_arch.fcos.FCOS`.
+        """
         super().__init__(**kwargs)
+        self.score = score
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        """Translate MODEL.FCOS, MODEL.PIXEL_* and TEST.DETECTIONS_PER_IMAGE."""
+        """Translate MODEL.FCOS, MODEL.PIXEL_* and TEST.DETECTIONS_PER_IMAGE.
+
+        Raises:
+            ValueError: an unknown choice.
+        """
         options = cfg.MODEL.FCOS
+        check_choice(options.SCORE, ("sqrt", "product"), "MODEL.FCOS.SCORE")
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
-        head = fcos.FCOSHead(
-            input_shape=shapes,
-            num_classes=options.NUM_CLASSES,
-            conv_dims=[shapes[0].channels] * options.NUM_CONVS,
-            norm=options.NORM,
-            prior_prob=options.PRIOR_PROB,
-        )
         return {
             "backbone": backbone,
-            "head": head,
+            "head": _build_head(options, shapes),
             "head_in_features": list(options.IN_FEATURES),
             "num_classes": options.NUM_CLASSES,
             "center_sampling_radius": options.CENTER_SAMPLING_RADIUS,
@@ -59,4 +79,59 @@ class FCOS(fcos.FCOS):
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "score": options.SCORE,
         }
+
+    def forward_inference(
+        self, images: ImageList, features: List[Tensor], predictions: List[List[Tensor]]
+    ) -> List[Instances]:
+        """Detections of each image."""
+        if self.score == "sqrt":
+            return super().forward_inference(images, features, predictions)
+        levels = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
+        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        results = []
+        for index, size in enumerate(images.image_sizes):
+            found = [
+                self._detect_level(*(x[index] for x in level), boxes)
+                for *level, boxes in zip(*levels, anchors, strict=True)
+            ]
+            limits = self.test_nms_thresh, self.max_detections_per_image
+            results.append(suppress(found, size, *limits))
+        return results
+
+    def _detect_level(self, logits: Tensor, deltas: Tensor, ctrness: Tensor, anchors: Tensor):  # noqa: ANN202
+        limits = self.test_score_thresh, self.test_topk_candidates
+        scores, cells, classes = select(logits.float().sigmoid(), *limits)
+        boxes = self.box2box_transform.apply_deltas(deltas[cells], anchors[cells])
+        return boxes, with_quality(scores, ctrness[cells, 0]), classes
+
+
+def _build_head(options: CfgNode, shapes: List[ShapeSpec]) -> nn.Module:
+    common = {
+        "input_shape": shapes,
+        "num_classes": options.NUM_CLASSES,
+        "norm": options.NORM,
+        "prior_prob": options.PRIOR_PROB,
+    }
+    for key, choices in (
+        ("HEAD", ("stock", "scaled")),
+        ("BOX_ACTIVATION", ("relu", "exp")),
+        ("CTRNESS_ON", ("bbox", "cls")),
+    ):
+        check_choice(options[key], choices, f"MODEL.FCOS.{key}")
+    if options.HEAD == "scaled":
+        return ScaledFCOSHead(
+            strides=[shape.stride for shape in shapes],
+            num_convs=options.NUM_CONVS,
+            conv_bias=options.CONV_BIAS,
+            box_activation=options.BOX_ACTIVATION,
+            ctrness_on=options.CTRNESS_ON,
+            **common,
+        )
+    if (options.CONV_BIAS, options.BOX_ACTIVATION, options.CTRNESS_ON) != (True, "relu", "bbox"):
+        raise ValueError(
+            "MODEL.FCOS.CONV_BIAS, BOX_ACTIVATION and CTRNESS_ON are options of the scaled head: "
+            "set MODEL.FCOS.HEAD scaled."
+        )
+    return fcos.FCOSHead(conv_dims=[shapes[0].channels] * options.NUM_CONVS, **common)

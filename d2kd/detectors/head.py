@@ -1,7 +1,7 @@
 """Heads of dense detectors with bias-free towers and a learned scale of the boxes per level."""
 
 import math
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from detectron2.layers import ShapeSpec, get_norm
@@ -40,6 +40,7 @@ class AnchorPointHead(nn.Module):
         num_convs: int = 4,
         norm: str = "GN",
         prior_prob: float = 0.01,
+        conv_bias: bool = False,
     ) -> None:
         """Build the towers.
 
@@ -50,11 +51,12 @@ class AnchorPointHead(nn.Module):
             num_convs: blocks of each tower.
             norm: norm of the towers, see `detectron2.layers.get_norm`.
             prior_prob: class probability at the start, in (0, 1).
+            conv_bias: give normalized convolutions a bias too.
         """
         super().__init__()
         width = input_shape[0].channels
-        self.cls_subnet = _tower(width, num_convs, norm)
-        self.bbox_subnet = _tower(width, num_convs, norm)
+        self.cls_subnet = _tower(width, num_convs, norm, conv_bias)
+        self.bbox_subnet = _tower(width, num_convs, norm, conv_bias)
         self.cls_score = nn.Conv2d(width, num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(width, box_dim, 3, padding=1)
         self.scales = nn.ModuleList(Scale() for _ in input_shape)
@@ -93,7 +95,7 @@ class AnchorPointHead(nn.Module):
 class ATSSHead(AnchorPointHead):
     """Adds the centerness (or IoU) logit, predicted from the box tower; box deltas are 4 wide."""
 
-    def __init__(self, *, input_shape: List[ShapeSpec], **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, *, input_shape: List[ShapeSpec], **kwargs: Any) -> None:
         """See the base class."""
         super().__init__(input_shape=input_shape, box_dim=4, **kwargs)
         self.ctrness = nn.Conv2d(input_shape[0].channels, 1, 3, padding=1)
@@ -104,10 +106,45 @@ class ATSSHead(AnchorPointHead):
         return *super().predict(level, cls_x, reg_x), self.ctrness(reg_x)
 
 
+class ScaledFCOSHead(AnchorPointHead):
+    """FCOS's head with a learned scale per level, as its authors and mmdetection have it.
+
+    Predicts distances in strides, which Detectron2's FCOS clamps at 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        strides: List[int],
+        box_activation: str = "relu",
+        ctrness_on: str = "bbox",
+        **kwargs: Any,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            strides: of the levels, px.
+            box_activation: "relu", or "exp" for logarithms of distances in px.
+            ctrness_on: tower that centerness is predicted from, "bbox" or "cls".
+            kwargs: see the base class.
+        """
+        super().__init__(box_dim=4, **kwargs)
+        self.strides, self.exp, self.on_cls = strides, box_activation == "exp", ctrness_on == "cls"
+        self.ctrness = nn.Conv2d(self.cls_score.in_channels, 1, 3, padding=1)
+        initialize_convs(self.ctrness)
+
+    def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+        """See the base class; adds (N, 1, H, W)."""
+        logits, boxes = super().predict(level, cls_x, reg_x)
+        if self.exp:
+            boxes = boxes.exp() / self.strides[level]
+        return logits, boxes, self.ctrness(cls_x if self.on_cls else reg_x)
+
+
 class GFLHead(AnchorPointHead):
     """Box sides as distributions; with a quality predictor, its logit too."""
 
-    def __init__(self, *, reg_max: int = 16, quality: Optional[str] = None, **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, *, reg_max: int = 16, quality: Optional[str] = None, **kwargs: Any) -> None:
         """Build the head.
 
         Args:
@@ -135,10 +172,10 @@ def initialize_convs(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def _tower(width: int, num_convs: int, norm: str) -> nn.Sequential:
+def _tower(width: int, num_convs: int, norm: str, conv_bias: bool) -> nn.Sequential:
     layers = []
     for _ in range(num_convs):
-        layers.append(nn.Conv2d(width, width, 3, padding=1, bias=not norm))
+        layers.append(nn.Conv2d(width, width, 3, padding=1, bias=conv_bias or not norm))
         layers += [get_norm(norm, width)] if norm else []
         layers.append(nn.ReLU())
     return nn.Sequential(*layers)

@@ -1,0 +1,158 @@
+"""What detector a checkpoint of mmdetection holds, from the names and shapes of its tensors."""
+
+import re
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+from torch import Tensor
+
+_MARKS = (  # the first tensor that is there names the detector
+    ("MaskRCNN", "roi_head.mask_head.conv_logits.weight"),
+    ("FasterRCNN", "roi_head.bbox_head.fc_cls.weight"),
+    ("GFLv2", "bbox_head.reg_conf.0.weight"),
+    ("GFL", "bbox_head.gfl_cls.weight"),
+    ("ATSS", "bbox_head.atss_cls.weight"),
+    ("RetinaNet", "bbox_head.retina_cls.weight"),
+    ("FCOS", "bbox_head.conv_centerness.weight"),
+)
+PREDICTORS = {  # class and box predictor by detector
+    "FasterRCNN": ("roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg"),
+    "GFL": ("bbox_head.gfl_cls", "bbox_head.gfl_reg"),
+    "ATSS": ("bbox_head.atss_cls", "bbox_head.atss_reg"),
+    "RetinaNet": ("bbox_head.retina_cls", "bbox_head.retina_reg"),
+    "FCOS": ("bbox_head.conv_cls", "bbox_head.conv_reg"),
+}
+PREDICTORS["MaskRCNN"], PREDICTORS["GFLv2"] = PREDICTORS["FasterRCNN"], PREDICTORS["GFL"]
+_DEPTHS = {
+    (2, 2, 2, 2, False): 18, (3, 4, 6, 3, False): 34, (3, 4, 6, 3, True): 50,
+    (3, 4, 23, 3, True): 101, (3, 8, 36, 3, True): 152,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A detector of mmdetection with a ResNet or ResNeXt and an FPN.
+
+    Names of detectors are those of `_MARKS`. `deform` says for each of the four stages whether it
+    is deformable; `extra` where the FPN's extra levels start, "stage", "output" or "maxpool".
+    """
+
+    detector: str
+    num_classes: int
+    depth: int
+    groups: int
+    width_per_group: int
+    stem_channels: int
+    res2_channels: int
+    deform: Tuple[bool, ...]
+    modulated: bool
+    fpn_channels: int
+    first_level: int
+    extra: str
+    num_convs: int
+    tower_norm: bool
+    tower_bias: bool
+    reg_max: int
+    fc_dim: int
+    num_mask_convs: int
+    mask_dim: int
+
+
+def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Architecture:
+    """Infer the architecture.
+
+    Args:
+        state: tensors by mmdetection's name.
+        num_classes: K, where it is not to be taken from the file.
+
+    Raises:
+        ValueError: not a supported detector, or not `num_classes` classes.
+    """
+    detector = next((name for name, key in _MARKS if key in state), None)
+    needed = (
+        "backbone.conv1.weight",
+        "backbone.layer1.0.conv1.weight",
+        "neck.lateral_convs.0.conv.weight",
+    )
+    if detector is None or any(key not in state for key in needed):
+        raise ValueError(
+            f"It is none of {', '.join(name for name, _ in _MARKS)} with a ResNet and an FPN; "
+            f"its {len(state)} tensors are called {', '.join(list(state)[:5])}, ..."
+        )
+    cls_name, reg_name = PREDICTORS[detector]
+    stages, bottleneck = _stages(state), "backbone.layer1.0.conv3.weight" in state
+    conv2 = state["backbone.layer1.0.conv2.weight"]
+    groups = conv2.shape[0] // conv2.shape[1] if bottleneck else 1
+    last = f"backbone.layer1.0.conv{3 if bottleneck else 2}.weight"
+    offsets = [_rows(state, f"backbone.layer{n}.0.conv2.conv_offset.weight") for n in range(1, 5)]
+    towers = "bbox_head.cls_convs"
+    return Architecture(
+        detector=detector,
+        num_classes=_classes(state, detector, cls_name, reg_name, num_classes),
+        depth=_depth(stages, bottleneck),
+        groups=groups,
+        width_per_group=conv2.shape[0] // groups,
+        stem_channels=state["backbone.conv1.weight"].shape[0],
+        res2_channels=state[last].shape[0],
+        deform=tuple(n > 0 for n in offsets),
+        modulated=27 in offsets,
+        fpn_channels=state["neck.lateral_convs.0.conv.weight"].shape[0],
+        first_level=5 - _count(state, "neck.lateral_convs") + 1,
+        extra=_extra_levels(state, detector),
+        num_convs=_count(state, towers),
+        tower_norm=f"{towers}.0.gn.weight" in state,
+        tower_bias=f"{towers}.0.conv.bias" in state,
+        reg_max=state[f"{reg_name}.weight"].shape[0] // 4 - 1 if "GFL" in detector else 0,
+        fc_dim=_rows(state, "roi_head.bbox_head.shared_fcs.0.weight"),
+        num_mask_convs=_count(state, "roi_head.mask_head.convs"),
+        mask_dim=_rows(state, "roi_head.mask_head.convs.0.conv.weight"),
+    )
+
+
+def _count(state: Dict[str, Tensor], prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return len({m.group(1) for m in map(pattern.match, state) if m})
+
+
+def _stages(state: Dict[str, Tensor]) -> List[int]:
+    return [_count(state, f"backbone.layer{n}") for n in range(1, 5)]
+
+
+def _depth(stages: List[int], bottleneck: bool) -> int:
+    depth = _DEPTHS.get((*stages, bottleneck))
+    if depth is None:
+        kind = "bottleneck" if bottleneck else "basic"
+        raise ValueError(f"No ResNet of Detectron2 has {stages} {kind} blocks.")
+    return depth
+
+
+def _rows(state: Dict[str, Tensor], name: str) -> int:
+    return state[name].shape[0] if name in state else 0
+
+
+def _extra_levels(state: Dict[str, Tensor], detector: str) -> str:
+    laterals = _count(state, "neck.lateral_convs")
+    extra = state.get(f"neck.fpn_convs.{laterals}.conv.weight")
+    if extra is None:
+        return "maxpool"
+    stage = state[f"neck.lateral_convs.{laterals - 1}.conv.weight"].shape[1]
+    width = state["neck.lateral_convs.0.conv.weight"].shape[0]
+    if stage == width:  # the shapes do not tell; what the released configs do
+        return "stage" if detector == "RetinaNet" else "output"
+    return "stage" if extra.shape[1] == stage else "output"
+
+
+def _classes(
+    state: Dict[str, Tensor], detector: str, cls_name: str, reg_name: str, wanted: Optional[int]
+) -> int:
+    """GFLv2's released files have one row more than classes."""
+    rows = state[f"{cls_name}.weight"].shape[0]
+    if detector == "RetinaNet":
+        found = [rows * 4 // state[f"{reg_name}.weight"].shape[0]]
+    elif detector in ("FasterRCNN", "MaskRCNN"):
+        found = [rows - 1]
+    else:
+        found = [rows - 1, rows] if detector == "GFLv2" else [rows]
+    if wanted is not None and wanted not in found:
+        raise ValueError(f"--classes is {wanted}, but the file has {found[0]} classes.")
+    return found[0] if wanted is None else wanted

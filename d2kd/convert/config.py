@@ -1,0 +1,183 @@
+"""The yaml that loads a converted checkpoint."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+from .architecture import Architecture
+
+_IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+_CAFFE = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
+_CAFFE_FCOS = [102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What tensors do not tell.
+
+    Args:
+        caffe: stride in the 1x1 convolution, BGR images, no scaling.
+        mean, std: of the pixels, in the order of the channels.
+        norm_on_bbox: FCOS predicts distances in strides, not their logarithm in px.
+        centerness_on_reg: FCOS predicts centerness from the box tower.
+        center_sampling: FCOS trains on points near the centers of boxes only.
+    """
+
+    caffe: bool
+    mean: List[float]
+    std: List[float]
+    norm_on_bbox: bool = False
+    centerness_on_reg: bool = False
+    center_sampling: bool = False
+
+
+def details_from_text(
+    text: str, arch: Architecture, style: str = ""
+) -> Tuple[Details, Dict[str, str]]:
+    """Look for the details in the text of the config, which is data and is never run.
+
+    Args:
+        text: mmdetection's config, "" if there is none.
+        arch: what the tensors say.
+        style: "caffe" or "pytorch" to overrule the text.
+
+    Returns:
+        Tuple: the details, and for each where it comes from.
+    """
+    found = re.search(r"style\s*=\s*['\"](caffe|pytorch)['\"]", text)
+    caffe = (style or (found[1] if found else "pytorch")) == "caffe"
+    source = "option" if style else "config in the file" if found else "assumed"
+    default = (_CAFFE_FCOS if arch.detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
+    mean, std = (_numbers(text, key) for key in ("mean", "std"))
+    pixels = (mean, std) if mean and std and not style else default
+    flags = {name: _flag(text, name) for name in
+             ("norm_on_bbox", "centerness_on_reg", "center_sampling")}  # fmt: skip
+    sources = {
+        "style": f"{'caffe' if caffe else 'pytorch'} ({source})",
+        "pixel mean": f"{pixels[0]} ({'config in the file' if mean and not style else source})",
+    }
+    if arch.detector == "FCOS":
+        origin = "config in the file" if text else "assumed"
+        sources |= {name: f"{value} ({origin})" for name, value in flags.items()}
+    return Details(caffe, *pixels, **flags), sources
+
+
+def _numbers(text: str, key: str) -> List[float]:
+    found = re.search(rf"\b{key}\s*=\s*[\[(]\s*([\d.,\s]+)[\])]", text)
+    return [float(x) for x in found[1].split(",") if x.strip()] if found else []
+
+
+def _flag(text: str, key: str) -> bool:
+    return re.search(rf"\b{key}\s*=\s*True", text) is not None
+
+
+def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str, Any]:
+    """The config, as nested dicts, of the detector that `rename` fills.
+
+    Args:
+        arch: what the tensors say.
+        details: what they do not.
+        weights: becomes MODEL.WEIGHTS.
+    """
+    model = {
+        "WEIGHTS": weights,
+        "PIXEL_MEAN": details.mean,
+        "PIXEL_STD": details.std,
+        **_backbone(arch, details),
+        **_head(arch, details),
+    }
+    return {
+        "VERSION": 2,
+        "MODEL": model,
+        "INPUT": {"FORMAT": "BGR" if details.caffe else "RGB", "MIN_SIZE_TRAIN": [800]},
+    }
+
+
+def _backbone(arch: Architecture, details: Details) -> Dict[str, Any]:
+    stages = [f"res{n}" for n in range(arch.first_level, 6)]
+    fpn = {"IN_FEATURES": stages, "OUT_CHANNELS": arch.fpn_channels, "TOP_BLOCK": "maxpool"}
+    if arch.extra != "maxpool":
+        fpn |= {"TOP_BLOCK": "p6p7", "TOP_BLOCK_INPUT": arch.extra,
+                "TOP_BLOCK_RELU": arch.detector == "FCOS"}  # fmt: skip
+    return {
+        "BACKBONE": {"NAME": "build_resnet_pyramid_backbone", "NORM_EVAL": True},
+        "RESNETS": {
+            "DEPTH": arch.depth,
+            "OUT_FEATURES": stages,
+            "NORM": "BN",
+            "NUM_GROUPS": arch.groups,
+            "WIDTH_PER_GROUP": arch.width_per_group,
+            "STEM_OUT_CHANNELS": arch.stem_channels,
+            "RES2_OUT_CHANNELS": arch.res2_channels,
+            "STRIDE_IN_1X1": details.caffe,
+            "DEFORM_ON_PER_STAGE": list(arch.deform),
+            "DEFORM_MODULATED": arch.modulated,
+        },
+        "FPN": fpn,
+    }
+
+
+def _head(arch: Architecture, details: Details) -> Dict[str, Any]:
+    if arch.detector in ("FasterRCNN", "MaskRCNN"):
+        return _two_stage(arch)
+    name = "GFL" if arch.detector == "GFLv2" else arch.detector
+    node: Dict[str, Any] = {
+        "NUM_CLASSES": arch.num_classes,
+        "NUM_CONVS": arch.num_convs,
+        "NORM": "GN" if arch.tower_norm else "",
+        "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    }
+    if name == "GFL":
+        node |= {"REG_MAX": arch.reg_max, "QUALITY": "DGQP" if arch.detector == "GFLv2" else "none"}
+    if name == "FCOS":
+        node |= _fcos(arch, details)
+    if name == "RetinaNet":
+        node |= {"IOU_THRESHOLDS": [0.4, 0.5], "IOU_LABELS": [0, -1, 1], "SMOOTH_L1_LOSS_BETA": 0.0}
+    anchors = {"SIZES": [[8 * 2**n] for n in range(3, 8)], "ASPECT_RATIOS": [[1.0]]}
+    if name == "RetinaNet":
+        sizes = [[4 * 2 ** (n + octave / 3) for octave in range(3)] for n in range(3, 8)]
+        anchors = {"SIZES": sizes, "ASPECT_RATIOS": [[0.5, 1.0, 2.0]]}
+    return {"META_ARCHITECTURE": name, "ANCHOR_GENERATOR": anchors, name.upper(): node}
+
+
+def _fcos(arch: Architecture, details: Details) -> Dict[str, Any]:
+    return {
+        "HEAD": "scaled",
+        "CONV_BIAS": arch.tower_bias,
+        "BOX_ACTIVATION": "relu" if details.norm_on_bbox else "exp",
+        "CTRNESS_ON": "bbox" if details.centerness_on_reg else "cls",
+        "SCORE": "product",
+        "SCORE_THRESH_TEST": 0.05,
+        "NMS_THRESH_TEST": 0.6 if details.norm_on_bbox else 0.5,
+        "CENTER_SAMPLING_RADIUS": 1.5 if details.center_sampling else 1e8,
+    }
+
+
+def _two_stage(arch: Architecture) -> Dict[str, Any]:
+    mask = arch.detector == "MaskRCNN"
+    node = {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "MASK_ON": mask,
+        "ANCHOR_GENERATOR": {
+            "SIZES": [[32], [64], [128], [256], [512]], "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+        },
+        "RPN": {
+            "IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+            "PRE_NMS_TOPK_TRAIN": 2000, "PRE_NMS_TOPK_TEST": 1000,
+            "POST_NMS_TOPK_TRAIN": 1000, "POST_NMS_TOPK_TEST": 1000,
+        },
+        "ROI_HEADS": {
+            "NAME": "StandardROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"],
+            "NUM_CLASSES": arch.num_classes,
+        },
+        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "FC_DIM": arch.fc_dim,
+                         "POOLER_RESOLUTION": 7},
+    }  # fmt: skip
+    if mask:
+        node["ROI_MASK_HEAD"] = {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "NUM_CONV": arch.num_mask_convs,
+            "CONV_DIM": arch.mask_dim,
+            "POOLER_RESOLUTION": 14,
+        }
+    return node

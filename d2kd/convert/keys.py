@@ -1,0 +1,102 @@
+"""Names and channel orders: mmdetection's tensors as Detectron2's."""
+
+import re
+from typing import Dict, List, Optional, Tuple
+
+from torch import Tensor
+
+from .architecture import PREDICTORS, Architecture
+
+_TOWERS = {"cls_convs": "cls_subnet", "reg_convs": "bbox_subnet"}
+_SHARED = (  # (pattern, replacement), tried in this order
+    (r"backbone\.conv1\.(.+)", r"backbone.bottom_up.stem.conv1.\1"),
+    (r"backbone\.bn1\.(.+)", r"backbone.bottom_up.stem.conv1.norm.\1"),
+    (r"backbone\.layer(\d)\.(\d+)\.conv2\.conv_offset\.(.+)",
+     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv2.offset.{m[3]}"),
+    (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.(.+)",
+     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.{m[4]}"),
+    (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)",
+     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.{m[4]}"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)",
+     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut.{m[3]}"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)",
+     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut.norm.{m[3]}"),
+    (r"bbox_head\.(?:atss|conv)_centerness\.(.+)", r"head.ctrness.\1"),
+    (r"bbox_head\.(scales\.\d+\.scale)", r"head.\1"),
+    (r"bbox_head\.(reg_conf\.\d\..+)", r"head.\1"),
+    (r"rpn_head\.rpn_conv\.(.+)", r"proposal_generator.rpn_head.conv.\1"),
+    (r"rpn_head\.rpn_cls\.(.+)", r"proposal_generator.rpn_head.objectness_logits.\1"),
+    (r"rpn_head\.rpn_reg\.(.+)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
+    (r"roi_head\.bbox_head\.shared_fcs\.(\d)\.(.+)",
+     lambda m: f"roi_heads.box_head.fc{int(m[1]) + 1}.{m[2]}"),
+    (r"roi_head\.mask_head\.convs\.(\d)\.conv\.(.+)",
+     lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}.{m[2]}"),
+    (r"roi_head\.mask_head\.upsample\.(.+)", r"roi_heads.mask_head.deconv.\1"),
+    (r"roi_head\.mask_head\.conv_logits\.(.+)", r"roi_heads.mask_head.predictor.\1"),
+)  # fmt: skip
+
+
+def rename(state: Dict[str, Tensor], arch: Architecture) -> Tuple[Dict[str, Tensor], List[str]]:
+    """Translate a state dict.
+
+    Args:
+        state: tensors by mmdetection's name.
+        arch: what they are.
+
+    Returns:
+        Tuple: tensors by Detectron2's name, and the names that nothing is known about.
+    """
+    renamed, unknown = {}, []
+    for name, tensor in state.items():
+        target = _target(name, arch)
+        if target:
+            renamed[target] = _reorder(name, tensor, arch)
+        elif name != "bbox_head.integral.project":
+            unknown.append(name)
+    return renamed, unknown
+
+
+def _target(name: str, arch: Architecture) -> Optional[str]:
+    for pattern, replacement in (*_SHARED, *_neck(arch), *_head(arch)):
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
+def _neck(arch: Architecture) -> list:
+    laterals, first = 6 - arch.first_level, arch.first_level
+
+    def output(m: re.Match) -> str:
+        level = int(m[1])
+        kind = f"fpn_output{level + first}" if level < laterals else f"top_block.p{level + first}"
+        return f"backbone.{kind}.{m[2]}"
+
+    return [
+        (r"neck\.lateral_convs\.(\d)\.conv\.(.+)",
+         lambda m: f"backbone.fpn_lateral{int(m[1]) + first}.{m[2]}"),
+        (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", output),
+    ]  # fmt: skip
+
+
+def _head(arch: Architecture) -> list:
+    step = 3 if arch.tower_norm else 2
+    two_stage = arch.detector in ("FasterRCNN", "MaskRCNN")
+    to = "roi_heads.box_predictor" if two_stage else "head"
+    cls_name, reg_name = map(re.escape, PREDICTORS[arch.detector])
+    return [
+        (rf"{cls_name}\.(.+)", rf"{to}.cls_score.\1"),
+        (rf"{reg_name}\.(.+)", rf"{to}.bbox_pred.\1"),
+        (r"bbox_head\.(cls_convs|reg_convs)\.(\d)\.conv\.(.+)",
+         lambda m: f"head.{_TOWERS[m[1]]}.{step * int(m[2])}.{m[3]}"),
+        (r"bbox_head\.(cls_convs|reg_convs)\.(\d)\.gn\.(.+)",
+         lambda m: f"head.{_TOWERS[m[1]]}.{step * int(m[2]) + 1}.{m[3]}"),
+    ]  # fmt: skip
+
+
+def _reorder(name: str, tensor: Tensor, arch: Architecture) -> Tensor:
+    """Anchors of RetinaNet from ratio-major to size-major; GFLv2 without the row of no class."""
+    if arch.detector == "GFLv2" and name.startswith("bbox_head.gfl_cls."):
+        return tensor[: arch.num_classes].clone()
+    if arch.detector == "RetinaNet" and name.startswith(PREDICTORS["RetinaNet"]):
+        return tensor.unflatten(0, (3, 3, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+    return tensor

@@ -1,0 +1,236 @@
+"""Record what mmdetection's own modules compute from weights of `formula.py`.
+
+Not run by pytest. It needs an environment of its own, without d2kd and Detectron2:
+
+    pip install torch torchvision 'setuptools<81' mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0
+    python tests/convert/record_mmdet.py
+
+writes tests/convert/data/<detector>.{json,npz}: names and shapes of all tensors, and outputs for
+one input. `--full FOLDER` writes full-size checkpoints and outputs instead. mmcv's compiled
+operators are stubs here, but for RoIAlign, which is torchvision's; deformable convolution therefore
+cannot be recorded. GFLv2 is not part of mmdetection: its head is put together from mmdetection's
+GFL and the paper's formula.
+"""
+
+import argparse
+import importlib.abc
+import importlib.machinery
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.ops import roi_align
+
+sys.path.insert(0, str(Path(__file__).parent))
+from formula import image, weight  # noqa: E402
+
+
+class RoIAlign(nn.Module):
+    def __init__(self, output_size, spatial_scale, sampling_ratio=0, aligned=True):
+        super().__init__()
+        size = (output_size,) * 2 if isinstance(output_size, int) else output_size
+        self.output_size, self.options = size, (size, spatial_scale, sampling_ratio, aligned)
+
+    def forward(self, x, rois):
+        return roi_align(x, rois, *self.options)
+
+
+class StubOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets `mmcv.ops` be imported without its compiled extension."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[:2] == ["mmcv", "ops"]:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        module = types.ModuleType(spec.name)
+        module.__path__ = []
+
+        def missing(name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (), {})
+
+        module.__getattr__, module.RoIAlign = missing, RoIAlign
+        return module
+
+    def exec_module(self, module):
+        pass
+
+
+sys.meta_path.insert(0, StubOps())
+import mmdet.models  # noqa: E402, F401
+from mmdet.registry import MODELS  # noqa: E402
+
+TEST = {"nms_pre": 1000, "score_thr": 0.05, "nms": None, "max_per_img": 100}
+ANCHOR = {"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8,
+          "scales_per_octave": 1, "strides": [8, 16, 32, 64, 128]}  # fmt: skip
+CODER = {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]}
+RCNN_RPN = {"type": "RPNHead", "anchor_generator": {
+    "type": "AnchorGenerator", "scales": [8], "ratios": [0.5, 1.0, 2.0],
+    "strides": [4, 8, 16, 32, 64]}}  # fmt: skip
+
+
+def sizes(full: bool) -> dict:
+    return {"base": 64, "width": 256, "classes": 80, "convs": 4, "fc": 1024} if full else {
+        "base": 4, "width": 64, "classes": 3, "convs": 2, "fc": 16}  # fmt: skip
+
+
+def backbone(n: dict, depth: int = 50, **keys) -> dict:
+    kind = "ResNeXt" if "groups" in keys else "ResNet"
+    return {"type": kind, "depth": depth, "base_channels": n["base"], "stem_channels": n["base"],
+            "style": "pytorch", "norm_eval": True, **keys}  # fmt: skip
+
+
+def neck(n: dict, depth: int, extra, start: int = 1, **keys) -> dict:
+    expansion = 4 if depth >= 50 else 1
+    channels = [n["base"] * expansion * 2**i for i in range(4)]
+    return {"type": "FPN", "in_channels": channels, "out_channels": n["width"], "num_outs": 5,
+            "start_level": start, "add_extra_convs": extra, **keys}  # fmt: skip
+
+
+def dense(kind: str, n: dict, head: dict, extra="on_output", depth: int = 50, **keys) -> dict:
+    return {
+        "backbone": backbone(n, depth, **keys.pop("backbone", {})),
+        "neck": neck(n, depth, extra, **keys),
+        "head": {"type": kind, "num_classes": n["classes"], "in_channels": n["width"],
+                 "feat_channels": n["width"], "stacked_convs": n["convs"], **head},
+    }  # fmt: skip
+
+
+def two_stage(n: dict, mask: bool, depth: int = 50, **keys) -> dict:
+    def extractor(size):
+        return {"type": "SingleRoIExtractor", "out_channels": n["width"],
+                "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0},
+                "featmap_strides": [4, 8, 16, 32]}  # fmt: skip
+
+    box = {"type": "Shared2FCBBoxHead", "in_channels": n["width"], "fc_out_channels": n["fc"],
+           "roi_feat_size": 7, "num_classes": n["classes"], "bbox_coder": CODER}  # fmt: skip
+    roi = {"type": "StandardRoIHead", "bbox_roi_extractor": extractor(7), "bbox_head": box}
+    if mask:
+        roi |= {"mask_roi_extractor": extractor(14),
+                "mask_head": {"type": "FCNMaskHead", "num_convs": n["convs"],
+                              "in_channels": n["width"], "conv_out_channels": n["width"],
+                              "num_classes": n["classes"]}}  # fmt: skip
+    rpn = {**RCNN_RPN, "in_channels": n["width"], "feat_channels": n["width"]}
+    return {"backbone": backbone(n, depth, **keys), "neck": neck(n, depth, False, 0), "roi": roi,
+            "rpn": rpn}  # fmt: skip
+
+
+def models(full: bool) -> dict:
+    n = sizes(full)
+    retina = {"anchor_generator": {**ANCHOR, "ratios": [0.5, 1.0, 2.0], "octave_base_scale": 4,
+                                   "scales_per_octave": 3}}  # fmt: skip
+    atss = {"anchor_generator": ANCHOR, "bbox_coder": CODER}
+    gfl = {"anchor_generator": ANCHOR, "reg_max": 16}
+    points = {"strides": [8, 16, 32, 64, 128]}
+    tricks = {**points, "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
+              "conv_bias": True}  # fmt: skip
+    resnext = {"groups": 32, "base_width": 4} if full else {"groups": 2, "base_width": 2}
+    return {
+        "retinanet": dense("RetinaHead", n, retina, "on_input"),
+        "fcos": dense("FCOSHead", n, points, relu_before_extra_convs=True),
+        "fcos_tricks": dense("FCOSHead", n, tricks, relu_before_extra_convs=True),
+        "atss": dense("ATSSHead", n, atss),
+        "gfl": dense("GFLHead", {**n, "base": 64}, gfl, depth=18),
+        "gflv2": dense("GFLHead", {**n, "classes": n["classes"] + 1}, gfl),
+        "faster": two_stage(n, mask=False),
+        "mask": two_stage(n, mask=True, depth=101 if full else 50, **resnext),
+    }
+
+
+class Detector(nn.Module):
+    """The modules under the names that a checkpoint has."""
+
+    def __init__(self, name: str, parts: dict):
+        super().__init__()
+        self.backbone, self.neck = MODELS.build(parts["backbone"]), MODELS.build(parts["neck"])
+        if "head" in parts:
+            self.bbox_head = MODELS.build({**parts["head"], "test_cfg": None})
+            if name == "gflv2":
+                self.bbox_head.reg_conf = nn.Sequential(
+                    nn.Conv2d(20, 64, 1), nn.ReLU(), nn.Conv2d(64, 1, 1), nn.Sigmoid()
+                )
+        else:
+            self.rpn_head, self.roi_head = MODELS.build(parts["rpn"]), MODELS.build(parts["roi"])
+
+
+def quality(head: nn.Module, distributions: list) -> list:
+    """GFLv2's quality: the four largest probabilities of each side and their mean."""
+    result = []
+    for x in distributions:
+        n, _, h, w = x.shape
+        top = x.reshape(n, 4, 17, h, w).softmax(2).topk(4, 2).values
+        statistics = torch.cat([top, top.mean(2, keepdim=True)], 2)
+        result.append(head.reg_conf(statistics.reshape(n, 20, h, w)))
+    return result
+
+
+def run_dense(name: str, model: Detector, features: tuple, size: tuple) -> dict:
+    head = model.bbox_head
+    maps = list(head(features))
+    result = {f"map{i}_{level}": x for i, kind in enumerate(maps) for level, x in enumerate(kind)}
+    if name == "gflv2":
+        scores = quality(head, maps[1])
+        return result | {f"map2_{level}": x for level, x in enumerate(scores)}
+    meta = {"img_shape": size, "scale_factor": (1.0, 1.0)}
+    from mmengine.config import ConfigDict
+
+    found = head.predict_by_feat(
+        *maps, batch_img_metas=[meta], cfg=ConfigDict(TEST), rescale=False, with_nms=False
+    )[0]
+    scores = found.scores * found.score_factors if "score_factors" in found else found.scores
+    return result | {"boxes": found.bboxes, "scores": scores, "labels": found.labels}
+
+
+def run_two_stage(model: Detector, features: tuple, size: tuple) -> dict:
+    logits, deltas = model.rpn_head(features)
+    result = {f"map0_{level}": x for level, x in enumerate(logits)}
+    result |= {f"map1_{level}": x for level, x in enumerate(deltas)}
+    height, width = size
+    corners = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.0, 0.0, 1.0, 1.0], [0.5, 0.2, 0.55, 0.3]])
+    boxes = corners * torch.tensor([width, height, width, height])
+    rois = torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+    found = model.roi_head._bbox_forward(features, rois)
+    result |= {"rois": boxes, "cls_score": found["cls_score"], "bbox_pred": found["bbox_pred"]}
+    if hasattr(model.roi_head, "mask_head"):
+        result["mask"] = model.roi_head._mask_forward(features, rois)["mask_preds"]
+    return result
+
+
+@torch.no_grad()
+def record(name: str, parts: dict, x: torch.Tensor) -> tuple:
+    model = Detector(name, parts).eval()
+    state = {key: weight(key, tuple(v.shape)) for key, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    features, size = model.neck(model.backbone(x)), tuple(x.shape[2:])
+    run = run_dense(name, model, features, size) if "head" in parts else run_two_stage(
+        model, features, size)  # fmt: skip
+    return state, {key: np.asarray(v) for key, v in run.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--full", help="folder for full-size checkpoints and outputs")
+    parser.add_argument("--image", help=".npy of a normalized image (1, 3, H, W), with --full")
+    args = parser.parse_args()
+    folder = Path(args.full or Path(__file__).parent / "data")
+    folder.mkdir(parents=True, exist_ok=True)
+    x = torch.from_numpy(np.load(args.image)) if args.image else image()
+    for name, parts in models(bool(args.full)).items():
+        state, outputs = record(name, parts, x)
+        np.savez_compressed(folder / f"{name}.npz", **outputs)
+        if args.full:
+            torch.save({"meta": {}, "state_dict": state}, folder / f"{name}.pth")
+        shapes = {key: list(v.shape) for key, v in state.items()}
+        (folder / f"{name}.json").write_text(json.dumps(shapes, indent=0))
+        print(name, len(state), "tensors,", {k: v.shape for k, v in list(outputs.items())[-3:]})
+
+
+if __name__ == "__main__":
+    main()
