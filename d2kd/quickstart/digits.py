@@ -222,10 +222,16 @@ def register_digits(root: Optional[Union[str, Path]] = None) -> None:
 
 def main() -> None:
     """Command line: build the data set."""
+    spec = DigitsSpec()
     parser = argparse.ArgumentParser(description="Build the digits-on-photographs data set.")
     parser.add_argument("--root", default="datasets/digits", help="folder to write")
-    root = parser.parse_args().root
-    print(f"{root}: {'built' if build_digits(root) else 'already complete, nothing to do'}")
+    parser.add_argument("--train", type=int, default=spec.num_train, help="training images")
+    parser.add_argument("--test", type=int, default=spec.num_test, help="test images")
+    parser.add_argument("--seed", type=int, default=spec.seed)
+    args = parser.parse_args()
+    spec = DigitsSpec(num_train=args.train, num_test=args.test, seed=args.seed)
+    built = build_digits(args.root, spec)
+    print(f"{args.root}: {'built' if built else 'already complete, nothing to do'}")
 
 
 if __name__ == "__main__":

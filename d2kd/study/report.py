@@ -1,0 +1,95 @@
+"""Means, spreads and paired differences of a study, as markdown, JSON and a plot."""
+
+import json
+import math
+import statistics
+from typing import Dict, List, Optional
+
+from .plan import Study
+from .run import write_atomically
+
+Values = Dict[str, Dict[int, float]]
+
+
+def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
+    """Statistics of each row.
+
+    Args:
+        values: row -> seed -> metric.
+        baseline: the row that the others are compared with, on the seeds that both have.
+
+    Returns:
+        Dict: row -> "seeds", "mean", "sd" (sample standard deviation), "se" (standard error), and
+        "difference", "difference_se" of the paired differences; nan where there are too few runs.
+    """
+    summary = {}
+    for row, found in values.items():
+        pairs = [v - values[baseline][s] for s, v in found.items() if s in values[baseline]]
+        summary[row] = {"seeds": len(found), **_moments(list(found.values()))}
+        difference = _moments(pairs)
+        summary[row].update(difference=difference["mean"], difference_se=difference["se"])
+    return summary
+
+
+def _moments(values: List[float]) -> Dict[str, float]:
+    mean = statistics.fmean(values) if values else math.nan
+    sd = statistics.stdev(values) if len(values) > 1 else math.nan
+    return {"mean": mean, "sd": sd, "se": sd / math.sqrt(max(len(values), 1))}
+
+
+def write_report(study: Study, values: Values) -> str:
+    """Write report.md, report.json and report.png into the study's folder; returns the markdown."""
+    summary = summarize(values, study.baseline)
+    text = "\n".join(_markdown(study, values, summary)) + "\n"
+    study.output.mkdir(parents=True, exist_ok=True)
+    data = {"study": study.text, "values": values, "summary": summary}
+    write_atomically(study.output / "report.json", json.dumps(data, indent=1))
+    write_atomically(study.output / "report.md", text)
+    _plot(study, summary)
+    return text
+
+
+def _markdown(study: Study, values: Values, summary: Dict[str, Dict[str, float]]) -> List[str]:
+    seeds = "".join(f" seed {seed} |" for seed in study.seeds)
+    lines = [
+        f"# {study.title}", "",
+        f"`{study.metric}`; mean, sample standard deviation (sd), standard error (se); difference "
+        f"to *{study.baseline}* with the same seed, mean and standard error.", "",
+        f"| |{seeds} mean | sd | se | difference | se |", "|---" * (len(study.seeds) + 6) + "|",
+    ]  # fmt: skip
+    for row, s in summary.items():
+        cells = "".join(f" {_number(values[row].get(seed))} |" for seed in study.seeds)
+        difference = "- | -" if row == study.baseline else (
+            f"{_number(s['difference'], '+')} | {_number(s['difference_se'], digits=2)}"
+        )  # fmt: skip
+        lines.append(
+            f"| {row} |{cells} {_number(s['mean'])} | {_number(s['sd'], digits=2)} "
+            f"| {_number(s['se'], digits=2)} | {difference} |"
+        )
+    return lines
+
+
+def _number(value: Optional[float], sign: str = "", digits: int = 1) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def _plot(study: Study, summary: Dict[str, Dict[str, float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row, s in summary.items() if s["seeds"]]
+    means = [summary[row]["mean"] for row in rows]
+    errors = [0.0 if math.isnan(summary[row]["se"]) else summary[row]["se"] for row in rows]
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
+    axes.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=4)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{study.metric}, mean and standard error over {len(study.seeds)} seeds")
+    if study.baseline in rows:
+        axes.axvline(summary[study.baseline]["mean"], color="gray", linestyle=":")
+    axes.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(study.output / "report.png", dpi=120)
+    plt.close(figure)

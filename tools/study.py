@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Run a matrix of methods and seeds from one yaml, and report it.
+
+    python tools/study.py configs/study/digits/study.yaml --jobs 2
+
+Every training is a process of its own. Killed and started again, a study goes on with what is not
+finished. report.md, report.json and report.png are written into its folder at the end, and with
+--report at any time.
+"""
+
+import argparse
+import sys
+
+from d2kd.study import collect, load_study, run_study, write_report
+
+
+def main() -> None:
+    """Run and report; exits with 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", help="yaml file")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
+    parser.add_argument(
+        "--report", action="store_true", help="report what is finished, run nothing"
+    )
+    args = parser.parse_args()
+    try:
+        study = load_study(args.study)
+        failed = [] if args.report else run_study(study, args.jobs)
+        print(write_report(study, collect(study)))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if failed:
+        sys.exit("\n".join(["These runs failed:", *failed]))
+
+
+if __name__ == "__main__":
+    main()
