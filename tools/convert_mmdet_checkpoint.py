@@ -30,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="", help="the source's name without suffix if not given")
     style = "stride and pixel format; the file's own config if not given"
     parser.add_argument("--style", choices=["caffe", "pytorch"], default="", help=style)
+    parser.add_argument("--config", default="", help="mmdetection's config, if the file has none")
     parser.add_argument("--classes", type=int, help="for a GFLv2 trained without the extra row")
     return parser.parse_args()
 
@@ -38,7 +39,9 @@ def main() -> None:
     """Convert and say what was found."""
     args = parse_arguments()
     try:
-        done = convert_mmdet(args.source, args.folder, args.name, args.style, args.classes)
+        done = convert_mmdet(
+            args.source, args.folder, args.name, args.style, args.classes, args.config
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     for key, value in dataclasses.asdict(done.architecture).items():

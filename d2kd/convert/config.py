@@ -46,7 +46,7 @@ def details_from_text(
     """
     found = re.search(r"style\s*=\s*['\"](caffe|pytorch)['\"]", text)
     caffe = (style or (found[1] if found else "pytorch")) == "caffe"
-    source = "option" if style else "config in the file" if found else "assumed"
+    source = "option" if style else "config" if found else "assumed"
     default = (_CAFFE_FCOS if arch.detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
     mean, std = (_numbers(text, key) for key in ("mean", "std"))
     pixels = (mean, std) if mean and std and not style else default
@@ -54,10 +54,10 @@ def details_from_text(
              ("norm_on_bbox", "centerness_on_reg", "center_sampling")}  # fmt: skip
     sources = {
         "style": f"{'caffe' if caffe else 'pytorch'} ({source})",
-        "pixel mean": f"{pixels[0]} ({'config in the file' if mean and not style else source})",
+        "pixel mean": f"{pixels[0]} ({'config' if mean and not style else source})",
     }
     if arch.detector == "FCOS":
-        origin = "config in the file" if text else "assumed"
+        origin = "config" if text else "assumed"
         sources |= {name: f"{value} ({origin})" for name, value in flags.items()}
     return Details(caffe, *pixels, **flags), sources
 

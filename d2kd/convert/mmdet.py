@@ -29,7 +29,12 @@ class Conversion:
 
 
 def convert_mmdet(
-    source: str, folder: str, name: str = "", style: str = "", num_classes: Optional[int] = None
+    source: str,
+    folder: str,
+    name: str = "",
+    style: str = "",
+    num_classes: Optional[int] = None,
+    config_file: str = "",
 ) -> Conversion:
     """Convert a checkpoint.
 
@@ -39,17 +44,21 @@ def convert_mmdet(
         name: of both files; the source's without suffix if empty.
         style: "caffe" or "pytorch", where the file's own config does not say or is wrong.
         num_classes: K, for GFLv2 files that have no row too many.
+        config_file: mmdetection's config, read as text in place of the one in the file.
 
     Raises:
-        FileNotFoundError: no such source.
-        ValueError: not a supported detector, or its tensors do not fill it exactly; nothing is
-            written then.
+        FileNotFoundError: no such file.
+        ValueError: not a supported detector, its tensors do not fill it exactly, or the source
+            would be overwritten; nothing is written then.
         OSError: the folder cannot be written.
     """
     state, text = read_mmdet(source)
+    text = Path(config_file).read_text() if config_file else text
     arch = infer(state, num_classes)
     details, sources = details_from_text(text, arch, style)
     checkpoint = Path(folder).resolve() / f"{name or Path(source).stem}.pth"
+    if checkpoint == Path(source).resolve():
+        raise ValueError(f"{checkpoint} would overwrite the source: give another folder or name.")
     config = build_config(arch, details, str(checkpoint))
     tensors = _fill(config, *rename(state, arch))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,9 @@ def options(meta: str, variant: str):
     if variant == "norm":
         cfg.MODEL.RETINANET.NORM = "BN"
         cfg.MODEL.FCOS.NORM = ""
+    if variant == "scaled":
+        cfg.MODEL.FCOS.HEAD, cfg.MODEL.FCOS.BOX_ACTIVATION = "scaled", "exp"
+        cfg.MODEL.FCOS.CTRNESS_ON = "cls"
     if variant in ("iou", "DGQP"):
         cfg.MODEL.ATSS.QUALITY = cfg.MODEL.GFL.QUALITY = variant
     if variant == "giou":
@@ -43,7 +46,7 @@ def plain_jit():
 
 CASES = [
     ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
-    ("ATSS", ""), ("ATSS", "iou"), ("GFL", ""), ("GFL", "DGQP"),
+    ("FCOS", "scaled"), ("ATSS", ""), ("ATSS", "iou"), ("GFL", ""), ("GFL", "DGQP"),
     ("GeneralizedRCNN", ""), ("GeneralizedRCNN", "faster"), ("GeneralizedRCNN", "cascade"),
 ]  # fmt: skip
 
@@ -78,9 +81,10 @@ def test_losses_and_gradients_equal_stock(meta, variant, boxes, need):
 
 
 @pytest.mark.parametrize("norm", ["", "GN"])
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL", "GFLv2"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "scaled FCOS", "ATSS", "GFL", "GFLv2"])
 def test_head_resumes_from_every_tap(meta, norm):
-    cfg = tiny_cfg(meta.removesuffix("v2"), channels=32)
+    cfg = tiny_cfg(meta.removesuffix("v2").removeprefix("scaled "), channels=32)
+    cfg.MODEL.FCOS.HEAD = "scaled" if meta == "scaled FCOS" else "stock"
     cfg.MODEL.GFL.QUALITY = "DGQP" if meta == "GFLv2" else "none"
     for node in (cfg.MODEL.RETINANET, cfg.MODEL.FCOS, cfg.MODEL.ATSS, cfg.MODEL.GFL):
         node.NORM = norm

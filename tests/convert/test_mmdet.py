@@ -157,12 +157,21 @@ def test_what_is_inferred(converted):
 
 def test_caffe_style_from_the_config_in_the_file(tmp_path):
     text = "style='caffe', mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0]"
-    done = convert_mmdet(source("atss", tmp_path, cfg=text), str(tmp_path))
+    done = convert_mmdet(source("atss", tmp_path, cfg=text), str(tmp_path), "caffe")
     config = yaml.safe_load(done.config.read_text())
     assert config["INPUT"]["FORMAT"] == "BGR" and config["MODEL"]["PIXEL_STD"] == [1, 1, 1]
     assert config["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is True
     other = convert_mmdet(source("atss", tmp_path, cfg=text), str(tmp_path), "x", "pytorch")
     assert yaml.safe_load(other.config.read_text())["INPUT"]["FORMAT"] == "RGB"
+
+
+def test_details_from_a_config_beside_the_file(tmp_path):
+    (tmp_path / "fcos.py").write_text(TEXT["fcos_tricks"])
+    path = source("fcos_tricks", tmp_path, cfg="")
+    out = str(tmp_path / "out")
+    assert not convert_mmdet(path, out).details.norm_on_bbox
+    done = convert_mmdet(path, out, config_file=str(tmp_path / "fcos.py"))
+    assert done.details.norm_on_bbox and done.details.centerness_on_reg
 
 
 @pytest.mark.parametrize(("channels", "modulated"), [(18, False), (27, True)])
@@ -174,7 +183,7 @@ def test_deformable_stages(tmp_path, channels, modulated):
             tensors[f"{name}.weight"] = 0.01 * torch.ones(channels, width, 3, 3)
             tensors[f"{name}.bias"] = torch.arange(channels).float()
 
-    done = convert_mmdet(source("atss", tmp_path, deform), str(tmp_path))
+    done = convert_mmdet(source("atss", tmp_path, deform), str(tmp_path), "deformable")
     resnets = yaml.safe_load(done.config.read_text())["MODEL"]["RESNETS"]
     assert resnets["DEFORM_ON_PER_STAGE"] == [False, True, True, True]
     assert resnets["DEFORM_MODULATED"] is modulated
@@ -225,6 +234,14 @@ def test_prefixes_are_cut(tmp_path, prefix):
     assert list(read_mmdet(str(tmp_path / "f.pth"))[0]) == ["a"]
 
 
+def test_the_source_is_not_overwritten(tmp_path):
+    path = Path(source("atss", tmp_path))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="would overwrite the source"):
+        convert_mmdet(str(path), str(tmp_path))
+    assert path.read_bytes() == before
+
+
 def drop(name):
     return lambda tensors: tensors.pop(name)
 
@@ -266,8 +283,8 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
 def test_classes_that_contradict_the_file(tmp_path):
     path = source("gflv2", tmp_path)
     with pytest.raises(ValueError, match="--classes is 7, but the file has 3"):
-        convert_mmdet(path, str(tmp_path), num_classes=7)
-    kept = convert_mmdet(path, str(tmp_path), num_classes=4)
+        convert_mmdet(path, str(tmp_path), "x", num_classes=7)
+    kept = convert_mmdet(path, str(tmp_path), "x", num_classes=4)
     assert kept.architecture.num_classes == 4
 
 
@@ -277,7 +294,7 @@ def test_classes_that_contradict_the_file(tmp_path):
     (("GFL", "QUALITY"), "DGQP", "tensors are missing: head.reg_conf"),
 ])  # fmt: skip
 def test_a_converted_file_of_another_detector_is_refused(tmp_path, key, value, match):
-    done = convert_mmdet(source("gfl", tmp_path), str(tmp_path))
+    done = convert_mmdet(source("gfl", tmp_path), str(tmp_path), "gfl")
     config = yaml.safe_load(done.config.read_text())
     config["MODEL"][key[0]][key[1]] = value
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))

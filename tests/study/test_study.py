@@ -1,0 +1,129 @@
+"""Studies: plan, statistics by hand, runs that fail or are interrupted, the report's files."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from torch.testing import assert_close
+
+from d2kd.study import collect, load_study, run_study, summarize, write_report
+
+TRAINER = """
+import json, sys
+from pathlib import Path
+options = dict(zip(sys.argv[sys.argv.index("OUTPUT_DIR"):][::2], sys.argv[sys.argv.index("OUTPUT_DIR") + 1:][::2]))
+folder = Path(options["OUTPUT_DIR"]); folder.mkdir(parents=True, exist_ok=True)
+seed, bonus = int(sys.argv[sys.argv.index("SEED") + 1]), float(sys.argv[sys.argv.index("BONUS") + 1])
+with open(folder / "calls.txt", "a") as f: f.write(" ".join(sys.argv[1:]) + "\\n")
+if bonus < 0 and "--resume" not in sys.argv:
+    (folder / "last_checkpoint").write_text("model_1.pth"); sys.exit(3)
+(folder / "metrics.json").write_text(json.dumps({"iteration": 1, "bbox/AP": 1.0}) + "\\n"
+    + json.dumps({"iteration": 9, "bbox/AP": 10.0 * seed + bonus}) + "\\n")
+"""  # noqa: E501
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory whose train_net.py is quick; everything else is the real thing."""
+    monkeypatch.chdir(tmp_path)
+    Path("train_net.py").write_text(TRAINER)
+    Path("plain.yaml").write_text("VERSION: 2\n")
+    return tmp_path
+
+
+def study(**changes):
+    data = {
+        "title": "Toy", "output": "out", "seeds": [1, 2, 3],
+        "rows": {"plain": {"config": "plain.yaml", "options": ["BONUS", 0]},
+                 "better": {"config": "plain.yaml", "options": ["BONUS", 4]}},
+    }  # fmt: skip
+    data.update(changes)
+    Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_study("study.yaml")
+
+
+def calls(row, seed):
+    path = Path("out") / row / f"seed_{seed}" / "calls.txt"
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def test_statistics_by_hand():
+    summary = summarize(
+        {"a": {1: 10.0, 2: 12.0, 3: 14.0}, "b": {1: 13.0, 2: 14.0, 3: 18.0}, "c": {2: 5.0}}, "a"
+    )
+    a, b, c = (summary[k] for k in "abc")
+    assert (a["mean"], a["sd"], b["difference"]) == (12.0, 2.0, 3.0)
+    assert_close(a["se"], 2 / math.sqrt(3))
+    assert_close(b["difference_se"], 1 / math.sqrt(3))
+    assert a["difference"] == 0 and c["difference"] == -7 and math.isnan(c["sd"])
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_study_runs_once_and_reports(folder, jobs):
+    plan = study()
+    assert run_study(plan, jobs) == []
+    values = collect(plan)
+    assert values == {"plain": {1: 10, 2: 20, 3: 30}, "better": {1: 14, 2: 24, 3: 34}}
+    text = write_report(plan, values)
+    assert "| better | 14.0 | 24.0 | 34.0 | 24.0 | 10.00 | 5.77 | +4.0 | 0.00 |" in text
+    assert json.loads(Path("out/report.json").read_text())["values"]["better"]["2"] == 24
+    assert Path("out/report.png").read_bytes()[:4] == b"\x89PNG"
+    assert run_study(plan, jobs) == [] and len(calls("plain", 1)) == 1
+
+
+def test_an_interrupted_run_goes_on_and_finished_ones_are_kept(folder):
+    plan = study(rows={"plain": {"config": "plain.yaml", "options": ["BONUS", 0]},
+                       "fails": {"config": "plain.yaml", "options": ["BONUS", -1]}})  # fmt: skip
+    errors = run_study(plan)
+    assert len(errors) == 3 and "fails, seed 1: exit code 3, see" in errors[0]
+    assert collect(plan)["fails"] == {} and "| fails | - | - | - |" in write_report(
+        plan, collect(plan)
+    )
+    assert run_study(plan) == []
+    assert collect(plan)["fails"] == {1: 9, 2: 19, 3: 29}
+    assert "--resume" in calls("fails", 1)[1] and len(calls("plain", 1)) == 1
+
+
+def test_a_changed_row_is_not_mixed_with_old_results(folder):
+    run_study(study())
+    changed = study(options=["SOLVER.BASE_LR", 0.1])
+    with pytest.raises(ValueError, match="was made by another command.*Remove the folder"):
+        run_study(changed)
+
+
+def test_the_command(folder):
+    run = study(options=["SOLVER.BASE_LR", 0.1]).runs[1]
+    assert run.row == "better" and run.seed == 1
+    assert run.command == [
+        "train_net.py", "--config-file", "plain.yaml", "SOLVER.BASE_LR", "0.1", "BONUS", "4",
+        "SEED", "1", "OUTPUT_DIR", "out/better/seed_1",
+    ]  # fmt: skip
+    assert sys.executable
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"seed": [1]}, r"unknown keys \['seed'\]"), ({"seeds": []}, "at least one seed"),
+    ({"seeds": [1, 1]}, "each once"), ({"baseline": "none"}, "baseline 'none' is not one"),
+    ({"rows": {"a": {"options": []}}}, "rows: a: give config"),
+    ({"rows": {"a": {"config": "plain.yaml", "options": ["X"]}}}, "pairs of KEY and VALUE"),
+])  # fmt: skip
+def test_mistakes_are_explained(folder, changes, match):
+    with pytest.raises(ValueError, match=match):
+        study(**changes)
+
+
+def test_missing_files_are_named(folder):
+    with pytest.raises(FileNotFoundError, match="rows: a: no such config: gone.yaml"):
+        study(rows={"a": {"config": "gone.yaml"}})
+
+
+def test_the_studies_of_the_repository_load(monkeypatch):
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root)
+    found = sorted(root.glob("studies/**/*.yaml"))
+    assert found
+    for path in found:
+        assert load_study(str(path)).runs
