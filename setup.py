@@ -8,7 +8,7 @@ INIT = (ROOT / "d2kd" / "__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 README = ROOT / "README.md"
 
-QUICKSTART = ["timm", "scikit-learn", "matplotlib"]
+QUICKSTART = ["timm>=1.0.31", "scikit-learn", "matplotlib"]
 
 setup(
     name="d2kd",
@@ -36,7 +36,7 @@ setup(
         "setuptools<81",  # Detectron2's model zoo imports pkg_resources
     ],
     extras_require={
-        "timm": ["timm"],
+        "timm": ["timm>=1.0.31"],
         "quickstart": QUICKSTART,
         "dev": [*QUICKSTART, "pytest", "ruff", "pre-commit"],
     },

@@ -8,6 +8,7 @@ from .architecture import Architecture
 
 _IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _CAFFE = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
+_DATASETS = {80: ("coco_2017_train", "coco_2017_val"), 20: ("voc_2007_trainval", "voc_2007_test")}
 _CAFFE_FCOS = [102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0]
 
 
@@ -74,6 +75,8 @@ def _flag(text: str, key: str) -> bool:
 def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str, Any]:
     """The config, as nested dicts, of the detector that `rename` fills.
 
+    80 classes are taken for COCO, 20 for VOC; DATASETS stays empty for others.
+
     Args:
         arch: what the tensors say.
         details: what they do not.
@@ -86,9 +89,11 @@ def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str
         **_backbone(arch, details),
         **_head(arch, details),
     }
+    train, test = _DATASETS.get(arch.num_classes, ("", ""))
     return {
         "VERSION": 2,
         "MODEL": model,
+        "DATASETS": {"TRAIN": [train] if train else [], "TEST": [test] if test else []},
         "INPUT": {"FORMAT": "BGR" if details.caffe else "RGB", "MIN_SIZE_TRAIN": [800]},
     }
 
