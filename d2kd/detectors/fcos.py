@@ -6,7 +6,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch import fcos
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..checks import check_choice
@@ -81,6 +81,22 @@ class FCOS(fcos.FCOS):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "score": options.SCORE,
         }
+
+    def losses(
+        self,
+        anchors: List[Boxes],
+        pred_logits: List[Tensor],
+        gt_labels: List[Tensor],
+        pred_anchor_deltas: List[Tensor],
+        gt_boxes: List[Tensor],
+        pred_centerness: List[Tensor],
+    ) -> Dict[str, Tensor]:
+        """The stock losses in float32; in mixed precision the stock ones stop at their types."""
+        logits, deltas, ctrness = (
+            [x.float() for x in levels]
+            for levels in (pred_logits, pred_anchor_deltas, pred_centerness)
+        )
+        return super().losses(anchors, logits, gt_labels, deltas, gt_boxes, ctrness)
 
     def forward_inference(
         self, images: ImageList, features: List[Tensor], predictions: List[List[Tensor]]
