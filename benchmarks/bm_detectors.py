@@ -2,7 +2,8 @@
 
 All detectors have the same ResNet-FPN, one anchor per cell and towers of four convolutions with
 GroupNorm; `RetinaNet (no norm)` is Detectron2's default tower. Steps alternate; the table shows
-medians and the median of the rounds' ratios to RetinaNet.
+medians and the median of the rounds' ratios to RetinaNet. Of assignment it shows the fastest of 15
+runs.
 
     python benchmarks/bm_detectors.py --rounds 11 --size 256 320 --batch 2 --plot assignment.png
 """
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 import torch
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_anchor_generator, build_model
 from detectron2.utils.events import EventStorage
 from timing import alternate, default_device, header, timed, training_step
 
@@ -33,6 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--assign-size", nargs=2, type=int, default=[800, 1333])
+    parser.add_argument("--only", choices=["steps", "assignment"])
     parser.add_argument("--plot", help="PNG file of the assignment curve")
     parser.add_argument("--output", help="JSON file to write")
     return parser.parse_args()
@@ -75,9 +78,6 @@ def compare_steps(args: argparse.Namespace, device: str) -> Dict[str, dict]:
 
 def anchors_of(size: List[int], device: str) -> List[torch.Tensor]:
     cfg = config("GFL", 18, "GN", "cpu")
-    from detectron2.layers import ShapeSpec
-    from detectron2.modeling import build_anchor_generator
-
     strides = (8, 16, 32, 64, 128)
     generator = build_anchor_generator(cfg, [ShapeSpec(stride=s) for s in strides]).to(device)
     maps = [torch.zeros(1, 1, -(-size[0] // s), -(-size[1] // s), device=device) for s in strides]
@@ -93,8 +93,8 @@ def assignment_curve(args: argparse.Namespace, device: str) -> Dict[int, float]:
         data = make_batch([args.assign_size] * batch, classes=80, boxes=count)
         boxes = [x["instances"].gt_boxes.tensor.to(device) for x in data]
         atss_assign(levels, valid, boxes)
-        runs = [timed(lambda b=boxes: atss_assign(levels, valid, b), device) for _ in range(5)]
-        curve[count] = statistics.median(runs)
+        runs = [timed(lambda b=boxes: atss_assign(levels, valid, b), device) for _ in range(15)]
+        curve[count] = min(runs)
         print(f"{count:16}{curve[count]:12.2f}{1000 * curve[count] / count / batch:10.1f}")
     return curve
 
@@ -117,9 +117,9 @@ def main() -> None:
     args, device = parse_arguments(), default_device()
     head = {**header(device), **vars(args)}
     print("\n".join(f"{key}: {value}" for key, value in head.items()))
-    results = compare_steps(args, device)
-    curve = assignment_curve(args, device)
-    if args.plot:
+    results = {} if args.only == "assignment" else compare_steps(args, device)
+    curve = {} if args.only == "steps" else assignment_curve(args, device)
+    if args.plot and curve:
         plot(curve, args.batch, args.plot)
     if args.output:
         data = {"header": head, "steps": results, "assignment": curve}

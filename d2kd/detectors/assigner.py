@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..losses.box import intersection_and_union
 
+_ELEMENTS = 2**21  # distances in memory at a time
+
 
 @torch.no_grad()
 def atss_assign(anchors: List[Tensor], valid: Tensor, boxes: List[Tensor], topk: int = 9) -> Tensor:
@@ -62,15 +64,24 @@ def _candidates(
     centers = (gt[:, :2] + gt[:, 2:]) / 2
     indices, near, start = [], [], 0
     for level in anchors:
-        x, y = ((level[:, :2] + level[:, 2:]) / 2).unbind(1)
-        distance = (centers[:, :1] - x).square_().add_((centers[:, 1:] - y).square_())
         outside = ~valid[:, start : start + len(level)]
-        distance.masked_fill_(outside[images], torch.inf)
-        values, index = distance.topk(min(topk, len(level)), largest=False)
+        rows = max(_ELEMENTS // len(level), 1)
+        chunks = zip(centers.split(rows), images.split(rows), strict=True)
+        found = [_nearest(level, outside[i], c, topk) for c, i in chunks]
+        values, index = (torch.cat(x) for x in zip(*found, strict=True))
         indices.append(index + start)
         near.append(values.isfinite())
         start += len(level)
     return torch.cat(indices, 1), torch.cat(near, 1)
+
+
+def _nearest(level: Tensor, outside: Tensor, centers: Tensor, topk: int) -> Tuple[Tensor, Tensor]:
+    """Squared distances, inf outside, and indices, (g, k) each, of the nearest anchors."""
+    x, y = ((level[:, :2] + level[:, 2:]) / 2).unbind(1)
+    distance = (centers[:, :1] - x).square_().add_((centers[:, 1:] - y).square_())
+    distance.masked_fill_(outside, torch.inf)
+    values, index = distance.topk(min(topk, len(level)), largest=False)
+    return values, index
 
 
 def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
