@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from d2kd import Teacher, build_adapter
 from d2kd.adapters import DetectorSpec
 from d2kd.heads import CrossKD
-from d2kd.losses import box_iou_loss, softened_kl
+from d2kd.losses import softened_kl
 from d2kd.testing import make_batch
 from tests.helpers import detector, distill
 from tests.losses.test_softened_kl import bins
@@ -88,16 +89,37 @@ def test_block_zero_starts_from_the_fpn_and_uses_the_teachers_scale():
     assert bool(student.backbone.stem.weight.grad.any())
 
 
+def head_for(meta):
+    spec = build_adapter(build(meta)).spec()
+    return CrossKD(spec, spec)
+
+
 def test_distribution_loss_by_hand():
     x, t = (logits.detach() for logits in bins())
     second = torch.zeros(17, dtype=torch.float64)
     second[10] = 1
-    kl = torch.stack([softened_kl(x, t), softened_kl(x, second)])
-    assert_close(kl, torch.tensor([1.518268, 0.048933], dtype=torch.float64), atol=1e-6, rtol=0)
-    r = torch.tensor([0.8, 0.1], dtype=torch.float64)
+    crossed = SimpleNamespace(deltas={8: torch.stack([x, x]).repeat(1, 4)[None]})
+    teacher = SimpleNamespace(deltas={8: torch.stack([t, second]).repeat(1, 4)[None]})
+    r = torch.tensor([[0.8, 0.1]], dtype=torch.float64)
     for factor in (1, 2):
-        loss = 4 * (kl * r * factor).sum() / (r * factor).sum()
-        assert_close(loss.item(), 5.420036, atol=1e-5, rtol=0)
+        loss = head_for("GFL")._box_loss(crossed, teacher, r * factor, torch.tensor(3.0))
+        assert_close(4 * loss.item(), 5.420036, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("meta", "expected"), [("ATSS", 0.555556), ("FCOS", 0.810930)])
+def test_box_losses_of_nested_boxes(meta, expected):
+    """The losses are divided by the positives, so doubling the weight doubles them."""
+    decoders = [SimpleNamespace(decode=lambda _, b=box: {8: torch.tensor([[box_of(b)]])})
+                for box in (2.0, 3.0)]  # fmt: skip
+    crossed, teacher = (SimpleNamespace(adapter=d) for d in decoders)
+    for factor in (1, 2):
+        weight = torch.full((1, 1), 0.5 * factor)
+        loss = head_for(meta)._box_loss(crossed, teacher, weight, torch.tensor(4.0))
+        assert_close(loss.item(), 0.5 * factor * expected / 4, atol=1e-6, rtol=0)
+
+
+def box_of(half):
+    return [-half, -half, half, half]
 
 
 def test_distribution_loss_of_the_head():
@@ -114,13 +136,6 @@ def test_distribution_loss_of_the_head():
     kl = softened_kl(b_x.unflatten(-1, (4, -1)), b_t.unflatten(-1, (4, -1))).mean(-1)
     assert_close(losses["reg"], 4 * (kl * r).sum() / r.sum())
     assert float(losses["reg"]) > 0 and float(losses["cls"]) > 0
-
-
-def test_box_losses_of_nested_boxes():
-    boxes = torch.tensor([[-2.0, -2, 2, 2]]), torch.tensor([[-3.0, -3, 3, 3]])
-    assert_close(box_iou_loss(*boxes).item(), 0.555556, atol=1e-6, rtol=0)
-    iou = 1 - box_iou_loss(*boxes, "iou")
-    assert_close(-iou.log().item(), 0.810930, atol=1e-6, rtol=0)
 
 
 def test_boxes_without_area_are_finite():
