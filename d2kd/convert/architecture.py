@@ -70,15 +70,17 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
     """
     detector = next((name for name, key in _MARKS if key in state), None)
     needed = (
-        "backbone.conv1.weight",
-        "backbone.layer1.0.conv1.weight",
-        "neck.lateral_convs.0.conv.weight",
+        "backbone.conv1",
+        "backbone.layer1.0.conv2",
+        "neck.lateral_convs.0.conv",
+        *PREDICTORS.get(detector, ()),
     )
-    if detector is None or any(key not in state for key in needed):
+    if detector is None or any(_dims(state, f"{layer}.weight") < 2 for layer in needed):
         raise ValueError(
             f"It is none of {', '.join(name for name, _ in _MARKS)} with a ResNet and an FPN; "
             f"its {len(state)} tensors are called {', '.join(list(state)[:5])}, ..."
         )
+    _check_pyramid(state, detector)
     cls_name, reg_name = PREDICTORS[detector]
     stages, bottleneck = _stages(state), "backbone.layer1.0.conv3.weight" in state
     conv2 = state["backbone.layer1.0.conv2.weight"]
@@ -126,6 +128,21 @@ def _depth(stages: List[int], bottleneck: bool) -> int:
     return depth
 
 
+def _dims(state: Dict[str, Tensor], name: str) -> int:
+    return state[name].dim() if name in state else 0
+
+
+def _check_pyramid(state: Dict[str, Tensor], detector: str) -> None:
+    laterals = _count(state, "neck.lateral_convs")
+    found = laterals, _count(state, "neck.fpn_convs") - laterals
+    wanted = (4, 0) if "RCNN" in detector else (3, 2)
+    if found != wanted:
+        raise ValueError(
+            f"Its FPN has {found[0]} levels and {found[1]} convolutions for levels above them; a "
+            f"{detector} that can be converted has {wanted[0]} and {wanted[1]}."
+        )
+
+
 def _rows(state: Dict[str, Tensor], name: str) -> int:
     return state[name].shape[0] if name in state else 0
 
@@ -148,7 +165,10 @@ def _classes(
     """GFLv2's released files have one row more than classes."""
     rows = state[f"{cls_name}.weight"].shape[0]
     if detector == "RetinaNet":
-        found = [rows * 4 // state[f"{reg_name}.weight"].shape[0]]
+        anchors = state[f"{reg_name}.weight"].shape[0] / 4
+        if anchors != 9 or rows % 9:
+            raise ValueError(f"RetinaNet needs 9 anchors per cell, and the file has {anchors:g}.")
+        found = [rows // 9]
     elif detector in ("FasterRCNN", "MaskRCNN"):
         found = [rows - 1]
     else:

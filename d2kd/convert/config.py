@@ -1,75 +1,11 @@
 """The yaml that loads a converted checkpoint."""
 
-import re
-from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 from .architecture import Architecture
+from .details import Details
 
-_IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-_CAFFE = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
 _DATASETS = {80: ("coco_2017_train", "coco_2017_val"), 20: ("voc_2007_trainval", "voc_2007_test")}
-_CAFFE_FCOS = [102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0]
-
-
-@dataclass(frozen=True)
-class Details:
-    """What tensors do not tell.
-
-    Args:
-        caffe: stride in the 1x1 convolution, BGR images, no scaling.
-        mean, std: of the pixels, in the order of the channels.
-        norm_on_bbox: FCOS predicts distances in strides, not their logarithm in px.
-        centerness_on_reg: FCOS predicts centerness from the box tower.
-        center_sampling: FCOS trains on points near the centers of boxes only.
-    """
-
-    caffe: bool
-    mean: List[float]
-    std: List[float]
-    norm_on_bbox: bool = False
-    centerness_on_reg: bool = False
-    center_sampling: bool = False
-
-
-def details_from_text(
-    text: str, arch: Architecture, style: str = ""
-) -> Tuple[Details, Dict[str, str]]:
-    """Look for the details in the text of the config, which is data and is never run.
-
-    Args:
-        text: mmdetection's config, "" if there is none.
-        arch: what the tensors say.
-        style: "caffe" or "pytorch" to overrule the text.
-
-    Returns:
-        Tuple: the details, and for each where it comes from.
-    """
-    found = re.search(r"style\s*=\s*['\"](caffe|pytorch)['\"]", text)
-    caffe = (style or (found[1] if found else "pytorch")) == "caffe"
-    source = "option" if style else "config" if found else "assumed"
-    default = (_CAFFE_FCOS if arch.detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
-    mean, std = (_numbers(text, key) for key in ("mean", "std"))
-    pixels = (mean, std) if mean and std and not style else default
-    flags = {name: _flag(text, name) for name in
-             ("norm_on_bbox", "centerness_on_reg", "center_sampling")}  # fmt: skip
-    sources = {
-        "style": f"{'caffe' if caffe else 'pytorch'} ({source})",
-        "pixel mean": f"{pixels[0]} ({'config' if mean and not style else source})",
-    }
-    if arch.detector == "FCOS":
-        origin = "config" if text else "assumed"
-        sources |= {name: f"{value} ({origin})" for name, value in flags.items()}
-    return Details(caffe, *pixels, **flags), sources
-
-
-def _numbers(text: str, key: str) -> List[float]:
-    found = re.search(rf"\b{key}\s*=\s*[\[(]\s*([\d.,\s]+)[\])]", text)
-    return [float(x) for x in found[1].split(",") if x.strip()] if found else []
-
-
-def _flag(text: str, key: str) -> bool:
-    return re.search(rf"\b{key}\s*=\s*True", text) is not None
 
 
 def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str, Any]:
@@ -94,7 +30,7 @@ def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str
         "VERSION": 2,
         "MODEL": model,
         "DATASETS": {"TRAIN": [train] if train else [], "TEST": [test] if test else []},
-        "INPUT": {"FORMAT": "BGR" if details.caffe else "RGB", "MIN_SIZE_TRAIN": [800]},
+        "INPUT": {"FORMAT": "RGB" if details.rgb else "BGR", "MIN_SIZE_TRAIN": [800]},
     }
 
 
@@ -103,7 +39,7 @@ def _backbone(arch: Architecture, details: Details) -> Dict[str, Any]:
     fpn = {"IN_FEATURES": stages, "OUT_CHANNELS": arch.fpn_channels, "TOP_BLOCK": "maxpool"}
     if arch.extra != "maxpool":
         fpn |= {"TOP_BLOCK": "p6p7", "TOP_BLOCK_INPUT": arch.extra,
-                "TOP_BLOCK_RELU": arch.detector == "FCOS"}  # fmt: skip
+                "TOP_BLOCK_RELU": arch.detector == "FCOS" or details.extra_relu}  # fmt: skip
     return {
         "BACKBONE": {"NAME": "build_resnet_pyramid_backbone", "NORM_EVAL": True},
         "RESNETS": {

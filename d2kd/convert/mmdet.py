@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..config import get_d2kd_cfg
 from .architecture import Architecture, infer
-from .config import Details, build_config, details_from_text
+from .config import build_config
+from .details import Details, details_from_text, states_classes
 from .keys import rename
 from .reader import read_mmdet
 
@@ -55,6 +56,8 @@ def convert_mmdet(
     state, text = read_mmdet(source)
     text = Path(config_file).read_text() if config_file else text
     arch = infer(state, num_classes)
+    if arch.detector == "GFLv2" and states_classes(text, arch.num_classes + 1):
+        arch = infer(state, num_classes or arch.num_classes + 1)
     details, sources = details_from_text(text, arch, style)
     checkpoint = Path(folder).resolve() / f"{name or Path(source).stem}.pth"
     if checkpoint == Path(source).resolve():

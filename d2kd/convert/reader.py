@@ -1,6 +1,8 @@
 """Reading a checkpoint of mmdetection without running code from it."""
 
+import mmap
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +55,8 @@ def read_mmdet(path: str) -> Tuple[Dict[str, Tensor], str]:
     state = data.get("state_dict", data)
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path} holds no tensors by name.")
+    if any(not isinstance(k, str) for k in state):
+        raise ValueError(f"{path}: not all names are strings, as those of tensors are.")
     if wrong := [k for k, v in state.items() if not isinstance(v, Tensor)]:
         raise ValueError(f"{path}: {len(wrong)} entries are not tensors: {', '.join(wrong[:5])}.")
     return _strip(state), _config_text(data)
@@ -89,7 +93,8 @@ class _Inert:
 
 class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED or (module == "torch" and name.endswith("Storage")):
+        storage = module == "torch" and re.fullmatch(r"\w+Storage", name)
+        if (module, name) in _ALLOWED or storage:
             return super().find_class(module, name)
         return _Inert
 
@@ -101,9 +106,20 @@ def _load_pickle(file: Any, **kwargs: Any) -> Any:
 _PICKLE = SimpleNamespace(__name__="tensors_only", Unpickler=_TensorUnpickler, load=_load_pickle)
 
 
+def _is_torchscript(path: str) -> bool:
+    """Whether `torch.load` would hand the file to `torch.jit.load`, which runs code of it.
+
+    Any occurrence of the name by which it decides counts, so no zip directory has to be trusted.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"constants.pkl") >= 0
+
+
 def _load(path: str) -> Any:
     with open(path, "rb") as file:
         is_pickle = file.read(1) == b"\x80"
     if not (is_pickle or zipfile.is_zipfile(path)):
         raise ValueError("it is neither a zip archive nor a pickle, as torch.save writes them")
+    if _is_torchscript(path):
+        raise ValueError("it is a TorchScript program, which would run; save its state dict")
     return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)

@@ -169,7 +169,8 @@ def test_details_from_a_config_beside_the_file(tmp_path):
     (tmp_path / "fcos.py").write_text(TEXT["fcos_tricks"])
     path = source("fcos_tricks", tmp_path, cfg="")
     out = str(tmp_path / "out")
-    assert not convert_mmdet(path, out).details.norm_on_bbox
+    with pytest.raises(ValueError, match="no config.*Give mmdetection's config with --config"):
+        convert_mmdet(path, out)
     done = convert_mmdet(path, out, config_file=str(tmp_path / "fcos.py"))
     assert done.details.norm_on_bbox and done.details.centerness_on_reg
 
