@@ -1,6 +1,5 @@
 """From a checkpoint of mmdetection to a checkpoint of Detectron2 and the yaml that loads it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -11,6 +10,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from ..config import get_d2kd_cfg
+from ..files import write_atomically
 from .architecture import Architecture, infer
 from .config import build_config
 from .details import Details, details_from_text, states_classes
@@ -65,9 +65,9 @@ def convert_mmdet(
     config = build_config(arch, details, str(checkpoint))
     tensors = _fill(config, *rename(state, arch))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    _write(checkpoint, lambda path: torch.save({"model": tensors}, path))
+    write_atomically(checkpoint, lambda path: torch.save({"model": tensors}, path))
     text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
-    _write(checkpoint.with_suffix(".yaml"), lambda path: path.write_text(text))
+    write_atomically(checkpoint.with_suffix(".yaml"), lambda path: path.write_text(text))
     return Conversion(checkpoint, checkpoint.with_suffix(".yaml"), arch, details, sources)
 
 
@@ -105,10 +105,3 @@ def _target_state(config: Dict[str, Any]) -> Dict[str, Tensor]:
     cfg.merge_from_other_cfg(type(cfg)(config))
     cfg.MODEL.DEVICE = "cpu"
     return build_model(cfg).state_dict()
-
-
-def _write(path: Path, write: Any) -> None:
-    """Write completely or not at all."""
-    temporary = path.with_suffix(".tmp")
-    write(temporary)
-    os.replace(temporary, path)

@@ -5,8 +5,8 @@ import math
 import statistics
 from typing import Dict, List, Optional
 
+from ..files import write_atomically
 from .plan import Study
-from .run import write_atomically
 
 Values = Dict[str, Dict[int, float]]
 
@@ -42,9 +42,9 @@ def write_report(study: Study, values: Values) -> str:
     summary = summarize(values, study.baseline)
     text = "\n".join(_markdown(study, values, summary)) + "\n"
     study.output.mkdir(parents=True, exist_ok=True)
-    data = {"study": study.text, "values": values, "summary": summary}
-    write_atomically(study.output / "report.json", json.dumps(data, indent=1))
-    write_atomically(study.output / "report.md", text)
+    data = json.dumps({"study": study.text, "values": values, "summary": summary}, indent=1)
+    for name, content in (("report.json", data), ("report.md", text)):
+        write_atomically(study.output / name, lambda path, c=content: path.write_text(c))
     _plot(study, summary)
     return text
 

@@ -1,7 +1,6 @@
 """Running a study: one process per training, finished ones are never run again."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from ..files import write_atomically
 from .plan import Run, Study
 
 
@@ -51,7 +51,8 @@ def execute(run: Run, metric: str) -> Optional[str]:
         reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"
         return f"{name}: {reason}, see {run.folder / 'console.txt'}"
     result = {"command": run.command, metric: value, "seconds": round(time.time() - start)}
-    write_atomically(run.folder / "result.json", json.dumps(result, indent=1))
+    text = json.dumps(result, indent=1)
+    write_atomically(run.folder / "result.json", lambda path: path.write_text(text))
     print(f"{name}: {metric} {value:.1f}, {result['seconds']} s", flush=True)
     return None
 
@@ -89,10 +90,3 @@ def last_value(path: Path, metric: str) -> Optional[float]:
         return None
     lines = (json.loads(line) for line in path.read_text().splitlines() if f'"{metric}"' in line)
     return next(reversed([line[metric] for line in lines]), None)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is there completely or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
