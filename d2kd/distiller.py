@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .adapters import STUDENT_ONLY, DetectorOutput, build_adapter
 from .build import build_distiller
 from .heads import DistillationHead
+from .labels import positives_per_batch
 from .losses import mean_over_ranks
 from .teacher import Teacher
 
@@ -96,8 +97,7 @@ class Distiller(nn.Module):
         gt = [x["instances"].to(self.device) for x in batched_inputs]
         output = self.adapter(images, gt, self.need)
         if output.labels is not None and "labels" in self.need:
-            foreground = (output.labels >= 0) & (output.labels < self.student.num_classes)
-            positives = foreground.sum(1).clamp(min=1).sum().float()
+            positives = positives_per_batch(output.labels, self.student.num_classes)
             output.num_pos = mean_over_ranks(positives).clamp(min=1)
         return output
 

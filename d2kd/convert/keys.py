@@ -1,26 +1,28 @@
 """Names and channel orders: mmdetection's tensors as Detectron2's."""
 
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from torch import Tensor
 
 from .architecture import PREDICTORS, Architecture
 
 _TOWERS = {"cls_convs": "cls_subnet", "reg_convs": "bbox_subnet"}
+
+
+def _block(tail: str) -> Callable[[re.Match], str]:
+    """Layer L, block b of mmdetection's ResNet as stage L + 1, block b of Detectron2's."""
+    return lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.{m.expand(tail)}"
+
+
 _SHARED = (  # (pattern, replacement), tried in this order
     (r"backbone\.conv1\.(.+)", r"backbone.bottom_up.stem.conv1.\1"),
     (r"backbone\.bn1\.(.+)", r"backbone.bottom_up.stem.conv1.norm.\1"),
-    (r"backbone\.layer(\d)\.(\d+)\.conv2\.conv_offset\.(.+)",
-     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv2.offset.{m[3]}"),
-    (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.(.+)",
-     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.{m[4]}"),
-    (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)",
-     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.{m[4]}"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)",
-     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut.{m[3]}"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)",
-     lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut.norm.{m[3]}"),
+    (r"backbone\.layer(\d)\.(\d+)\.conv2\.conv_offset\.(.+)", _block(r"conv2.offset.\3")),
+    (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.(.+)", _block(r"conv\3.\4")),
+    (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", _block(r"conv\3.norm.\4")),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", _block(r"shortcut.\3")),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", _block(r"shortcut.norm.\3")),
     (r"bbox_head\.(?:atss|conv)_centerness\.(.+)", r"head.ctrness.\1"),
     (r"bbox_head\.(scales\.\d+\.scale)", r"head.\1"),
     (r"bbox_head\.(reg_conf\.\d\..+)", r"head.\1"),

@@ -8,7 +8,7 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
-from ..losses.box import intersection_and_union
+from ..losses.box import intersection_and_union, side_distances
 
 _ELEMENTS = 2**21  # distances in memory at a time
 
@@ -35,7 +35,8 @@ def atss_assign(anchors: List[Tensor], valid: Tensor, boxes: List[Tensor], topk:
     images, gt, flat = image_of_box(boxes), torch.cat(boxes), torch.cat(anchors)
     candidates, near = _candidates(anchors, valid, gt, images, topk)
     iou = _paired_iou(flat[candidates], gt[:, None])
-    positive = near & (iou >= _threshold(iou, near)) & _center_inside(flat[candidates], gt[:, None])
+    inside = side_distances(flat[candidates], gt[:, None]).amin(-1) > 0.01
+    positive = near & (iou >= _threshold(iou, near)) & inside
     return _resolve(images[:, None] * len(flat) + candidates, positive, iou, valid.shape)
 
 
@@ -94,11 +95,6 @@ def _threshold(iou: Tensor, near: Tensor) -> Tensor:
     mean = (iou * near).sum(1, keepdim=True) / count.clamp(min=1)
     squares = ((iou - mean).square() * near).sum(1, keepdim=True)
     return mean + (squares / (count - 1).clamp(min=1)).sqrt()
-
-
-def _center_inside(anchors: Tensor, gt: Tensor) -> Tensor:
-    center = (anchors[..., :2] + anchors[..., 2:]) / 2
-    return torch.cat([center - gt[..., :2], gt[..., 2:] - center], -1).amin(-1) > 0.01
 
 
 def _resolve(cells: Tensor, positive: Tensor, iou: Tensor, shape: torch.Size) -> Tensor:

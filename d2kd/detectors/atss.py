@@ -12,7 +12,9 @@ from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
 
 from ..checks import check_choice
+from ..labels import foreground, positives_per_batch
 from ..losses import box_iou_loss, mean_over_ranks
+from ..losses.box import side_distances
 from .base import AnchorPointDetector
 from .common import add_common_config, common_arguments, head_arguments
 from .head import ATSSHead
@@ -100,7 +102,7 @@ class ATSS(AnchorPointDetector):
         """See the base class. Returns "loss_cls", "loss_box_reg" and "loss_quality"."""
         logits, deltas, quality = (torch.cat(x, 1) for x in (logits, deltas, quality))
         labels, boxes, priors = torch.stack(labels), torch.stack(boxes), Boxes.cat(anchors).tensor
-        image, cell = ((labels >= 0) & (labels < self.num_classes)).nonzero(as_tuple=True)
+        image, cell = foreground(labels, self.num_classes).nonzero(as_tuple=True)
         target, prior = boxes[image, cell], priors[cell]
         predicted = self.decode(deltas[image, cell], prior, None)
         if self.quality == "iou":
@@ -108,7 +110,7 @@ class ATSS(AnchorPointDetector):
             weight = torch.ones_like(goal)
         else:
             weight = goal = centerness(prior, target)
-        sums = torch.stack([self.positives_per_batch(labels), weight.sum()])
+        sums = torch.stack([positives_per_batch(labels, self.num_classes), weight.sum()])
         count, total = mean_over_ranks(sums).clamp(min=1).unbind()
         loss_quality = F.binary_cross_entropy_with_logits(
             quality[image, cell, 0].float(), goal, reduction="sum"
@@ -148,6 +150,5 @@ def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         Tensor: (n,) in (0, 1].
     """
-    center = (anchors[:, :2] + anchors[:, 2:]) / 2
-    low, high = center - boxes[:, :2], boxes[:, 2:] - center
+    low, high = side_distances(anchors, boxes).chunk(2, -1)
     return (torch.minimum(low, high) / torch.maximum(low, high)).prod(-1).sqrt()

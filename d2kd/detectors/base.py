@@ -129,11 +129,6 @@ class AnchorPointDetector(DenseDetector):
         sizes = sizes.to(levels[0].device, non_blocking=True)
         return (torch.cat(corners) < sizes[:, None] - 1e-3).all(-1)
 
-    def positives_per_batch(self, labels: Tensor) -> Tensor:
-        """Scalar: sum over images of max(positives, 1), from (N, R) labels."""
-        foreground = (labels >= 0) & (labels < self.num_classes)
-        return foreground.sum(1).clamp(min=1).sum().float()
-
     def level_strides(self, anchors: List[Boxes]) -> Tensor:
         """(R,) stride of each anchor, px."""
         lengths = torch.tensor([len(level) for level in anchors])

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from ..checks import check_choice
+from ..labels import foreground, positives_per_batch
 from ..losses import (
     box_iou_loss,
     distribution_focal_loss,
@@ -17,6 +18,7 @@ from ..losses import (
     mean_over_ranks,
     quality_focal_loss,
 )
+from ..losses.box import side_distances
 from .base import AnchorPointDetector
 from .common import add_common_config, common_arguments, head_arguments
 from .head import GFLHead
@@ -107,18 +109,19 @@ class GFL(AnchorPointDetector):
         logits, deltas = torch.cat(logits, 1), torch.cat(deltas, 1)
         quality = None if quality is None else torch.cat(quality, 1)
         labels, boxes, priors = torch.stack(labels), torch.stack(boxes), Boxes.cat(anchors).tensor
-        image, cell = ((labels >= 0) & (labels < self.num_classes)).nonzero(as_tuple=True)
+        image, cell = foreground(labels, self.num_classes).nonzero(as_tuple=True)
         target, prior, stride = boxes[image, cell], priors[cell], self.level_strides(anchors)[cell]
-        predicted = self.decode(deltas[image, cell], prior, stride)
+        positive_deltas = deltas[image, cell]
+        predicted = self.decode(positive_deltas, prior, stride)
         with torch.no_grad():
             positive_quality = None if quality is None else quality[image, cell]
             weight = self.class_scores(logits[image, cell], positive_quality).amax(-1)
             goal = torch.zeros_like(logits, dtype=torch.float32)
             goal[image, cell, labels[image, cell]] = 1 - box_iou_loss(predicted, target, "iou")
-            sums = torch.stack([self.positives_per_batch(labels), weight.sum()])
+            sums = torch.stack([positives_per_batch(labels, self.num_classes), weight.sum()])
             count, total = mean_over_ranks(sums).clamp(min=1).unbind()
-        distances = _distances(prior, target) / stride[:, None]
-        loss_dfl = distribution_focal_loss(deltas[image, cell], distances).mean(-1)
+        distances = side_distances(prior, target) / stride[:, None]
+        loss_dfl = distribution_focal_loss(positive_deltas, distances).mean(-1)
         loss_box = box_iou_loss(predicted, target)
         return {
             "loss_cls": self._class_loss(logits, quality, goal, labels) / count,
@@ -145,12 +148,6 @@ class GFL(AnchorPointDetector):
         """See the base class: sigmoid of the class logit, times that of the quality if any."""
         scores = logits.float().sigmoid()
         return scores if quality is None else scores * quality.float().sigmoid()
-
-
-def _distances(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Distances (n, 4) l, t, r, b from anchor centers to box sides, px."""
-    center = (anchors[:, :2] + anchors[:, 2:]) / 2
-    return torch.cat([center - boxes[:, :2], boxes[:, 2:] - center], -1)
 
 
 def _check_config(node: CfgNode) -> None:

@@ -1,6 +1,6 @@
 """Steps of dense inference as mmdetection orders them: select by class score, clip, suppress."""
 
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 import torch
 from detectron2.layers import batched_nms
@@ -25,9 +25,9 @@ def select(scores: Tensor, threshold: float, topk: int) -> Tuple[Tensor, Tensor,
     return values, cells, classes
 
 
-def with_quality(scores: Tensor, quality: Optional[Tensor]) -> Tensor:
-    """Scores (n,) times the probability of the quality logits (n,), if there are any."""
-    return scores if quality is None else scores * quality.float().sigmoid()
+def with_quality(scores: Tensor, quality: Tensor) -> Tensor:
+    """Scores (n,) times the probability of the quality logits (n,)."""
+    return scores * quality.float().sigmoid()
 
 
 def suppress(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
+from ..labels import foreground
 from ..losses import binary_distillation_loss, box_iou_loss
 from ..losses.divergence import class_gap
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
@@ -83,6 +84,6 @@ class BCKD(DistillationHead):
         for stride, labels in student.labels_by_stride().items():
             weight = (student.valid[stride] & (labels >= 0)).float()
             if self.gate == "official":
-                weight = weight * ((labels >= 0) & (labels < self.num_classes)).any()
+                weight = weight * foreground(labels, self.num_classes).any()
             weights.append(weight)
         return torch.cat(weights, dim=1)

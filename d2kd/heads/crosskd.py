@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
+from ..labels import foreground
 from ..losses import (
     align_channels,
     binary_distillation_loss,
@@ -111,7 +112,7 @@ class CrossKD(DistillationHead):
             "reg": self.reg_weight * self._box_loss(crossed, teacher, confidence, student.num_pos),
         }
         if self.quality_weight > 0:
-            positive = (student.labels >= 0) & (student.labels < self.num_classes)
+            positive = foreground(student.labels, self.num_classes)
             q_x, q_t = (by_anchor(x.quality).float().squeeze(-1) for x in (crossed, teacher))
             loss = F.binary_cross_entropy_with_logits(q_x, q_t.sigmoid(), reduction="none")
             losses["quality"] = self.quality_weight * (loss * positive).sum() / student.num_pos

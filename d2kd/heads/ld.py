@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
+from ..labels import foreground
 from ..losses import mean_over_ranks, softened_kl
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
 from .region import valuable_region
@@ -77,8 +78,7 @@ class LD(DistillationHead):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class."""
-        labels = student.labels
-        image, cell = ((labels >= 0) & (labels < self.num_classes)).nonzero(as_tuple=True)
+        image, cell = foreground(student.labels, self.num_classes).nonzero(as_tuple=True)
         z_s, z_t = by_anchor(student.logits)[image, cell], by_anchor(teacher.logits)[image, cell]
         quality = by_anchor(student.quality)[image, cell] if student.quality else None
         weight = student.adapter.class_scores(z_s, quality).amax(-1)

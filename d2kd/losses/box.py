@@ -48,6 +48,12 @@ def intersection_and_union(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tuple[Ten
     return inner, union.clamp(min=eps)
 
 
+def side_distances(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Distances (..., 4) l, t, r, b from the centers of `anchors` to the sides of `boxes`, XYXY."""
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    return torch.cat([center - boxes[..., :2], boxes[..., 2:] - center], -1)
+
+
 def box_area(low: Tensor, high: Tensor) -> Tensor:
     """Area between corners (..., 2); 0 where they are out of order."""
     return (high - low).clamp(min=0).prod(-1)
