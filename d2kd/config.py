@@ -35,6 +35,9 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.INIT_FROM_TEACHER = "none"  # none | neck | neck+head, from teacher 0
     cfg.DISTILL.COMPILE = False  # torch.compile of backbones and dense heads, in place
     cfg.DISTILL.GRADIENT_PERIOD = 0  # log each loss's gradient norm every N iterations (0: never)
+    cfg.DISTILL.PICTURES = CfgNode()
+    cfg.DISTILL.PICTURES.PERIOD = 0  # draw the heads' maps every N iterations (0: never)
+    cfg.DISTILL.PICTURES.IMAGES = 2  # first images of DATASETS.TEST[0] to draw them on
     cfg.DISTILL.TEACHER = CfgNode()
     cfg.DISTILL.TEACHER.CONFIG_FILES = ()  # paths or model-zoo names, one per teacher
     cfg.DISTILL.TEACHER.WEIGHTS = ("",)  # "": the model zoo's, or the config's MODEL.WEIGHTS

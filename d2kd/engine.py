@@ -22,6 +22,7 @@ from .checkpoint import SafeCheckpointer
 from .data import build_train_loader, check_datasets
 from .distiller import Distiller
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
+from .pictures import MapPictures
 from .solver import build_lr_scheduler, build_optimizer
 
 
@@ -77,6 +78,7 @@ class DistillationTrainer(DefaultTrainer):
             DistillationSchedule(*distill.SCHEDULE),
             None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
             check,
+            MapPictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
             *hooks,
         ]
 

@@ -34,7 +34,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer that ``SOLVER.OPTIMIZER`` names.
 
     ``WEIGHT_DECAY_NORM``, ``WEIGHT_DECAY_BIAS``, ``BIAS_LR_FACTOR`` and ``CLIP_GRADIENTS`` mean the
-    same for both optimizers. Detectron2 clips every parameter tensor on its own.
+    same for both optimizers. With ``CLIP_TYPE`` "norm" Detectron2 clips every parameter tensor on
+    its own; "full_model", added here, clips the gradient of the whole model.
 
     Args:
         cfg: config with the keys of `add_solver_config`.
@@ -43,7 +44,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     Returns:
         A torch optimizer; for "SGD" exactly what Detectron2 builds.
     """
-    name, solver = cfg.SOLVER.OPTIMIZER, cfg.SOLVER
+    name, solver, clip = cfg.SOLVER.OPTIMIZER, cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+        unclipped = cfg.clone()
+        unclipped.defrost()
+        unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        return _clip_whole(build_optimizer(unclipped, model), clip.CLIP_VALUE, clip.NORM_TYPE)
     if name == "SGD":
         return build_stock_optimizer(cfg, model)
     if name != "AdamW":
@@ -59,6 +65,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     adamw = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
     return maybe_add_gradient_clipping(cfg, adamw)
+
+
+def _clip_whole(
+    optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float
+) -> torch.optim.Optimizer:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 def onecycle(pct_start: float) -> ParamScheduler:

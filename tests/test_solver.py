@@ -142,3 +142,24 @@ def test_unknown_values_name_their_key(key, value, match):
     cfg = config(**name, **{key: value})
     with pytest.raises(ValueError, match=match):
         build_lr_scheduler(cfg, build_optimizer(cfg, network()))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_full_model_clipping_clips_the_gradient_of_all_parameters_together(name):
+    mine, reference = network(), network()
+    options = {"OPTIMIZER": name, "CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_VALUE": 0.5}
+    optimizer = build_optimizer(
+        config(**options, **{"CLIP_GRADIENTS.CLIP_TYPE": "full_model"}), mine
+    )
+    plain = build_optimizer(config(OPTIMIZER=name), reference)
+    for _ in range(2):
+        step(mine, optimizer, 10.0)
+        plain.zero_grad()
+        (10 * reference(torch.linspace(0, 1, 16).view(2, 2, 2, 2)).square().sum()).backward()
+        norm = torch.stack([p.grad.square().sum() for p in reference.parameters()]).sum().sqrt()
+        assert norm > 0.5
+        for parameter in reference.parameters():
+            parameter.grad *= 0.5 / norm
+        plain.step()
+    for a, b in zip(mine.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

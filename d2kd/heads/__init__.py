@@ -10,6 +10,7 @@ from .base import (
 from .bckd import BCKD
 from .crosskd import CrossKD
 from .ld import LD
+from .pgd import PGD
 from .pkd import PKD
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DISTILLATION_HEAD_REGISTRY",
     "DistillationHead",
     "LD",
+    "PGD",
     "PKD",
     "build_head",
     "common_strides",

@@ -34,6 +34,15 @@ class DistillationHead(nn.Module):
         """Return unweighted scalar losses by name; the `Distiller` adds prefix and weight."""
         raise NotImplementedError
 
+    def maps(
+        self, student: DetectorOutput, teacher: DetectorOutput
+    ) -> Dict[str, Dict[int, Tensor]]:
+        """Maps to draw over the image: name -> stride -> (N, H, W) >= 0, none by default.
+
+        It is called under no_grad, on outputs that hold no labels, proposals or losses.
+        """
+        return {}
+
 
 def head_defaults(head: type) -> Dict[str, Any]:
     """The keyword-only options of a head's constructor, with their defaults."""

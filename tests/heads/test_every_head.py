@@ -9,7 +9,7 @@ from tests.helpers import pair
 
 PAIRS = [
     (head, meta)
-    for head in ("BCKD", "CrossKD", "LD")
+    for head in ("BCKD", "CrossKD", "LD", "PGD")
     for meta in ("RetinaNet", "FCOS", "ATSS", "GFL")
     if head != "LD" or meta == "GFL"
 ]
@@ -45,7 +45,7 @@ def test_images_without_objects(head, meta):
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in student.parameters())
 
 
-@pytest.mark.parametrize("head", ["BCKD", "CrossKD"])
+@pytest.mark.parametrize("head", ["BCKD", "CrossKD", "PGD"])
 def test_boxes_of_size_zero(head):
     """FCOS's ReLU makes distances of zero on both sides."""
     student, model = model_of(head, "FCOS")
@@ -57,7 +57,10 @@ def test_boxes_of_size_zero(head):
     assert all(bool(p.grad.isfinite().all()) for p in student.parameters())
 
 
-@pytest.mark.parametrize("heads", [("BCKD", "PKD"), ("CrossKD", "PKD"), ("LD", "PKD", "CrossKD")])
+COMBINATIONS = [("BCKD", "PKD"), ("CrossKD", "PKD"), ("LD", "PKD", "CrossKD"), ("LD", "PGD")]
+
+
+@pytest.mark.parametrize("heads", COMBINATIONS)
 def test_methods_combine_under_names_of_their_own(heads):
     _, model = pair("GFL", heads, 8, {"CrossKD": {"BLOCK": 1}})
     losses = model(make_batch())
