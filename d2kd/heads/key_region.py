@@ -120,7 +120,7 @@ def _members(
     """Per chunk of objects and per exponent: indices (g, k) of points, whether they are members."""
     per_point = boxes.shape[1] // valid.shape[1]
     on_image = valid.repeat_interleave(per_point, dim=1)
-    table, row = _class_scores(scores * on_image[..., None], rows)
+    table, row = _class_scores(scores, on_image, rows)
     powers = [_powers(xi) for xi in exponents]
     tables = [table.pow(b) for _, b in powers]
     boxes = (boxes * on_image[..., None]).permute(2, 0, 1)
@@ -139,12 +139,18 @@ def _members(
         yield chunk
 
 
-def _class_scores(scores: Tensor, rows: Tensor) -> Tuple[Tensor, Tensor]:
-    """A table (rows, PA) of scores, and the row of each object: the fewer of NK and G rows."""
-    table, row = scores.transpose(1, 2).flatten(0, 1), rows[0] * scores.shape[2] + rows[1]
-    if len(row) < len(table):
-        return table.index_select(0, row), torch.arange(len(row), device=row.device)
-    return table, row
+def _class_scores(scores: Tensor, on_image: Tensor, rows: Tensor) -> Tuple[Tensor, Tensor]:
+    """A table (rows, PA) of scores, 0 in padding, and the row of each object in it.
+
+    It has a row for each object or, where these are fewer, for each class of each image.
+    """
+    num_images, _, classes = scores.shape
+    images, of_class = rows
+    if len(images) < num_images * classes:
+        table = scores.transpose(1, 2)[images, of_class] * on_image[images]
+        return table, torch.arange(len(images), device=images.device)
+    table = (scores * on_image[..., None]).transpose(1, 2).flatten(0, 1)
+    return table, images * classes + of_class
 
 
 def _powers(xi: float) -> Tuple[float, float]:
