@@ -23,13 +23,15 @@ from .base import AnchorPointDetector
 from .common import add_common_config, common_arguments, head_arguments
 from .head import GFLHead
 from .quality import QUALITY_PREDICTOR_REGISTRY
+from .soft_quality import add_sdgqp_config
 
 
 def add_gfl_config(cfg: CfgNode) -> None:
     """Add the keys of MODEL.GFL."""
     cfg.MODEL.GFL = CfgNode()
     add_common_config(cfg.MODEL.GFL)
-    cfg.MODEL.GFL.QUALITY = "none"  # none (GFL) | DGQP (GFLv2)
+    cfg.MODEL.GFL.QUALITY = "none"  # none (GFL) | DGQP (GFLv2) | SDGQP
+    add_sdgqp_config(cfg.MODEL.GFL)
     cfg.MODEL.GFL.REG_MAX = 16  # last bin of the box distributions, in strides
     cfg.MODEL.GFL.QFL_BETA = 2.0
     cfg.MODEL.GFL.DFL_LOSS_WEIGHT = 0.25
@@ -86,7 +88,13 @@ class GFL(AnchorPointDetector):
         arguments = common_arguments(cfg, node)
         shapes = [arguments["backbone"].output_shape()[name] for name in node.IN_FEATURES]
         predictor = None if node.QUALITY == "none" else node.QUALITY
-        head = GFLHead(reg_max=node.REG_MAX, quality=predictor, **head_arguments(node, shapes))
+        options = {key.lower(): value for key, value in node.get(node.QUALITY, {}).items()}
+        head = GFLHead(
+            reg_max=node.REG_MAX,
+            quality=predictor,
+            quality_options=options,
+            **head_arguments(node, shapes),
+        )
         return {
             **arguments,
             "head": head,

@@ -1,7 +1,8 @@
 """Heads of dense detectors with bias-free towers and a learned scale of the boxes per level."""
 
 import math
-from typing import Any, List, Optional, Tuple
+from types import MappingProxyType
+from typing import Any, List, Mapping, Optional, Tuple
 
 import torch
 from detectron2.layers import ShapeSpec, get_norm
@@ -144,16 +145,26 @@ class ScaledFCOSHead(AnchorPointHead):
 class GFLHead(AnchorPointHead):
     """Box sides as distributions; with a quality predictor, its logit too."""
 
-    def __init__(self, *, reg_max: int = 16, quality: Optional[str] = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        reg_max: int = 16,
+        quality: Optional[str] = None,
+        quality_options: Mapping[str, Any] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
         """Build the head.
 
         Args:
             reg_max: last bin.
             quality: name in `QUALITY_PREDICTOR_REGISTRY`, None for plain GFL.
+            quality_options: of the predictor's constructor.
             kwargs: see the base class.
         """
         super().__init__(box_dim=4 * (reg_max + 1), **kwargs)
-        self.reg_conf = build_quality_predictor(quality, reg_max) if quality else None
+        self.reg_conf = None
+        if quality:
+            self.reg_conf = build_quality_predictor(quality, reg_max, quality_options)
 
     def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
         """See the base class; adds the quality logit (N, 1, H, W) if there is a predictor."""

@@ -1,5 +1,7 @@
 """Predictors of a box's quality from the distributions of its sides."""
 
+from typing import Any, List, Mapping
+
 import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
@@ -26,13 +28,8 @@ class DGQP(nn.Sequential):
             topk: probabilities kept per side, at most reg_max + 1.
             channels: hidden width.
         """
-        super().__init__(
-            nn.Conv2d(4 * (topk + 1), channels, 1), nn.ReLU(), nn.Conv2d(channels, 1, 1)
-        )
+        super().__init__(*_convolutions(4 * (topk + 1), channels))
         self.topk = topk
-        for conv in (self[0], self[2]):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
 
     def statistics(self, distributions: Tensor) -> Tensor:
         """Statistics (N, 4 * (topk + 1), H, W), side by side, of (N, 4 * (reg_max + 1), H, W)."""
@@ -45,6 +42,17 @@ class DGQP(nn.Sequential):
         return super().forward(self.statistics(distributions))
 
 
-def build_quality_predictor(name: str, reg_max: int) -> nn.Module:
-    """Build a registered predictor for distributions over 0, ..., reg_max."""
-    return QUALITY_PREDICTOR_REGISTRY.get(name)(reg_max)
+def _convolutions(width: int, channels: int) -> List[nn.Module]:
+    convs = nn.Conv2d(width, channels, 1), nn.Conv2d(channels, 1, 1)
+    for conv in convs:
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)
+    return [convs[0], nn.ReLU(), convs[1]]
+
+
+def build_quality_predictor(name: str, reg_max: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build a registered predictor for distributions over 0, ..., reg_max.
+
+    `options` are those of MODEL.GFL.<name>, in lower case, if there is such a node.
+    """
+    return QUALITY_PREDICTOR_REGISTRY.get(name)(reg_max, **options)
