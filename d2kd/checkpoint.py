@@ -1,5 +1,6 @@
 """Checkpoints: loaded without running code, and strictly where a teacher must be filled."""
 
+import logging
 import pickle
 import zipfile
 from typing import Any, Dict, List
@@ -20,6 +21,13 @@ _SAFE_GLOBALS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "scalar"),
 }
+
+
+_QUALITY_HINT = (
+    "reg_conf is the quality predictor: MODEL.GFL.QUALITY may be another than it was trained with "
+    "(DGQP's first layer reads 20 statistics, SDGQP's 4 * (TOPK + 1); a DGQP checkpoint fits SDGQP "
+    "with SELECTOR fixed, TOPK 4, KAPPA 4.0 and TAU 0.001)"
+)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -51,6 +59,12 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "truncated (compare its size with the source and copy it again), of another "
                 "format, or hold objects other than arrays, which are refused."
             ) from error
+
+    def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):
+            logging.getLogger(__name__).warning(_QUALITY_HINT)
+        return incompatible
 
     def _torch_load(self, f: str) -> Dict[str, Any]:
         return torch.load(f, map_location="cpu", weights_only=True)
@@ -95,6 +109,8 @@ def _describe_misfit(missing: List[str], wrong: List[str], total: int) -> str:
         parts.append(f"{len(missing)} of {total} tensors are missing: {_some(missing)}")
     if wrong:
         parts.append(f"{len(wrong)} have another shape: {_some(wrong)}")
+    if any("reg_conf." in name for name in (*missing, *wrong)):
+        parts.append(_QUALITY_HINT)
     return (
         f"the checkpoint does not fill the teacher; {'; '.join(parts)}. Check that "
         "DISTILL.TEACHER.CONFIG_FILES names the config it was trained with (detector, depth, "

@@ -38,10 +38,11 @@ def pair(
     heads: Sequence = ("PKD", "BCKD"),
     teacher_channels: int = 12,
     options=None,
+    **keys,
 ):
     """Student and distiller in training mode; the teacher is wider and has other weights."""
-    student = detector(meta)
-    teacher = detector(meta, teacher_channels, seed=1)
+    student = detector(meta, **keys)
+    teacher = detector(meta, teacher_channels, seed=1, **keys)
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

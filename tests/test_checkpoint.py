@@ -166,3 +166,21 @@ def test_stock_detectron2_loads_a_distilled_student(tmp_path):
         [sys.executable, "-W", "ignore", "-c", STOCK, *files], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_with_another_quality_predictor_is_explained(tmp_path, caplog):
+    dgqp = detector("GFL", MODEL__GFL__QUALITY="DGQP")
+    torch.save({"model": dgqp.state_dict()}, tmp_path / "dgqp.pth")
+    sdgqp = detector("GFL", MODEL__GFL__QUALITY="SDGQP")
+    message = r"head.reg_conf.offset.*head.reg_conf.0.weight.*DGQP checkpoint fits SDGQP with"
+    with pytest.raises(ValueError, match=message):
+        load_detector(sdgqp, str(tmp_path / "dgqp.pth"), "DISTILL.TEACHER.WEIGHTS[0]")
+    SafeCheckpointer(sdgqp).load(str(tmp_path / "dgqp.pth"))
+    assert "DGQP checkpoint fits SDGQP with SELECTOR fixed" in caplog.text
+    reduced = {"SELECTOR": "fixed", "TOPK": 4, "KAPPA": 4.0, "TAU": 0.001}
+    reduced = {f"MODEL__GFL__SDGQP__{key}": value for key, value in reduced.items()}
+    same = detector("GFL", MODEL__GFL__QUALITY="SDGQP", seed=1, **reduced)
+    load_detector(same, str(tmp_path / "dgqp.pth"), "DISTILL.TEACHER.WEIGHTS[0]")
+    features = [torch.randn(1, 8, 4, 4) for _ in range(5)]
+    for a, b in zip(dgqp.head(features)[2], same.head(features)[2], strict=True):
+        torch.testing.assert_close(a, b)

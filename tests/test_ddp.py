@@ -36,9 +36,9 @@ def gradients(model):
 
 
 def terms_and_gradients(meta, batch, ddp):
-    heads = ("PKD", "BCKD", "CrossKD", "PGD") + (("LD",) if meta == "GFL" else ())
+    heads = ("PKD", "BCKD", "CrossKD", "PGD") + (("LD", "Parallel") if meta == "GFL" else ())
     options = {"CrossKD": {"BLOCK": 1}, "LD": {"CLS_WEIGHT": 1.0}}
-    _, model = pair(meta, heads, 8, options)
+    _, model = pair(meta, heads, 8, options, MODEL__GFL__QUALITY="SDGQP")
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
     losses = wrapped(batch)
     zero = sum(losses.values()) * 0  # the supervised losses keep every parameter in the graph
@@ -103,7 +103,7 @@ def worker(rank, function, folder, meta):
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     expected = terms_and_gradients(meta, whole_batch(), ddp=False)
     assert all(v.item() > 0 for v in expected[0].values())
-    assert len(expected[0]) == {"GFL": 10, "ATSS": 8}.get(meta, 7)
+    assert len(expected[0]) == {"GFL": 13, "ATSS": 8}.get(meta, 7)
     torch.save(expected, tmp_path / "expected.pth")
     mp.spawn(worker, (compare_with_one_process, str(tmp_path), meta), nprocs=2)
 

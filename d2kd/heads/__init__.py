@@ -10,6 +10,7 @@ from .base import (
 from .bckd import BCKD
 from .crosskd import CrossKD
 from .ld import LD
+from .parallel import Parallel
 from .pgd import PGD
 from .pkd import PKD
 
@@ -21,6 +22,7 @@ __all__ = [
     "LD",
     "PGD",
     "PKD",
+    "Parallel",
     "build_head",
     "common_strides",
     "head_defaults",

@@ -24,10 +24,12 @@ class DistillationHead(nn.Module):
 
     The constructor takes two `DetectorSpec`s and keyword-only options; these options, in upper
     case, are the keys of DISTILL.<Name>, with the same defaults. `requires` names the fields of
-    `DetectorOutput` that `forward` reads; `default_weight` is the published weight.
+    `DetectorOutput` that `forward` reads, `optional` those of them that a detector may lack;
+    `default_weight` is the published weight.
     """
 
     requires: FrozenSet[str] = frozenset({"features"})
+    optional: FrozenSet[str] = frozenset()
     default_weight: ClassVar[float] = 1.0
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
@@ -65,8 +67,9 @@ def build_head(
         ValueError: a detector does not provide what the head reads, or the two do not match.
     """
     head = DISTILLATION_HEAD_REGISTRY.get(name)
-    check_provides(name, head, "student", student, head.requires)
-    check_provides(name, head, "teacher", teacher, head.requires - STUDENT_ONLY)
+    needed = head.requires - head.optional
+    check_provides(name, head, "student", student, needed)
+    check_provides(name, head, "teacher", teacher, needed - STUDENT_ONLY)
     specs = student.spec(), teacher.spec()
     check_specs(name, head.requires, *specs)
     return head(*specs, **{key: node[key.upper()] for key in head_defaults(head)})
@@ -159,4 +162,8 @@ def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> L
 
 
 def _fitting(adapter: DetectorAdapter) -> List[str]:
-    return sorted(n for n, head in DISTILLATION_HEAD_REGISTRY if head.requires <= adapter.provides)
+    return sorted(
+        name
+        for name, head in DISTILLATION_HEAD_REGISTRY
+        if head.requires - head.optional <= adapter.provides
+    )

@@ -9,15 +9,16 @@ from tests.helpers import pair
 
 PAIRS = [
     (head, meta)
-    for head in ("BCKD", "CrossKD", "LD", "PGD")
+    for head in ("BCKD", "CrossKD", "LD", "PGD", "Parallel")
     for meta in ("RetinaNet", "FCOS", "ATSS", "GFL")
-    if head != "LD" or meta == "GFL"
+    if head not in ("LD", "Parallel") or meta == "GFL"
 ]
 
 
 def model_of(head, meta):
     options = {"CrossKD": {"BLOCK": 1}, "LD": {"CLS_WEIGHT": 1.0}}
-    student, model = pair(meta, (head,), 8, options)
+    keys = {"MODEL__GFL__QUALITY": "SDGQP"} if head == "Parallel" else {}
+    student, model = pair(meta, (head,), 8, options, **keys)
     return student, model
 
 
