@@ -8,7 +8,7 @@ INIT = (ROOT / "d2kd" / "__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 README = ROOT / "README.md"
 
-QUICKSTART = ["timm>=1.0.31", "scikit-learn", "matplotlib"]
+QUICKSTART = ["timm>=1.0.31", "scikit-learn"]
 
 setup(
     name="d2kd",
@@ -31,6 +31,8 @@ setup(
         "iopath",
         "pycocotools",
         "numpy",
+        "scipy",
+        "matplotlib",
         "pyyaml",
         "safetensors",
         "setuptools<81",  # Detectron2's model zoo imports pkg_resources

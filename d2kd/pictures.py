@@ -7,8 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +15,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .adapters import STUDENT_ONLY
+from .data import labelled_test_data
 from .distiller import Distiller
 
 Maps = Dict[str, Dict[int, Tensor]]
@@ -105,9 +104,7 @@ def draw_batch(distiller: Distiller, batch: List[dict]) -> List[Figure]:
 
 def picture_batch(cfg: CfgNode, count: int) -> List[dict]:
     """The first images of DATASETS.TEST[0] with their objects, resized as for testing."""
-    size = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    mapper = DatasetMapper(cfg, is_train=True, augmentations=[size])
-    records = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
+    records, mapper = labelled_test_data(cfg)
     return [mapper(record) for record in records[:count]]
 
 

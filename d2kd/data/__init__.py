@@ -3,7 +3,7 @@
 from .boxes import clean_boxes
 from .catalog import check_datasets, dataset_num_classes, load_dataset
 from .custom import add_data_config, register_custom_datasets
-from .loader import build_train_loader
+from .loader import build_train_loader, labelled_test_data
 
 __all__ = [
     "add_data_config",
@@ -11,6 +11,7 @@ __all__ = [
     "check_datasets",
     "clean_boxes",
     "dataset_num_classes",
+    "labelled_test_data",
     "load_dataset",
     "register_custom_datasets",
 ]

@@ -21,6 +21,7 @@ from detectron2.data.samplers import (
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
@@ -55,6 +56,16 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], DatasetMapper]:
+    """Records of ``DATASETS.TEST[0]``, images without objects too, and a mapper that keeps objects.
+
+    Images are resized as for testing and not augmented.
+    """
+    size = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    mapper = DatasetMapper(cfg, is_train=True, augmentations=[size])
+    return load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST"), mapper
 
 
 def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
