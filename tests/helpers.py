@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Sequence
 
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
-from d2kd import Distiller, Teacher, build_adapter
+from d2kd import DetectorOutput, DetectorSpec, Distiller, Teacher, build_adapter
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head
 from d2kd.heads.base import head_defaults
 from d2kd.testing import tiny_cfg
@@ -47,6 +48,37 @@ def pair(
         for parameter in teacher.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return student, distill(student, [teacher], heads, options=options).train()
+
+
+def feature_spec(widths, name="X", **keys):
+    """A detector of which only FPN widths by stride are known."""
+    features = {s: ShapeSpec(channels=c, stride=s) for s, c in widths.items()}
+    return DetectorSpec(name=name, features=features, num_classes=3, **keys)
+
+
+def feature_output(widths, seed):
+    """Random FPN maps of two images of 256 px."""
+    g = torch.Generator().manual_seed(seed)
+    maps = {s: torch.randn(2, c, 256 // s, 256 // s, generator=g) for s, c in widths.items()}
+    return output_of(maps)
+
+
+def output_of(features):
+    """A DetectorOutput of nothing but FPN maps by stride."""
+    return DetectorOutput(images=None, adapter=None, features=features)
+
+
+@torch.no_grad()
+def make_identity(head):
+    """Every adapter of a head passes its input on; for equal widths."""
+    for module in head.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.dirac_(module.weight)
+            module.bias.zero_()
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.init.eye_(module.weight)
+            module.bias.zero_()
+    return head
 
 
 def clone(module):

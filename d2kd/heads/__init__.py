@@ -9,20 +9,28 @@ from .base import (
 )
 from .bckd import BCKD
 from .crosskd import CrossKD
+from .cwd import CWD
+from .fitnets import FitNets
 from .ld import LD
+from .mgd import MGD
 from .parallel import Parallel
 from .pgd import PGD
 from .pkd import PKD
+from .structured import StructuredKD
 
 __all__ = [
     "BCKD",
+    "CWD",
     "CrossKD",
     "DISTILLATION_HEAD_REGISTRY",
     "DistillationHead",
+    "FitNets",
     "LD",
+    "MGD",
     "PGD",
     "PKD",
     "Parallel",
+    "StructuredKD",
     "build_head",
     "common_strides",
     "head_defaults",

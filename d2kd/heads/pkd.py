@@ -5,15 +5,16 @@ Cao et al., NeurIPS 2022 (arXiv 2207.02039).
 
 from typing import Dict
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import pearson_loss
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, common_strides
+from .base import DISTILLATION_HEAD_REGISTRY
+from .projection import FeatureHead
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
-class PKD(DistillationHead):
+class PKD(FeatureHead):
     """Pearson correlation of FPN features, summed over the finest common strides.
 
     The published weight is 6 (10 from a RetinaNet X101 to a RetinaNet R50). Ours: a 1x1
@@ -40,23 +41,12 @@ class PKD(DistillationHead):
             eps, all_ranks: see `pearson_loss`. ALL_RANKS False is the released behaviour.
 
         Raises:
-            ValueError: no common stride.
+            ValueError: no common stride, or no level.
         """
-        super().__init__()
-        self.strides = common_strides("PKD", student, teacher)[:num_levels]
+        super().__init__(student, teacher, num_levels)
         self.eps, self.all_ranks = eps, all_ranks
-        widths = {
-            s: (student.features[s].channels, teacher.features[s].channels) for s in self.strides
-        }
-        self.project = nn.ModuleDict(
-            {str(s): nn.Conv2d(a, b, 1) for s, (a, b) in widths.items() if a != b}
-        )
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "feat"."""
-        total = 0.0
-        for s in self.strides:
-            x = student.features[s]
-            x = self.project[str(s)](x) if str(s) in self.project else x
-            total = total + pearson_loss(x, teacher.features[s], self.eps, self.all_ranks)
-        return {"feat": total}
+        levels = self.levels(student, teacher).values()
+        return {"feat": sum(pearson_loss(s, t, self.eps, self.all_ranks) for s, t in levels)}

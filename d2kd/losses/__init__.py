@@ -1,5 +1,12 @@
 """Losses and box distributions: pure functions of tensors."""
 
+from .attention import (
+    channel_mask,
+    channel_pool,
+    masked_distance,
+    spatial_mask,
+    spatial_pool,
+)
 from .box import box_iou_loss
 from .distribution import distribution_focal_loss, integral
 from .divergence import binary_distillation_loss, softened_kl
@@ -11,11 +18,16 @@ __all__ = [
     "align_channels",
     "binary_distillation_loss",
     "box_iou_loss",
+    "channel_mask",
+    "channel_pool",
     "distribution_focal_loss",
     "integral",
     "joint_quality_focal_loss",
+    "masked_distance",
     "mean_over_ranks",
     "pearson_loss",
     "quality_focal_loss",
     "softened_kl",
+    "spatial_mask",
+    "spatial_pool",
 ]

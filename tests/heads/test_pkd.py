@@ -1,24 +1,12 @@
 """PKD as a head: levels, projections, errors."""
 
 import pytest
-import torch
-from detectron2.layers import ShapeSpec
 from torch.testing import assert_close
 
-from d2kd import DetectorOutput, DetectorSpec
 from d2kd.heads import PKD
 from d2kd.losses import pearson_loss
-
-
-def spec(widths, name="X"):
-    features = {s: ShapeSpec(channels=c, stride=s) for s, c in widths.items()}
-    return DetectorSpec(name=name, features=features, num_classes=3)
-
-
-def output(widths, seed):
-    g = torch.Generator().manual_seed(seed)
-    maps = {s: torch.randn(2, c, 256 // s, 256 // s, generator=g) for s, c in widths.items()}
-    return DetectorOutput(images=None, adapter=None, features=maps)
+from tests.helpers import feature_output as output
+from tests.helpers import feature_spec as spec
 
 
 def test_sum_over_the_finest_common_strides():
@@ -51,3 +39,8 @@ def test_no_common_stride():
 
 def test_published_weight():
     assert PKD.default_weight == 6.0
+
+
+def test_levels_are_counted_from_one():
+    with pytest.raises(ValueError, match="DISTILL.PKD.NUM_LEVELS must be above 0, not 0"):
+        PKD(spec({8: 4}), spec({8: 4}), num_levels=0)

@@ -1,0 +1,83 @@
+"""What methods that compare FPN maps share: levels, 1x1 projections, presets, difference maps."""
+
+from typing import Dict, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import DetectorOutput, DetectorSpec
+from ..losses.precision import at_least_float
+from .base import DistillationHead, check_options, common_strides
+
+
+class FeatureHead(DistillationHead):
+    """A method on the finest common FPN levels.
+
+    `strides` are the levels in use (px, ascending), `project` the 1x1 convolutions of the student's
+    maps by stride. Batch padding takes part, as in the released code of these methods.
+    """
+
+    def __init__(
+        self,
+        student: DetectorSpec,
+        teacher: DetectorSpec,
+        num_levels: int,
+        project: str = "differing",
+    ) -> None:
+        """Choose the levels and build projections.
+
+        Args:
+            student, teacher: the two detectors.
+            num_levels: number of common strides used, from the finest, >= 1; more than there are
+                means all.
+            project: "differing" widths only (ours, where a paper asks for equal ones), "all" levels
+                or "none".
+
+        Raises:
+            ValueError: no common stride, or no level.
+        """
+        super().__init__()
+        name = type(self).__name__
+        check_options(name, above_zero={"NUM_LEVELS": num_levels})
+        self.strides = common_strides(name, student, teacher)[:num_levels]
+        self.widths = {
+            s: (student.features[s].channels, teacher.features[s].channels) for s in self.strides
+        }
+        wanted = {"differing": lambda a, b: a != b, "all": lambda a, b: True}
+        wants = wanted.get(project, lambda a, b: False)
+        self.project = nn.ModuleDict(
+            {str(s): nn.Conv2d(a, b, 1) for s, (a, b) in self.widths.items() if wants(a, b)}
+        )
+
+    def levels(
+        self, student: DetectorOutput, teacher: DetectorOutput
+    ) -> Dict[int, Tuple[Tensor, Tensor]]:
+        """Stride -> (projected student map, teacher map), both (N, C, H, W)."""
+        return {s: (self._projected(s, student), teacher.features[s]) for s in self.strides}
+
+    def _projected(self, stride: int, student: DetectorOutput) -> Tensor:
+        x, key = student.features[stride], str(stride)
+        return self.project[key](x) if key in self.project else x
+
+    @torch.no_grad()
+    def maps(
+        self, student: DetectorOutput, teacher: DetectorOutput
+    ) -> Dict[str, Dict[int, Tensor]]:
+        """See the base class: "difference", the root mean square over channels of s - t."""
+        levels = self.levels(student, teacher).items()
+        alike = {k: (s, t) for k, (s, t) in levels if s.shape[1] == t.shape[1]}
+        return {"difference": {k: difference_map(s, t) for k, (s, t) in alike.items()}}
+
+
+def difference_map(student: Tensor, teacher: Tensor) -> Tensor:
+    """Root mean square of the difference over channels: two (N, C, H, W) -> (N, H, W), >= 0."""
+    return (at_least_float(student) - at_least_float(teacher)).square().mean(1).sqrt()
+
+
+def is_two_stage(student: DetectorSpec, teacher: DetectorSpec) -> bool:
+    """Whether values published for two-stage students apply (ours).
+
+    They do where the student has no dense head, or the finest common stride is 4 px.
+    """
+    common = set(student.features) & set(teacher.features)
+    return student.num_anchors == 0 or min(common, default=0) == 4

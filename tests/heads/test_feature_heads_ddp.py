@@ -1,0 +1,70 @@
+"""Methods on FPN maps on two gloo ranks.
+
+FitNets, MGD and CWD average over images, so that the mean of the ranks' terms and gradients is that
+of one process with the whole batch (MGD without its random mask, which each rank draws itself).
+Structured KD's roots of sums over the batch are by definition not: two ranks give about 1 / sqrt(2)
+of it. There, and for BatchNorm's statistics, only that the ranks' parameters stay equal is tested.
+"""
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+from d2kd.losses import mean_over_ranks
+from d2kd.testing import make_batch
+from tests.helpers import pair
+from tests.test_ddp import distillation, gradients, whole_batch, worker
+
+LINEAR = ("CWD", "FitNets", "MGD")
+
+
+def terms_and_gradients(batch, ddp):
+    _, model = pair("RetinaNet", LINEAR, options={"MGD": {"MASK_RATIO": 0.0}})
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
+    losses = wrapped(batch)
+    terms = distillation(losses, LINEAR)
+    zero = sum(losses.values()) * 0  # the supervised losses keep every parameter in the graph
+    (sum(terms.values()) + zero).backward()
+    return {k: mean_over_ranks(v.detach()) for k, v in terms.items()}, gradients(model)
+
+
+def compare_with_one_process(rank, folder, meta):
+    mine = terms_and_gradients(whole_batch()[2 * rank : 2 * rank + 2], ddp=True)
+    for values, expected in zip(mine, torch.load(f"{folder}/expected.pth"), strict=True):
+        assert set(values) == set(expected)
+        for name, value in expected.items():
+            scale = max(value.abs().max().item(), 1.0)
+            assert_close(values[name] / scale, value / scale, atol=1e-5, rtol=1e-5)
+
+
+def train_three_steps(rank, folder, norm):
+    heads = (*LINEAR, "StructuredKD")
+    _, model = pair("RetinaNet", heads, options={"StructuredKD": {"NON_LOCAL_NORM": norm}})
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=1e-4)
+    start = [p.detach().clone() for p in model.parameters()]
+    for step in range(3):
+        optimizer.zero_grad()
+        torch.manual_seed(10 * step + rank)
+        sum(wrapped(make_batch(seed=10 * step + rank)).values()).backward()
+        optimizer.step()
+    moved = [(a - b).abs().sum() for a, b in zip(start, model.parameters(), strict=True)]
+    assert all(m > 0 for m in moved)
+    for parameter in model.parameters():
+        mine = parameter.detach()
+        assert bool(mine.isfinite().all())
+        assert_close(mine, mean_over_ranks(mine), atol=1e-7, rtol=1e-7)
+
+
+def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):
+    expected = terms_and_gradients(whole_batch(), ddp=False)
+    assert len(expected[0]) == 3 and all(v.item() > 0 for v in expected[0].values())
+    torch.save(expected, tmp_path / "expected.pth")
+    mp.spawn(worker, (compare_with_one_process, str(tmp_path), "RetinaNet"), nprocs=2)
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_parameters_stay_equal(tmp_path, norm):
+    mp.spawn(worker, (train_three_steps, str(tmp_path), norm), nprocs=2)
