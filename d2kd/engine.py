@@ -21,6 +21,7 @@ from .adapters import build_adapter
 from .checkpoint import SafeCheckpointer
 from .data import build_train_loader, check_datasets
 from .distiller import Distiller
+from .evaluation import CrowdHumanEvaluator
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import MapPictures
 from .solver import build_lr_scheduler, build_optimizer
@@ -123,10 +124,12 @@ class DistillationTrainer(DefaultTrainer):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
+        if kind == "crowdhuman":
+            return CrowdHumanEvaluator(dataset_name)
         if kind != "coco":
             raise ValueError(
                 f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: coco, "
-                "pascal_voc. Override DistillationTrainer.build_evaluator for others."
+                "crowdhuman, pascal_voc. Override DistillationTrainer.build_evaluator for others."
             )
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=_has_compiled_coco())

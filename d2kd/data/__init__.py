@@ -1,6 +1,7 @@
 """Data sets: named in yaml, checked before training, cleaned, read in a reproducible order."""
 
 from .boxes import clean_boxes
+from .builtin import register_builtin_datasets
 from .catalog import check_datasets, dataset_num_classes, load_dataset
 from .custom import add_data_config, register_custom_datasets
 from .loader import build_train_loader, labelled_test_data
@@ -15,3 +16,5 @@ __all__ = [
     "load_dataset",
     "register_custom_datasets",
 ]
+
+register_builtin_datasets()

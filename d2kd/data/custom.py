@@ -4,14 +4,17 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 
+from ..checks import check_choice
+from .builtin import register_coco_format
+
+EVALUATORS = ("coco", "crowdhuman")
 EXAMPLE = '[["cells_train", "cells/train.json", "cells/images"]]'
 
 
 def add_data_config(cfg: CfgNode) -> None:
     """Add ``DATASETS.CUSTOM``, the user's own data sets in COCO's json format."""
-    # [name, json file, image folder] per data set; see find_path for relative paths
+    # [name, json file, image folder], optionally evaluator, per data set; see find_path for paths
     cfg.DATASETS.CUSTOM = []
     # share of the images used by RandomSubsetTrainingSampler; stock code reads it, but sets none
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
@@ -38,17 +41,23 @@ def find_path(path: str) -> str:
 def register_custom_datasets(cfg: CfgNode) -> None:
     """Register the entries of ``DATASETS.CUSTOM``; the same entry twice is registered once.
 
+    A fourth string names the evaluator: "coco", the default, or "crowdhuman".
+
     Raises:
-        ValueError: an entry is not three strings, or its name belongs to another data set.
+        ValueError: an entry is not three or four strings, the evaluator is unknown, or the name
+            belongs to another data set.
         FileNotFoundError: the json file or the image folder does not exist.
     """
     for index, entry in enumerate(cfg.DATASETS.CUSTOM):
         key = f"DATASETS.CUSTOM[{index}]"
-        if not isinstance(entry, (list, tuple)) or [type(v) for v in entry] != [str] * 3:
+        strings = isinstance(entry, (list, tuple)) and all(isinstance(v, str) for v in entry)
+        if not strings or len(entry) not in (3, 4):
             raise ValueError(
-                f"{key} is {entry!r}: give a list of [name, json file, image folder], for example "
-                f"DATASETS.CUSTOM '{EXAMPLE}'"
+                f"{key} is {entry!r}: give a list of [name, json file, image folder], and maybe a "
+                f"fourth string, the evaluator; for example DATASETS.CUSTOM '{EXAMPLE}'"
             )
+        evaluator = [*entry, "coco"][3]
+        check_choice(evaluator, EVALUATORS, f"{key}[3]")
         try:
             json_file, images = find_path(entry[1]), find_path(entry[2])
         except FileNotFoundError as e:
@@ -61,18 +70,18 @@ def register_custom_datasets(cfg: CfgNode) -> None:
                 f"{key} ({entry[0]!r}): expected a json file and an image folder, in this order; "
                 f"got {json_file} and {images}."
             )
-        _register(key, entry[0], json_file, images)
+        _register(key, entry[0], json_file, images, evaluator)
 
 
-def _register(key: str, name: str, json_file: str, images: str) -> None:
+def _register(key: str, name: str, json_file: str, images: str, evaluator: str) -> None:
     """Register one data set unless the same is registered already."""
     if name not in DatasetCatalog:
-        register_coco_instances(name, {}, json_file, images)
+        register_coco_format(name, json_file, images, evaluator)
         return
     metadata = MetadataCatalog.get(name)
-    known = (metadata.get("json_file"), metadata.get("image_root"))
-    if known != (json_file, images):
+    known = [metadata.get(x) for x in ("json_file", "image_root", "evaluator_type")]
+    if known != [json_file, images, evaluator]:
         raise ValueError(
-            f"{key}: the name {name!r} belongs to another data set ({known[0]}, {known[1]}). "
+            f"{key}: the name {name!r} belongs to another data set ({', '.join(map(str, known))}). "
             "Choose another name, and use it in DATASETS.TRAIN and DATASETS.TEST too."
         )

@@ -1,5 +1,6 @@
 """Evaluators that Detectron2 lacks."""
 
+from .crowdhuman import CrowdHumanEvaluator
 from .quality import QualityEvaluator, QualityProbe
 
-__all__ = ["QualityEvaluator", "QualityProbe"]
+__all__ = ["CrowdHumanEvaluator", "QualityEvaluator", "QualityProbe"]
