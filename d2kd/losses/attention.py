@@ -69,15 +69,15 @@ def masked_distance(student: Tensor, teacher: Tensor, masks: Sequence[Tensor] = 
     difference = at_least_float(teacher) - at_least_float(student)
     for mask in masks:
         difference = difference * mask.sqrt()
-    return torch.linalg.vector_norm(difference)
+    # Axis by axis: over millions of values at once the CPU's float32 norm is off by up to 1%.
+    while difference.dim() > 0:
+        difference = torch.linalg.vector_norm(difference, dim=-1)
+    return difference
 
 
 def _pool(x: Tensor, axes: Sequence[int], absolute: bool) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if not absolute:
-        return x.mean(axes, keepdim=True, dtype=dtype)
-    total = torch.linalg.vector_norm(x, ord=1, dim=axes, keepdim=True, dtype=dtype)
-    return total * (total.numel() / x.numel())
+    return (x.abs() if absolute else x).mean(axes, keepdim=True, dtype=dtype)
 
 
 def _mask(pooled: Sequence[Tensor], temperature: float, fuse: str) -> Tensor:

@@ -43,9 +43,8 @@ def test_fitnets():
 
 @pytest.mark.parametrize(("temperature", "value"), [(1.0, 0.250895), (4.0, 0.324567)])
 def test_cwd(temperature, value):
-    """With e = exp(1): channel 1 at T = 1 has t = (e, 1, 1, e) / (2 e + 2), s = (1, e, 1, e) / (2 e
-    + 2), KL = (e - 1) / (2 e + 2) = 0.231059; channel 2, t = (e^3, 1, 1, 1) / (e^3 + 3) = (0.870054,
-    0.043315 thrice), s = (e, 1, 1, 1 / e) / (e + 2 + 1 / e), KL = 0.270732; their mean."""
+    """At T = 1, with Z = e^3 + 3 and Y = e + 2 + 1 / e, the channels' KL are (e - 1) / (2 e + 2) =
+    0.231059 and (e^3 (3 - 1) + 1) / Z - ln Z + ln Y = 0.270732; CWD is their mean."""
     head = CWD(SPEC, SPEC, temperature=temperature)
     near(toy(head), value)
     shift = torch.tensor([3.0, -7.0], dtype=torch.float64).view(1, 2, 1, 1)

@@ -41,21 +41,26 @@ def compare_with_one_process(rank, folder, meta):
 
 def train_three_steps(rank, folder, norm):
     heads = (*LINEAR, "StructuredKD")
-    _, model = pair("RetinaNet", heads, options={"StructuredKD": {"NON_LOCAL_NORM": norm}})
+    options = {"NON_LOCAL_NORM": norm, "FEAT_WEIGHT": 1.0, "NON_LOCAL_WEIGHT": 1.0}
+    _, model = pair("RetinaNet", heads, options={"StructuredKD": options})
+    for name, parameter in model.heads.named_parameters():
+        if name.endswith("norm.weight"):
+            torch.nn.init.ones_(parameter)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=1e-4)
-    start = [p.detach().clone() for p in model.parameters()]
+    start = {n: p.detach().clone() for n, p in model.heads.named_parameters()}
     for step in range(3):
         optimizer.zero_grad()
         torch.manual_seed(10 * step + rank)
         sum(wrapped(make_batch(seed=10 * step + rank)).values()).backward()
         optimizer.step()
-    moved = [(a - b).abs().sum() for a, b in zip(start, model.parameters(), strict=True)]
-    assert all(m > 0 for m in moved)
-    for parameter in model.parameters():
-        mine = parameter.detach()
+    for name, parameter in model.heads.named_parameters():
+        if name.endswith("weight") and ".128." not in name:  # a single cell stays as it is in CWD
+            assert not torch.equal(parameter, start[name]), name
+    for name, parameter in model.named_parameters():
+        mine, mean = parameter.detach(), mean_over_ranks(parameter.detach())
         assert bool(mine.isfinite().all())
-        assert_close(mine, mean_over_ranks(mine), atol=1e-7, rtol=1e-7)
+        assert_close(mine, mean, atol=1e-7, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):

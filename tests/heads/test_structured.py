@@ -166,7 +166,7 @@ def test_maps():
     near(maps["spatial attention (fused)"][8], [2.234135, 0.426941, 0.178376, 1.160547])
     mean = sum(maps[f"spatial attention ({side})"][8] for side in ("teacher", "student")) / 2
     assert_close(mean, maps["spatial attention (fused)"][8])
-    near(maps["spatial attention (teacher)"][8][0, 0, 0], 3.747717)
+    near(maps["spatial attention (teacher)"][8][0, 0, 0], 3.681823)
 
 
 @pytest.mark.parametrize(("option", "message"), [
