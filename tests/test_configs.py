@@ -79,6 +79,8 @@ def test_plain_detector_loads_in_stock_detectron2(path):
     ("configs/detectors/faster_rcnn_R_50_FPN.yaml", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"),
     ("configs/detectors/mask_rcnn_R_101_FPN.yaml",
      "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml"),
+    ("configs/detectors/cascade_mask_rcnn_R_50_FPN.yaml",
+     "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"),
 ])  # fmt: skip
 def test_detectors_are_those_of_the_model_zoo(ours, zoo):
     mine, stock = get_cfg(), get_cfg()

@@ -17,19 +17,45 @@ NORMS: Dict[str, Callable[[int], nn.Module]] = {
 """Norms by name; SyncBN across ranks needs GPUs."""
 
 
+def non_local_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    """sum_j (theta_i . phi_j) g_j / K, in the order of products that costs less.
+
+    (g phi^T) theta, by way of a d x d matrix, takes (M + K) d^2 multiplications and is the one for
+    all but the smallest maps; g (phi^T theta), by way of a K x M matrix, takes 2 M K d. Sums run in
+    float32 or more, outside autocast.
+
+    Args:
+        theta: (N, d, M) queries.
+        phi: (N, d, K) keys.
+        g: (N, d, K) values.
+
+    Returns:
+        Tensor: (N, d, M), float32 (float64 for float64 input).
+    """
+    (width, queries), keys = theta.shape[1:], phi.shape[2]
+    with torch.autocast(theta.device.type, enabled=False):
+        theta, phi, g = (at_least_float(x) for x in (theta, phi, g))
+        phi = phi.transpose(1, 2) / keys
+        if 2 * queries * keys < (queries + keys) * width:
+            return g @ (phi @ theta)
+        return (g @ phi) @ theta
+
+
 class NonLocal(nn.Module):
     """x + norm(W y), where y gathers values of all cells by dot products with the cell's query.
 
     With 1x1 convolutions theta, phi, g to `hidden` channels and phi, g max-pooled to K keys,
-    y_i = 1/K sum_j (theta_i . phi_j) g_j. There is no softmax, so y = theta (phi g^T) / K is exact,
-    and the (H W) x K matrix is never formed. The norm starts at scale and shift 0: the module
-    starts as the identity, and its convolutions move once the scale has.
+    y_i = 1/K sum_j (theta_i . phi_j) g_j. There is no softmax, so that the products may be taken in
+    any order, and no matrix over pairs of cells of a large map is formed. The norm starts at scale
+    and shift 0: the module starts as the identity, and its convolutions move once the scale has.
 
     Ours: a pooling window larger than the map is cut to the map; GN has up to 32 groups, as many as
     divide the width. Batch statistics need more than one value per channel. One image is enough
     wherever H * W > 1, and for one image of one cell the norm sees the value twice and gives its
     shift, which starts at 0.
     """
+
+    product = staticmethod(non_local_product)
 
     def __init__(self, channels: int, hidden: int, pool: int, norm: str = "BN") -> None:
         """Build the layers.
@@ -53,30 +79,10 @@ class NonLocal(nn.Module):
         window = min(self.pool, x.shape[2]), min(self.pool, x.shape[3])
         theta = self.theta(x)
         phi, g = (F.max_pool2d(conv(x), window).flatten(2) for conv in (self.phi, self.g))
-        y = non_local_product(theta.flatten(2), phi, g).view_as(theta)
+        y = self.product(theta.flatten(2), phi, g).view_as(theta)
         return x + self._normalized(self.out(y))
 
     def _normalized(self, x: Tensor) -> Tensor:
         if x[:, 0].numel() > 1:
             return self.norm(x)
         return self.norm(torch.cat([x, x]))[:1]
-
-
-def non_local_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-    """sum_j (theta_i . phi_j) g_j / K, by way of the d x d matrix of keys and values.
-
-    It takes (M + K) d^2 multiplications in place of 2 M K d. The sum over keys runs in float32 or
-    more, outside autocast.
-
-    Args:
-        theta: (N, d, M) queries.
-        phi: (N, d, K) keys.
-        g: (N, d, K) values.
-
-    Returns:
-        Tensor: (N, d, M), float32 (float64 for float64 input).
-    """
-    with torch.autocast(theta.device.type, enabled=False):
-        theta, phi, g = (at_least_float(x) for x in (theta, phi, g))
-        context = (g / g.shape[2]) @ phi.transpose(1, 2)
-        return context @ theta

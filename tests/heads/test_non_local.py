@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from d2kd.heads.non_local import NORMS, NonLocal, non_local_product
 from d2kd.losses import masked_distance
@@ -43,14 +44,33 @@ def test_it_starts_as_the_identity():
     near(masked_distance(module(STUDENT), module(TEACHER)), 2.645751)
 
 
-def test_reassociated_product_equals_the_naive_one():
+@pytest.mark.parametrize("queries", [35, 4])
+def test_product_equals_the_naive_one(queries):
+    """(35 + 8) 6 is less than 2 * 35 * 8, and (4 + 8) 6 is more than 2 * 4 * 8."""
     g = torch.Generator().manual_seed(0)
-    shapes = ((2, 6, 35), (2, 6, 8), (2, 6, 8))
+    shapes = ((2, 6, queries), (2, 6, 8), (2, 6, 8))
     args = [torch.randn(x, dtype=torch.float64, generator=g, requires_grad=True) for x in shapes]
     mine, naive = non_local_product(*args), naive_product(*args)
     assert_close(mine, naive)
     grads = [torch.autograd.grad(y.square().sum(), args) for y in (mine, naive)]
     assert_close(*grads)
+
+
+def test_no_matrix_over_pairs_of_cells():
+    """At P2 of 800 x 1216 it would have 60800 x 950 values; the largest tensor made has 60800 d."""
+    sizes = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.numel() for x in (out if isinstance(out, tuple) else (out,)))
+            return out
+
+    shapes = ((1, 4, 60800), (1, 4, 950), (1, 4, 950))
+    args = [torch.ones(x, requires_grad=True) for x in shapes]
+    with Record():
+        non_local_product(*args).sum().backward()
+    assert max(sizes) == 4 * 60800
 
 
 def test_product_in_half_precision():
