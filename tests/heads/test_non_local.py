@@ -93,6 +93,7 @@ def test_gradient():
 @pytest.mark.parametrize("norm", sorted(NORMS))
 @pytest.mark.parametrize("shape", [(1, 8, 1, 1), (1, 8, 1, 2), (2, 8, 1, 1), (1, 8, 3, 5)])
 def test_small_maps_and_one_image(norm, shape):
+    torch.manual_seed(0)
     module = NonLocal(8, 4, 8, norm)
     nn.init.ones_(module.norm.weight)
     nn.init.constant_(module.norm.bias, 0.5)
@@ -102,7 +103,7 @@ def test_small_maps_and_one_image(norm, shape):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
     assert bool(x.grad.isfinite().all())
     if shape == (1, 8, 1, 1):
-        assert_close(y, x + 0.5)
+        assert_close(y, x + 0.5, atol=1e-3, rtol=0)
 
 
 def test_half_precision_module_is_finite():
