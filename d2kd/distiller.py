@@ -108,8 +108,8 @@ class Distiller(nn.Module):
         for index in sorted(set(self.teacher_of.values())):
             teacher, need = self.teachers[index], self._teacher_need(index)
             out = teacher(batched_inputs, self.divisor, self.input_format, need)
-            if "roi" in need:
-                teacher.add_roi(out, student.proposals)
+            if need & {"roi", "masks"}:
+                teacher.add_regions(out, student, need)
             outputs[index] = out
         return outputs
 

@@ -7,7 +7,6 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from detectron2.structures import Instances
 from torch import nn
 
 from .adapters import DetectorOutput, build_adapter
@@ -61,10 +60,12 @@ class Teacher:
             return self.adapter.forward(images, None, need)
 
     @torch.no_grad()
-    def add_roi(self, output: DetectorOutput, proposals: List[Instances]) -> None:
-        """Fill `output.roi` on the student's proposals (XYXY px)."""
+    def add_regions(
+        self, output: DetectorOutput, student: DetectorOutput, need: FrozenSet[str]
+    ) -> None:
+        """Fill `output.roi` and `output.masks`, as needed, on the student's proposals."""
         with self._autocast():
-            output.roi = self.adapter.roi_forward(output, proposals)
+            self.adapter.add_regions(output, student, need)
 
     def _autocast(self) -> torch.autocast:
         device = self.detector.pixel_mean.device.type

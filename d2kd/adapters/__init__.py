@@ -8,6 +8,7 @@ from .base import (
     DetectorAdapter,
     DetectorOutput,
     DetectorSpec,
+    MaskOutput,
     RoIOutput,
     build_adapter,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "DetectorOutput",
     "DetectorSpec",
     "GeneralizedRCNNAdapter",
+    "MaskOutput",
     "RoIOutput",
     "build_adapter",
 ]

@@ -58,12 +58,24 @@ class DenseMaps:
 class RoIOutput:
     """One stage of a RoI head on P proposals of the whole batch, image after image.
 
-    `logits` (P, K+1) with background last, `deltas` (P, 4K) or (P, 4), `box_features` (P, D).
+    `logits` (P, K+1) with background last, `deltas` (P, 4K) or (P, 4); `proposals`, the N
+    `Instances` of this stage with proposal_boxes (XYXY px) and, a student's, gt_classes.
     """
 
     logits: Tensor
     deltas: Tensor
-    box_features: Tensor
+    proposals: List[Instances]
+
+
+@dataclass
+class MaskOutput:
+    """Masks of F foreground proposals of the whole batch, image after image.
+
+    `logits` (F, K, M, M), or (F, 1, M, M) for masks without class; `proposals` as for `RoIOutput`.
+    """
+
+    logits: Tensor
+    proposals: List[Instances]
 
 
 @dataclass
@@ -89,7 +101,8 @@ class DetectorOutput:
         gt: N `Instances` with gt_boxes (XYXY px) and gt_classes.
         num_pos: scalar >= 1, mean over ranks of sum over images of max(positives, 1).
         proposals: N `Instances`, the sampled RoIs of a two-stage student.
-        rpn, roi: see `DenseMaps`, `RoIOutput` (one per stage).
+        rpn, roi, masks: see `DenseMaps`, `RoIOutput` (one per stage), `MaskOutput`. A teacher's
+            are on the student's proposals.
         losses: supervised losses, {} for a teacher.
     """
 
@@ -112,6 +125,7 @@ class DetectorOutput:
     proposals: Optional[List[Instances]] = None
     rpn: Optional[DenseMaps] = None
     roi: List[RoIOutput] = field(default_factory=list)
+    masks: Optional[MaskOutput] = None
     losses: Dict[str, Tensor] = field(default_factory=dict)
 
     def labels_by_stride(self) -> Dict[int, Tensor]:

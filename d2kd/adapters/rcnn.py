@@ -1,15 +1,13 @@
-"""Adapter of GeneralizedRCNN: Faster and Mask R-CNN, and any other for its features alone."""
+"""Adapter of GeneralizedRCNN: Faster, Mask and Cascade R-CNN, and any other for its features."""
 
-from typing import FrozenSet, List, Optional, Tuple
+from typing import FrozenSet, List, Optional
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.modeling.proposal_generator.rpn import RPN
-from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.structures import ImageList, Instances
-from torch import Tensor
 
 from .base import (
     DETECTOR_ADAPTER_REGISTRY,
@@ -17,19 +15,17 @@ from .base import (
     DetectorAdapter,
     DetectorOutput,
     DetectorSpec,
-    RoIOutput,
 )
-
-_RPN_REPLAYS = (RPN.forward,)
-_ROI_REPLAYS = (StandardROIHeads.forward, StandardROIHeads._forward_box)
+from .regions import Masks, as_proposals, build_regions, replayable
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()
 class GeneralizedRCNNAdapter(DetectorAdapter):
     """Two-stage detectors.
 
-    RPN maps are provided for the stock `RPN`, RoI outputs for the stock `StandardROIHeads`; with
-    other parts, or when no head asks for them, the stock modules run unchanged.
+    RPN maps are provided for the stock `RPN`, RoI outputs for the stock `StandardROIHeads` and
+    `CascadeROIHeads`, mask logits for their stock mask branch; with other parts, or when no head
+    asks for them, the stock modules run unchanged. Keypoint heads always do.
     """
 
     replays = (GeneralizedRCNN.forward,)
@@ -40,15 +36,15 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         shapes = detector.backbone.output_shape()
         names = _feature_names(detector)
         self._names = dict(sorted((shapes[name].stride, name) for name in names))
-        extra = {"proposals"}
-        if _replayable(detector.proposal_generator, _RPN_REPLAYS):
-            extra.add("rpn")
-        if (
-            _replayable(detector.roi_heads, _ROI_REPLAYS)
-            and not detector.roi_heads.train_on_pred_boxes
-        ):
-            extra.add("roi")
-        self.provides = self.provides | extra
+        heads = detector.roi_heads
+        self._regions = build_regions(heads)
+        self._masks = Masks(heads) if self._regions and Masks.replayable(heads) else None
+        there = {
+            "rpn": replayable(detector.proposal_generator, (RPN.forward,)),
+            "roi": self._regions is not None,
+            "masks": self._masks is not None,
+        }
+        self.provides = self.provides | {"proposals"} | {name for name, x in there.items() if x}
 
     def spec(self) -> DetectorSpec:
         """See the base class."""
@@ -64,7 +60,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
     def forward(
         self, images: ImageList, gt: Optional[List[Instances]], need: FrozenSet[str]
     ) -> DetectorOutput:
-        """See the base class. A teacher's `roi` is filled by `roi_forward`."""
+        """See the base class. A teacher's regions are filled by `add_regions`."""
         pyramid = self.detector.backbone(images.tensor)
         out = DetectorOutput(images, self, {s: pyramid[name] for s, name in self._names.items()})
         if gt is None and "rpn" not in need:
@@ -107,46 +103,44 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         self, out: DetectorOutput, pyramid: dict, proposals: List[Instances], need: FrozenSet[str]
     ) -> dict:
         heads = self.detector.roi_heads
-        if "roi" not in need:
+        if not need & {"roi", "masks"}:
             out.proposals, losses = heads(out.images, pyramid, proposals, out.gt)
             return losses
         out.proposals = heads.label_and_sample_proposals(proposals, out.gt)
-        stage, predictions = self._run_box_head(pyramid, out.proposals)
-        out.roi = [stage]
-        losses = heads.box_predictor.losses(predictions, out.proposals)
-        losses.update(heads._forward_mask(pyramid, out.proposals))
+        out.roi, losses = self._regions.forward(pyramid, out.proposals, out.gt)
+        if "masks" in need:
+            out.masks, found = self._masks.forward(pyramid, out.proposals)
+            losses.update(found)
+        else:
+            losses.update(heads._forward_mask(pyramid, out.proposals))
         losses.update(heads._forward_keypoint(pyramid, out.proposals))
         return losses
 
-    def _run_box_head(
-        self, pyramid: dict, proposals: List[Instances]
-    ) -> Tuple[RoIOutput, Tuple[Tensor, Tensor]]:
-        heads = self.detector.roi_heads
-        features = [pyramid[name] for name in heads.box_in_features]
-        pooled = heads.box_pooler(features, [x.proposal_boxes for x in proposals])
-        box_features = heads.box_head(pooled)
-        predictions = heads.box_predictor(box_features)
-        return RoIOutput(*predictions, box_features), predictions
+    def add_regions(
+        self, output: DetectorOutput, student: DetectorOutput, need: FrozenSet[str]
+    ) -> None:
+        """Fill a teacher's `roi` and `masks`, as far as needed, on the student's proposals.
 
-    def roi_forward(self, output: DetectorOutput, proposals: List[Instances]) -> List[RoIOutput]:
-        """Run the RoI box head on given proposals, such as a student's sampled ones.
+        Stage k of the student is answered by stage k of the teacher, or by its last one if it has
+        fewer; a teacher's further stages are not asked (ours).
 
         Args:
             output: result of `forward` on the same images.
-            proposals: N `Instances` with proposal_boxes, XYXY px.
-
-        Returns:
-            List[RoIOutput]: one per stage.
+            student: its `roi` and `masks` have the proposals.
+            need: "roi", "masks" or both.
         """
         pyramid = {name: output.features[stride] for stride, name in self._names.items()}
-        return [self._run_box_head(pyramid, proposals)[0]]
+        if "roi" in need:
+            last = self._regions.num_stages - 1
+            output.roi = [
+                self._regions.stage(pyramid, as_proposals(stage.proposals), min(k, last))
+                for k, stage in enumerate(student.roi)
+            ]
+        if "masks" in need:
+            output.masks = self._masks.logits(pyramid, as_proposals(student.masks.proposals))
 
 
 def _feature_names(detector: GeneralizedRCNN) -> List[str]:
     generator, heads = detector.proposal_generator, detector.roi_heads
     names = set(getattr(generator, "in_features", ())) | set(getattr(heads, "in_features", ()))
     return list(names or detector.backbone.output_shape())
-
-
-def _replayable(module: object, replays: tuple) -> bool:
-    return all(getattr(type(module), f.__name__, None) is f for f in replays)

@@ -15,7 +15,7 @@ from ..checks import check_choice
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
 
-_CLASS_FIELDS = frozenset({"logits", "scores", "roi"})
+_CLASS_FIELDS = frozenset({"logits", "scores", "roi", "masks"})
 _DENSE_FIELDS = frozenset("logits scores deltas distributions quality valid anchors".split())
 
 

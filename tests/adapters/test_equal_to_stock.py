@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.structures import Keypoints
 from torch.testing import assert_close
 
 from d2kd import DETECTOR_ADAPTER_REGISTRY, build_adapter
@@ -13,7 +14,7 @@ from d2kd.testing import make_batch, tiny_cfg
 
 ALL = frozenset(
     "features cls_taps reg_taps logits scores deltas quality valid anchors labels matched_boxes gt "
-    "rpn roi proposals".split()
+    "rpn roi masks proposals".split()
 )
 
 
@@ -31,10 +32,25 @@ def options(meta: str, variant: str):
         cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     if variant == "faster":
         cfg.MODEL.MASK_ON = False
-    if variant == "cascade":
+    if variant == "keypoints":
+        cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = True, 3
+        cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = (8,)
+        cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 4
+    if variant == "faster cascade":
+        cfg.MODEL.MASK_ON = False
+    if variant == "agnostic masks":
+        cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = True
+    if "cascade" in variant:
         cfg.MODEL.ROI_HEADS.NAME = "CascadeROIHeads"
         cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
     return cfg
+
+
+def visible_keypoints(target):
+    """The corners and the center of each box: (G, 3, 3) x, y, visibility."""
+    low, high = target.gt_boxes.tensor.split(2, dim=1)
+    points = torch.stack([low, (low + high) / 2, high], 1)
+    return torch.cat([points, torch.full_like(points[..., :1], 2)], -1)
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +64,8 @@ CASES = [
     ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
     ("FCOS", "scaled"), ("ATSS", ""), ("ATSS", "iou"), ("GFL", ""), ("GFL", "DGQP"),
     ("GeneralizedRCNN", ""), ("GeneralizedRCNN", "faster"), ("GeneralizedRCNN", "cascade"),
+    ("GeneralizedRCNN", "faster cascade"), ("GeneralizedRCNN", "keypoints"),
+    ("GeneralizedRCNN", "agnostic masks"),
 ]  # fmt: skip
 
 
@@ -59,6 +77,8 @@ def test_losses_and_gradients_equal_stock(meta, variant, boxes, need):
     stock = build_model(options(meta, variant)).train()
     mine = copy.deepcopy(stock)
     batch = make_batch(boxes=boxes)
+    for x in batch if variant == "keypoints" else ():
+        x["instances"].gt_keypoints = Keypoints(visible_keypoints(x["instances"]))
 
     torch.manual_seed(1)
     expected = stock(batch)
@@ -141,7 +161,7 @@ def test_shapes_and_valid_mask():
     assert out.matched_boxes.shape == (*out.labels.shape, 4)
 
 
-def test_rcnn_rpn_and_roi_shapes():
+def test_rcnn_rpn_roi_and_mask_shapes():
     model = build_model(tiny_cfg("GeneralizedRCNN")).train()
     adapter = build_adapter(model)
     batch = make_batch()
@@ -150,8 +170,32 @@ def test_rcnn_rpn_and_roi_shapes():
     assert out.roi[0].logits.shape == (count, 4) and out.roi[0].deltas.shape == (count, 12)
     assert out.rpn.logits[4].shape == (2, 24 * 32 * 2, 1)
     assert set(out.rpn.labels.unique().tolist()) <= {-1, 0, 1}
-    again = adapter.roi_forward(out, out.proposals)
-    assert torch.equal(again[0].logits, out.roi[0].logits)
+    foreground = sum(int((p.gt_classes < 3).sum()) for p in out.proposals)
+    assert out.masks.logits.shape == (foreground, 3, 8, 8) and foreground > 0
+    again = adapter(out.images, None, frozenset({"features"}))
+    adapter.add_regions(again, out, frozenset({"roi", "masks"}))
+    assert torch.equal(again.roi[0].logits, out.roi[0].logits)
+    assert torch.equal(again.masks.logits, out.masks.logits)
+    assert not again.roi[0].proposals[0].has("gt_classes")
+
+
+@pytest.mark.parametrize(("student", "teacher", "stages"), [
+    ("cascade", "cascade", [0, 1, 2]), ("cascade", "", [0, 0, 0]), ("", "cascade", [0]),
+])  # fmt: skip
+def test_a_teacher_answers_each_stage_on_the_students_proposals(student, teacher, stages):
+    batch = make_batch()
+    model = build_model(options("GeneralizedRCNN", student)).train()
+    adapter = build_adapter(model)
+    out = adapter(adapter.preprocess(batch, 32), [x["instances"] for x in batch], ALL)
+    other = build_adapter(build_model(options("GeneralizedRCNN", teacher)).eval())
+    answer = other(out.images, None, frozenset({"features"}))
+    other.add_regions(answer, out, frozenset({"roi"}))
+    assert len(answer.roi) == len(out.roi) == len(stages) and answer.masks is None
+    pyramid = {f"p{n}": answer.features[2**n] for n in range(2, 7)}
+    for stage, mine, index in zip(answer.roi, out.roi, stages, strict=True):
+        assert len(stage.logits) == len(mine.logits) == sum(map(len, mine.proposals))
+        expected = other._regions.stage(pyramid, mine.proposals, index)
+        assert torch.equal(stage.logits, expected.logits)
 
 
 def test_teacher_stops_after_what_is_needed():
