@@ -74,7 +74,8 @@ def compare_supervised(rank, folder, meta):
 
 
 def train_three_steps(rank, folder, meta):
-    _, model = pair(meta)
+    heads = {"RetinaNet": ("PKD", "BCKD"), "GeneralizedRCNN": ("PKD", "RoIKD", "MaskKD")}
+    _, model = pair(meta, heads[meta])
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.01)
     start = [p.detach().clone() for p in model.parameters()]
@@ -114,5 +115,6 @@ def test_two_ranks_give_the_supervised_losses_of_one_process(tmp_path, meta):
     mp.spawn(worker, (compare_supervised, str(tmp_path), meta), nprocs=2)
 
 
-def test_parameters_stay_equal(tmp_path):
-    mp.spawn(worker, (train_three_steps, str(tmp_path), "RetinaNet"), nprocs=2)
+@pytest.mark.parametrize("meta", ["RetinaNet", "GeneralizedRCNN"])
+def test_parameters_stay_equal(tmp_path, meta):
+    mp.spawn(worker, (train_three_steps, str(tmp_path), meta), nprocs=2)

@@ -2,7 +2,6 @@
 
 from typing import Callable, ClassVar, Dict, List, Optional, Tuple, Type
 
-import torch
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, mask_rcnn_loss
 from detectron2.modeling.roi_heads.roi_heads import (
@@ -148,8 +147,3 @@ def replayable(module: object, replays: Tuple[Callable, ...]) -> bool:
 def as_proposals(proposals: List[Instances]) -> List[Instances]:
     """Boxes alone, without what labels a student's proposals carry."""
     return [Instances(x.image_size, proposal_boxes=x.proposal_boxes) for x in proposals]
-
-
-def foreground_classes(proposals: List[Instances]) -> Tensor:
-    """(P,) classes of labelled proposals, image after image; K is background."""
-    return torch.cat([x.gt_classes for x in proposals])

@@ -12,10 +12,12 @@ from .crosskd import CrossKD
 from .cwd import CWD
 from .fitnets import FitNets
 from .ld import LD
+from .mask_kd import MaskKD
 from .mgd import MGD
 from .parallel import Parallel
 from .pgd import PGD
 from .pkd import PKD
+from .roi_kd import RoIKD
 from .structured import StructuredKD
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "MGD",
     "PGD",
     "PKD",
+    "MaskKD",
     "Parallel",
+    "RoIKD",
     "StructuredKD",
     "build_head",
     "common_strides",

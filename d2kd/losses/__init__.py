@@ -13,6 +13,7 @@ from .divergence import binary_distillation_loss, softened_kl
 from .feature import align_channels, pearson_loss
 from .focal import joint_quality_focal_loss, quality_focal_loss
 from .reduce import mean_over_ranks
+from .region import decoupled_kl, mask_divergence, relation_losses
 
 __all__ = [
     "align_channels",
@@ -20,13 +21,16 @@ __all__ = [
     "box_iou_loss",
     "channel_mask",
     "channel_pool",
+    "decoupled_kl",
     "distribution_focal_loss",
     "integral",
     "joint_quality_focal_loss",
     "masked_distance",
+    "mask_divergence",
     "mean_over_ranks",
     "pearson_loss",
     "quality_focal_loss",
+    "relation_losses",
     "softened_kl",
     "spatial_mask",
     "spatial_pool",

@@ -1,0 +1,91 @@
+"""Losses between predictions on regions of interest: P regions, K classes and background."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .divergence import softened_kl
+from .precision import at_least_float
+
+
+def decoupled_kl(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 0.25,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Decoupled knowledge distillation (DKD, CVPR 2022, arXiv 2203.08679, equation 7).
+
+    alpha * T^2 * KL(b^t || b^s) + beta * T^2 * KL(q^t || q^s) with b the probabilities (p_y,
+    1 - p_y) of the label y and of the rest, q the softmax over all classes but y. With alpha = 1
+    and beta = 1 - p^t_y it is `softened_kl`.
+
+    Args:
+        student, teacher: (P, K + 1) logits; the teacher's are constant.
+        labels: (P,) long in [0, K].
+        alpha, beta: weights of the two divergences, >= 0.
+        temperature: T > 0.
+
+    Returns:
+        Tensor: (P,), >= 0, float32 (float64 for float64 input).
+    """
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
+    label = F.one_hot(labels, student.shape[1]).bool()
+    binary, rest = [], []
+    for x in (student, teacher):
+        log_p = (x / temperature).log_softmax(1)
+        without = log_p.masked_fill(label, -torch.inf)
+        binary.append(torch.stack([log_p[label], without.logsumexp(1)], 1))
+        rest.append(without.log_softmax(1).masked_fill(label, 0))
+    target = F.kl_div(*binary, reduction="none", log_target=True).sum(1)
+    others = F.kl_div(*rest, reduction="none", log_target=True).masked_fill(label, 0).sum(1)
+    return (alpha * target + beta * others) * temperature**2
+
+
+def relation_losses(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Correlation distillation (DIST, NeurIPS 2022, arXiv 2205.10536): (inter, intra).
+
+    inter is the mean over regions of 1 - Pearson correlation of their class probabilities, intra
+    the mean over classes of 1 - correlation of a class's probability over the regions. Rows and
+    columns that are constant correlate with nothing: they count 1.
+
+    Args:
+        student, teacher: (P, K + 1) logits, the teacher's constant.
+        temperature: T > 0, of the softmax.
+
+    Returns:
+        Tensor: (2,) in [0, 2], float32 (float64 for float64 input); 0 without regions.
+    """
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
+    if len(student) == 0:
+        return torch.zeros(2, dtype=student.dtype, device=student.device) + student.sum()
+    p_s, p_t = ((x / temperature).softmax(1) for x in (student, teacher))
+    return torch.stack([(1 - _correlation(p_s, p_t, dim)).mean() for dim in (1, 0)])
+
+
+def _correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    a, b = (x - x.mean(dim, keepdim=True) for x in (a, b))
+    return F.cosine_similarity(a, b, dim=dim, eps=1e-8)
+
+
+def mask_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 times the KL divergence of the pixels' foreground probabilities, a mean over pixels.
+
+    With p = sigmoid(logit / T) this is the binary cross-entropy with the teacher's p as target,
+    less the teacher's entropy, so that equal masks give 0 (ours).
+
+    Args:
+        student: (F, M, M) mask logits.
+        teacher: (F, M', M') mask logits, constant; the student's are resized to M' bilinearly.
+        temperature: T > 0.
+
+    Returns:
+        Tensor: (F,), >= 0, float32 (float64 for float64 input).
+    """
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
+    if student.shape[1:] != teacher.shape[1:]:
+        student = F.interpolate(student[:, None], teacher.shape[1:], mode="bilinear")[:, 0]
+    two = [torch.stack([x, torch.zeros_like(x)], -1) for x in (student, teacher)]
+    return softened_kl(*two, temperature).mean((1, 2))
