@@ -1,7 +1,9 @@
 """The config keys that d2kd adds, and the safe loading of config files."""
 
 import os
+from typing import Sequence
 
+import torch
 import yaml
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
@@ -54,6 +56,20 @@ def get_d2kd_cfg() -> CfgNode:
     """Return Detectron2's default config with d2kd's keys."""
     cfg = get_cfg()
     add_d2kd_config(cfg)
+    return cfg
+
+
+def load_config(path: str, options: Sequence[str]) -> CfgNode:
+    """The config of a file and of KEY VALUE options, on the CPU where there is no GPU.
+
+    Raises:
+        ValueError, FileNotFoundError: see `merge_config_file`.
+    """
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, path, "--config-file")
+    cfg.merge_from_list(list(options))
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 

@@ -115,7 +115,16 @@ class MapPictures(HookBase):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Read DISTILL.PICTURES; data is DATASETS.TEST[0]."""
+        """Read DISTILL.PICTURES; data is DATASETS.TEST[0].
+
+        Raises:
+            ValueError: DATASETS.TEST is empty.
+        """
+        if not cfg.DATASETS.TEST:
+            raise ValueError(
+                "DISTILL.PICTURES draws on images of DATASETS.TEST, which is empty; name a data "
+                "set there, or set DISTILL.PICTURES.PERIOD to 0."
+            )
         self.cfg, self.period = cfg, cfg.DISTILL.PICTURES.PERIOD
 
     def before_train(self) -> None:

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from d2kd import DistillationTrainer
 from d2kd.config import get_d2kd_cfg, merge_config_file
 from d2kd.data import register_custom_datasets
-from d2kd.pictures import distillation_maps, draw_batch, draw_maps
+from d2kd.pictures import MapPictures, distillation_maps, draw_batch, draw_maps
 from d2kd.testing import make_batch
 from tests.conftest import ROOT
 from tests.helpers import detector, pair, write_config
@@ -85,6 +85,13 @@ def test_training_draws_before_between_and_after(config, tmp_path):
     assert names == [f"image0_{i:07d}.png" for i in (0, 4, 6)]
     event = next((tmp_path / "out").glob("events.out.tfevents.*"))
     assert event.read_bytes().count(b"maps/0") >= 2
+
+
+def test_no_images_to_draw_on():
+    cfg = get_d2kd_cfg()
+    cfg.DATASETS.TEST = ()
+    with pytest.raises(ValueError, match="DATASETS.TEST, which is empty"):
+        MapPictures(cfg)
 
 
 def run_tool(monkeypatch, *arguments):

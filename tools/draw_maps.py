@@ -9,11 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from detectron2.modeling import build_model
 
 from d2kd.checkpoint import SafeCheckpointer
-from d2kd.config import get_d2kd_cfg, merge_config_file
+from d2kd.config import load_config
 from d2kd.data import register_custom_datasets
 from d2kd.data.catalog import require_registered
 from d2kd.pictures import draw_batch, picture_batch
@@ -36,11 +35,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the command line."""
     args = parse_arguments()
-    cfg = get_d2kd_cfg()
-    merge_config_file(cfg, args.config_file, "--config-file")
-    cfg.merge_from_list(args.opts)
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.META_ARCHITECTURE != "Distiller":
         raise ValueError(f"--config-file {args.config_file} does not distil: it has no heads.")
     register_custom_datasets(cfg)

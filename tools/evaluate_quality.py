@@ -9,14 +9,13 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 
 from d2kd.build import student_config
 from d2kd.checkpoint import SafeCheckpointer
-from d2kd.config import get_d2kd_cfg, merge_config_file, without_pretrained
+from d2kd.config import load_config, without_pretrained
 from d2kd.data import labelled_test_data, register_custom_datasets
 from d2kd.data.catalog import require_registered
 from d2kd.evaluation import QualityEvaluator, QualityProbe
@@ -34,12 +33,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the command line."""
     args = parse_arguments()
-    cfg = get_d2kd_cfg()
-    merge_config_file(cfg, args.config_file, "--config-file")
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.opts)
     cfg = without_pretrained(student_config(cfg))
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
     if not cfg.MODEL.WEIGHTS:
