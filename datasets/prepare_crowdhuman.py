@@ -9,17 +9,19 @@ Reads ``ROOT/annotation_{train,val}.odgt`` and the headers of ``ROOT/Images/ID.j
 - Everything that is not a person, or is marked to be ignored, becomes a crowd annotation: training
   does without it, the evaluator neither rewards nor punishes detections there.
 - An image without annotations is kept, and reported.
+- Nothing is written unless all of it can be read.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from voc_to_coco import image_size
 
 from d2kd.files import write_atomically
 
@@ -35,11 +37,14 @@ def convert(root: Path, split: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the odgt file or images are missing.
-        ValueError: a line that cannot be read; the message has its number.
+        ValueError: a line or an image that cannot be read, or no line at all; the message has the
+            line's number.
     """
     path = root / f"annotation_{split}.odgt"
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     records = [read_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not records:
+        raise ValueError(f"{path} is empty: download it again.")
     sizes = image_sizes(root / "Images", [name for name, _ in records])
     annotations = [
         {"image_id": index, "category_id": 1, "area": box[2] * box[3], "bbox": box} | crowd
@@ -56,44 +61,46 @@ def convert(root: Path, split: str) -> dict[str, Any]:
     }
 
 
-def read_line(path: Path, number: int, line: str) -> tuple[str, list[tuple[list, dict]]]:
+def read_line(path: Path, number: int, line: bytes) -> tuple[str, list[tuple[list, dict]]]:
     """ID of an image, and its boxes (x, y, width, height in px) with their "iscrowd"."""
     try:
         record = json.loads(line)
-        boxes = [
-            (box["fbox"], {"iscrowd": int(box["tag"] != "person" or ignored(box))})
-            for box in record["gtboxes"]
-        ]
-        return record["ID"], [(box, crowd) for box, crowd in boxes if box[2] > 0 and box[3] > 0]
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path}, line {number} is not json: {error}") from error
-    except (KeyError, TypeError, IndexError) as error:
+    try:
+        boxes = [(full_box(x), {"iscrowd": int(is_ignored(x))}) for x in record["gtboxes"]]
+        return record["ID"], [(box, crowd) for box, crowd in boxes if box[2] > 0 and box[3] > 0]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}, line {number}: {type(error).__name__}: {error}. Each line needs ID and "
             "gtboxes, each box tag and fbox (x, y, width, height)."
         ) from error
 
 
-def ignored(box: dict) -> bool:
-    """Whether the annotators marked a box to be ignored."""
-    return bool(box.get("extra", {}).get("ignore", 0))
+def full_box(annotation: dict) -> list[float]:
+    """The full-body box, x, y, width, height in px."""
+    x, y, width, height = box = annotation["fbox"]
+    if not all(map(math.isfinite, box)):
+        raise ValueError(f"fbox is {box}")
+    return [x, y, width, height]
+
+
+def is_ignored(annotation: dict) -> bool:
+    """Whether it is not a person, or the annotators marked it to be ignored."""
+    return annotation["tag"] != "person" or bool(annotation.get("extra", {}).get("ignore", 0))
 
 
 def image_sizes(folder: Path, names: list[str]) -> list[tuple[int, int]]:
     """Width and height of each image, px, from its header."""
-    missing = [name for name in names if not (folder / f"{name}.jpg").is_file()]
+    paths = [folder / f"{name}.jpg" for name in names]
+    missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing):,} of {len(names):,} images are not in {folder}, the first "
-            f"{missing[0]}.jpg. Unpack all archives of CrowdHuman there."
+            f"{', '.join(missing[:3])}. Unpack all archives of CrowdHuman there."
         )
-
-    def size(name: str) -> tuple[int, int]:
-        with Image.open(folder / f"{name}.jpg") as image:
-            return image.size
-
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(size, names))
+        return list(pool.map(image_size, paths))
 
 
 def report(path: Path, coco: dict[str, Any]) -> None:
@@ -106,7 +113,8 @@ def report(path: Path, coco: dict[str, Any]) -> None:
     annotated = {x["image_id"] for x in coco["annotations"]}
     empty = [x["file_name"] for x in coco["images"] if x["id"] not in annotated]
     if empty:
-        print(f"  {len(empty):,} images without annotations, kept: {', '.join(empty[:3])} ...")
+        more = ", ..." if len(empty) > 3 else ""
+        print(f"  {len(empty):,} images without annotations, kept: {', '.join(empty[:3])}{more}")
 
 
 def main() -> None:
@@ -119,9 +127,10 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output or args.root / "annotations"
     try:
+        converted = {split: convert(args.root, split) for split in args.splits}
         output.mkdir(parents=True, exist_ok=True)
-        for split in args.splits:
-            coco, path = convert(args.root, split), output / f"crowdhuman_{split}.json"
+        for split, coco in converted.items():
+            path = output / f"crowdhuman_{split}.json"
             write_atomically(path, lambda p, c=coco: p.write_text(json.dumps(c)))
             report(path, coco)
     except (OSError, ValueError) as error:

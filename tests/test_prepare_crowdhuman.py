@@ -1,9 +1,12 @@
 """CrowdHuman's converter, on a folder made here."""
 
 import json
+import math
 import sys
 
 import pytest
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from tests.conftest import ROOT
@@ -34,8 +37,8 @@ def folder(root, lines, images=("a,1", "b")):
     return root
 
 
-def run(root, monkeypatch, *options):
-    arguments = ["prepare_crowdhuman.py", "--root", str(root), "--splits", "val", *options]
+def run(root, monkeypatch, *options, splits=("val",)):
+    arguments = ["prepare_crowdhuman.py", "--root", str(root), "--splits", *splits, *options]
     monkeypatch.setattr(sys, "argv", arguments)
     prepare_crowdhuman.main()
     return json.loads((root / "annotations" / "crowdhuman_val.json").read_text())
@@ -62,14 +65,67 @@ def test_full_boxes_and_ignore_regions(tmp_path, monkeypatch, capsys):
     (["{"], ("b",), r"annotation_val.odgt, line 1 is not json"),
     ([RECORDS[1], {"ID": "b"}], ("b",), r"line 2: KeyError: 'gtboxes'. Each line needs ID"),
     ([{"ID": "b", "gtboxes": [{"tag": "person"}]}], ("b",), r"line 1: KeyError: 'fbox'"),
-    ([{"ID": "b", "gtboxes": [box([1, 2])]}], ("b",), r"line 1: IndexError"),
+    ([{"ID": "b", "gtboxes": [box([1, 2])]}], ("b",), r"line 1: ValueError: not enough"),
     ([{"ID": "b", "gtboxes": None}], ("b",), r"line 1: TypeError"),
+    ([{"ID": "b", "gtboxes": [{"fbox": [1, 2, 3, 4]}]}], ("b",), r"line 1: KeyError: 'tag'"),
+    ([{"ID": "b", "gtboxes": [box([1, 2, 3, 4, 5])]}], ("b",), r"line 1: ValueError: too many"),
+    ([{"ID": "b", "gtboxes": [box(["1", 2, 3, 4])]}], ("b",), r"line 1: TypeError: must be real"),
+    ([{"ID": "b", "gtboxes": [box([math.nan, 2, 3, 4])]}], ("b",), r"line 1: .*fbox is \[nan, 2"),
+    ([{"ID": "b", "gtboxes": [{**box([1, 2, 3, 4]), "extra": None}]}], ("b",), r"line 1: Attribut"),
+    (["[1]"], ("b",), r"line 1: TypeError"),
+    ([{"gtboxes": []}], ("b",), r"line 1: KeyError: 'ID'"),
+    (["", " "], ("b",), r"annotation_val.odgt is empty"),
     (RECORDS, ("b",), r"1 of 2 images are not in .*Images, the first a,1.jpg"),
+    (RECORDS, (), r"2 of 2 images are not in .*Images, the first a,1.jpg, b.jpg"),
 ])  # fmt: skip
 def test_errors_name_the_place_and_write_nothing(tmp_path, monkeypatch, lines, images, message):
     with pytest.raises(SystemExit, match=message):
         run(folder(tmp_path, lines, images), monkeypatch)
     assert not list((tmp_path / "annotations").glob("*"))
+
+
+def test_bytes_that_are_not_text(tmp_path, monkeypatch):
+    folder(tmp_path, [])
+    (tmp_path / "annotation_val.odgt").write_bytes(b'{"ID": "b", "gtboxes": []}\n"\xff"')
+    with pytest.raises(SystemExit, match=r"annotation_val.odgt, line 2 is not json"):
+        run(tmp_path, monkeypatch)
+
+
+def test_a_bad_split_leaves_the_other_unwritten(tmp_path, monkeypatch):
+    folder(tmp_path, ["{"])
+    (tmp_path / "annotation_train.odgt").write_text(json.dumps(RECORDS[1]))
+    with pytest.raises(SystemExit, match="annotation_val.odgt, line 1"):
+        run(tmp_path, monkeypatch, splits=("train", "val"))
+    assert not list((tmp_path / "annotations").glob("*"))
+
+
+def test_an_old_file_survives_an_error(tmp_path, monkeypatch):
+    before = run(folder(tmp_path, RECORDS), monkeypatch)
+    folder(tmp_path, ["{"])
+    with pytest.raises(SystemExit):
+        run(tmp_path, monkeypatch)
+    path = tmp_path / "annotations" / "crowdhuman_val.json"
+    assert json.loads(path.read_text()) == before and list(path.parent.iterdir()) == [path]
+
+
+def test_sizes_are_those_of_the_image_as_detectron2_reads_it(tmp_path, monkeypatch):
+    folder(tmp_path, RECORDS[1:], ())
+    exif, path = Image.Exif(), tmp_path / "Images" / "b.jpg"
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (60, 50)).save(path, exif=exif)
+    image = run(tmp_path, monkeypatch)["images"][0]
+    assert (image["height"], image["width"]) == read_image(str(path)).shape[:2] == (60, 50)
+    path.write_bytes(b"not a picture")
+    with pytest.raises(SystemExit, match=r"b\.jpg: not an image"):
+        run(tmp_path, monkeypatch)
+
+
+def test_detectron2_reads_the_result(tmp_path, monkeypatch):
+    run(folder(tmp_path, RECORDS), monkeypatch)
+    json_file = tmp_path / "annotations" / "crowdhuman_val.json"
+    first, second = load_coco_json(str(json_file), str(tmp_path / "Images"))
+    assert [x["iscrowd"] for x in first["annotations"]] == [0, 0, 1, 1]
+    assert first["file_name"].endswith("Images/a,1.jpg") and second["annotations"] == []
 
 
 def test_no_odgt_file(tmp_path, monkeypatch):
