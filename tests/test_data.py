@@ -21,6 +21,7 @@ from d2kd.data import (
     dataset_num_classes,
     register_custom_datasets,
 )
+from d2kd.data.builtin import register_builtin_datasets
 
 KEY = "MODEL.RETINANET.NUM_CLASSES"
 
@@ -136,6 +137,47 @@ def test_missing_json_and_folder(tmp_path):
             register_custom_datasets(make_cfg([entry]))
     with pytest.raises(ValueError, match="in this order"):
         register_custom_datasets(make_cfg([[name, images, json_file]]))
+
+
+def test_evaluator_of_an_entry(tmp_path):
+    entry = write(tmp_path, "cells", coco_dict())
+    others = [["coco", *entry[1:], "coco"], ["crowd", *entry[1:], "crowdhuman"]]
+    cfg = make_cfg([entry, *others])
+    for _ in range(2):  # the same entries again are no error
+        register_custom_datasets(cfg)
+    kinds = [MetadataCatalog.get(name).evaluator_type for name in ("cells", "coco", "crowd")]
+    assert kinds == ["coco", "coco", "crowdhuman"]
+    assert len(DatasetCatalog.get("crowd")) == 6
+    cfg.DATASETS.CUSTOM = [[*entry, "crowdhuman"]]
+    with pytest.raises(ValueError, match="the name 'cells' belongs to another data set.*, coco"):
+        register_custom_datasets(cfg)
+
+
+def test_malformed_evaluator(tmp_path):
+    entry = write(tmp_path, "cells", coco_dict())
+    message = r"CUSTOM\[0\]\[3\]: unknown 'crowd'. Did you mean 'crowdhuman'.*Known: coco, crowd"
+    with pytest.raises(ValueError, match=message):
+        register_custom_datasets(make_cfg([[*entry, "crowd"]]))
+    for more in ([None], ["coco", "coco"]):
+        with pytest.raises(ValueError, match=r"CUSTOM\[0\] is .*fourth string, the evaluator"):
+            register_custom_datasets(make_cfg([[*entry, *more]]))
+
+
+def test_builtin_names_follow_the_environment(monkeypatch):
+    names = ("crowdhuman_train", "crowdhuman_val")
+    assert set(names) <= set(DatasetCatalog)  # by importing d2kd
+    monkeypatch.setattr(DatasetCatalog, "data", {})
+    monkeypatch.setattr(MetadataCatalog, "data", {})
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
+    register_builtin_datasets()
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        assert metadata.json_file == f"/elsewhere/crowdhuman/annotations/{name}.json"
+        assert metadata.image_root == "/elsewhere/crowdhuman/Images"
+        assert metadata.evaluator_type == "crowdhuman"
+    with pytest.raises(FileNotFoundError, match="crowdhuman_val.json"):
+        DatasetCatalog.get("crowdhuman_val")
+    register_builtin_datasets()  # again is no error
 
 
 # -- checks
