@@ -21,7 +21,7 @@ from .adapters import build_adapter
 from .checkpoint import SafeCheckpointer
 from .data import build_train_loader, check_datasets
 from .distiller import Distiller
-from .evaluation import CrowdHumanEvaluator
+from .evaluation import CrowdHumanEvaluator, evaluated_class
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import MapPictures
 from .solver import build_lr_scheduler, build_optimizer
@@ -121,7 +121,7 @@ class DistillationTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """The evaluator of a data set, by its `evaluator_type`; results go to OUTPUT_DIR."""
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+        kind = _evaluator_type(dataset_name)
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
         if kind == "crowdhuman":
@@ -147,12 +147,16 @@ def check_classes(cfg: CfgNode, model: torch.nn.Module, train: bool = True) -> N
     """Compare the data sets' classes with the model's; see `d2kd.data.check_datasets`.
 
     Raises:
-        ValueError: they differ, or a data set is unknown or empty.
+        ValueError: they differ, a data set is unknown or empty, or CrowdHuman's evaluator finds no
+            class "person" in a test set of several.
     """
     detector = model.student if isinstance(model, Distiller) else model
     section = _CLASS_KEYS.get(type(detector).__name__, "MODEL.ROI_HEADS")
     num_classes = build_adapter(detector).spec().num_classes
     check_datasets(cfg, num_classes, f"{section}.NUM_CLASSES", train)
+    for name in cfg.DATASETS.TEST:
+        if _evaluator_type(name) == "crowdhuman":
+            evaluated_class(name)
 
 
 def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
@@ -196,6 +200,10 @@ def _step_class(cfg: CfgNode) -> type:
         )
         return SimpleTrainer
     return AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+
+
+def _evaluator_type(dataset_name: str) -> str:
+    return MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
 
 
 def _has_compiled_coco() -> bool:

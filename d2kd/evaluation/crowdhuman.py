@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from ..data import load_dataset
+from ..data import dataset_num_classes, load_dataset
 from .crowd_metrics import (
     JI_THRESHOLDS,
     ImageRecord,
@@ -38,13 +38,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             ValueError: the data set has no such class, or no annotations.
         """
         records = load_dataset(dataset_name, "DATASETS.TEST")
-        classes = list(MetadataCatalog.get(dataset_name).thing_classes)
-        if len(classes) != 1 and class_name not in classes:
-            raise ValueError(
-                f"DATASETS.TEST: {dataset_name!r} has no class {class_name!r}, which CrowdHuman's "
-                f"evaluator needs; it has {', '.join(classes[:10])}."
-            )
-        self.class_id = 0 if len(classes) == 1 else classes.index(class_name)
+        self.class_id = evaluated_class(dataset_name, class_name)
         self.name = dataset_name
         self._truth = {x["image_id"]: _truth(x, self.class_id) for x in records}
         if not any(len(objects) for objects, *_ in self._truth.values()):
@@ -98,6 +92,19 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         results = {"AP": 100 * ap, "MR": 100 * miss_rate, "JI": 100 * jaccard[best]}
         logger.info("CrowdHuman: %s, JI at score %.1f", results, JI_THRESHOLDS[best])
         return {"bbox": {**results, "JI-score": JI_THRESHOLDS[best]}}
+
+
+def evaluated_class(dataset_name: str, class_name: str = "person") -> int:
+    """Index of the class that is evaluated; see `CrowdHumanEvaluator`."""
+    if dataset_num_classes(dataset_name) == 1:
+        return 0
+    classes = MetadataCatalog.get(dataset_name).thing_classes
+    if class_name not in classes:
+        raise ValueError(
+            f"DATASETS.TEST: {dataset_name!r} has no class {class_name!r}, which CrowdHuman's "
+            f"evaluator needs; it has {', '.join(classes[:10])}."
+        )
+    return classes.index(class_name)
 
 
 def _truth(record: dict, class_id: int) -> Tuple[np.ndarray, np.ndarray, Tuple[int, int]]:
