@@ -240,5 +240,23 @@ def test_boxes_outside_are_cut_to_the_image():
 
 
 def test_a_curve_that_ends_early_counts_its_last_point():
-    ap, mr = average_precision([one_image([(0, 0, 9, 9)], [0.9], [(0, 0, 9, 9), (50, 50, 9, 9)])])
-    assert_allclose([ap, mr], [0.0, 0.5])  # one point: no trapezoid, half is missed
+    """Two of four are found and nothing is wrong: the trapezoid is 1/4 wide, half is missed."""
+    objects = [(x, 0, 9, 9) for x in (0, 20, 40, 60)]
+    ap, mr = average_precision([one_image(objects[:2], [0.9, 0.8], objects)])
+    assert_allclose([ap, mr], [0.25, 0.5])
+
+
+def test_points_of_the_miss_rate():
+    """Nineteen false positives in 601 images are 0.031614 an image, past 0.0316 by the tool."""
+    empty = one_image([], [], [])
+    wrong = one_image([(80, 80, 9, 9)] * 19, [0.9] * 19, [])
+    later = one_image([(0, 0, 9, 9)], [0.8], [(0, 0, 9, 9), (50, 50, 9, 9)])
+    _, mr = average_precision([wrong, later] + [empty] * 599)
+    assert_allclose(mr, 0.5 ** (6 / 9))  # nothing is found at the first three points
+
+
+def test_jaccard_takes_the_matching_of_largest_weight():
+    """The detection belongs to the second object, which lies in a region; the first is missed."""
+    objects, region = [(0, 6, 20, 20), (0, 0, 20, 20)], (0, -20, 20, 35)
+    found = one_image([(0, 0, 20, 20)], [0.95], objects, [region])
+    assert_allclose(found.ratios, 0.5, atol=1e-6)
