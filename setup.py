@@ -30,6 +30,7 @@ setup(
         "fvcore",
         "iopath",
         "pycocotools",
+        "faster-coco-eval",
         "numpy",
         "scipy",
         "matplotlib",

@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model
 from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -21,7 +21,7 @@ from .adapters import build_adapter
 from .checkpoint import SafeCheckpointer
 from .data import build_train_loader, check_datasets
 from .distiller import Distiller
-from .evaluation import CrowdHumanEvaluator, evaluated_class
+from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import MapPictures
 from .solver import build_lr_scheduler, build_optimizer
@@ -132,7 +132,7 @@ class DistillationTrainer(DefaultTrainer):
                 "crowdhuman, pascal_voc. Override DistillationTrainer.build_evaluator for others."
             )
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=_has_compiled_coco())
+        return FastCOCOEvaluator(dataset_name, output_dir=folder)
 
 
 _CLASS_KEYS = {
@@ -204,11 +204,3 @@ def _step_class(cfg: CfgNode) -> type:
 
 def _evaluator_type(dataset_name: str) -> str:
     return MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-
-
-def _has_compiled_coco() -> bool:
-    try:
-        from detectron2 import _C  # noqa: F401
-    except ImportError:
-        return False
-    return True
