@@ -49,6 +49,6 @@ class AnchorPointDetectorAdapter(DenseDetectorAdapter):
         """See the base class."""
         boxes = {}
         for stride, deltas in output.deltas.items():
-            strides = deltas.new_tensor(stride, dtype=torch.float32)
+            strides = deltas.new_full((), stride, dtype=torch.float32)
             boxes[stride] = self.detector.decode(deltas, output.anchors[stride].tensor, strides)
         return boxes

@@ -53,9 +53,8 @@ def atss_thresholds(
 
 def image_of_box(boxes: List[Tensor]) -> Tensor:
     """(G,) index of the image of each row of `torch.cat(boxes)`."""
-    counts = torch.tensor([len(b) for b in boxes])
-    images = torch.arange(len(boxes)).repeat_interleave(counts)
-    return images.to(boxes[0].device, non_blocking=True)
+    rows = (b.new_full((len(b),), i, dtype=torch.int64) for i, b in enumerate(boxes))
+    return torch.cat(list(rows))
 
 
 def _candidates(

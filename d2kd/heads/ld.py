@@ -119,9 +119,9 @@ class LD(DistillationHead):
     def _class_loss(
         self, student: DetectorOutput, z_s: Tensor, z_t: Tensor, cell: Tensor
     ) -> Tensor:
-        sizes = torch.tensor([len(level) for level in student.anchors.values()])
-        level_of = torch.arange(len(sizes)).repeat_interleave(sizes).to(cell.device)[cell]
-        counts = z_s.new_zeros(len(sizes), dtype=torch.float32)
+        levels = enumerate(student.anchors.values())
+        level_of = torch.cat([cell.new_full((len(level),), i) for i, level in levels])[cell]
+        counts = z_s.new_zeros(len(student.anchors), dtype=torch.float32)
         counts.index_add_(0, level_of, torch.ones_like(level_of, dtype=torch.float32))
         if self.norm == "weight_sum":
             counts = mean_over_ranks(counts)

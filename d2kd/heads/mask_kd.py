@@ -39,7 +39,7 @@ class MaskKD(DistillationHead):
         classes = torch.cat([x.gt_classes for x in student.masks.proposals])
         a, b = (_of_class(x.masks, classes) for x in (student, teacher))
         loss = mask_divergence(a, b, self.temperature)
-        count = mean_over_ranks(loss.new_tensor(len(loss))).clamp(min=1)
+        count = mean_over_ranks(loss.new_full((), len(loss))).clamp(min=1)
         return {"mask": loss.sum() / count}
 
 

@@ -66,7 +66,7 @@ class RoIKD(DistillationHead):
         )  # fmt: skip
         self.loss, self.temperature = loss, temperature
         self.alpha, self.beta = alpha, beta
-        self.relation_weights = inter_weight, intra_weight
+        self.inter_weight, self.intra_weight = inter_weight, intra_weight
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "cls"."""
@@ -75,12 +75,12 @@ class RoIKD(DistillationHead):
 
     def _stage(self, student: RoIOutput, teacher: Tensor) -> Tensor:
         if self.loss == "DIST":
-            found = relation_losses(student.logits, teacher, self.temperature)
-            return (found * found.new_tensor(self.relation_weights)).sum()
+            inter, intra = relation_losses(student.logits, teacher, self.temperature)
+            return self.inter_weight * inter + self.intra_weight * intra
         if self.loss == "DKD":
             labels = torch.cat([x.gt_classes for x in student.proposals])
             weights = self.alpha, self.beta, self.temperature
             loss = decoupled_kl(student.logits, teacher, labels, *weights)
         else:
             loss = softened_kl(student.logits, teacher, self.temperature)
-        return loss.sum() / mean_over_ranks(loss.new_tensor(len(loss))).clamp(min=1)
+        return loss.sum() / mean_over_ranks(loss.new_full((), len(loss))).clamp(min=1)

@@ -64,7 +64,7 @@ def _center(
     """Both maps less their channels' means; means and unbiased deviations, each (2, C)."""
     student, teacher = at_least_float(student), at_least_float(teacher)
     reduce = sum_over_ranks if all_ranks else torch.clone
-    count = student.new_tensor(student[:, 0].numel())
+    count = student.new_full((), student[:, 0].numel())
     total = reduce(torch.cat([student.sum(_CELLS), teacher.sum(_CELLS), count[None]]))
     means = (total[:-1] / total[-1]).view(2, -1)
     student, teacher = (

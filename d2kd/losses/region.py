@@ -32,12 +32,13 @@ def decoupled_kl(
         Tensor: (P,), >= 0, float32 (float64 for float64 input).
     """
     student, teacher = at_least_float(student), at_least_float(teacher.detach())
-    label = F.one_hot(labels, student.shape[1]).bool()
+    index = labels[:, None]
+    label = torch.zeros_like(student, dtype=torch.bool).scatter(1, index, True)
     binary, rest = [], []
     for x in (student, teacher):
         log_p = (x / temperature).log_softmax(1)
         without = log_p.masked_fill(label, -torch.inf)
-        binary.append(torch.stack([log_p[label], without.logsumexp(1)], 1))
+        binary.append(torch.cat([log_p.gather(1, index), without.logsumexp(1, keepdim=True)], 1))
         rest.append(without.log_softmax(1).masked_fill(label, 0))
     target = F.kl_div(*binary, reduction="none", log_target=True).sum(1)
     others = F.kl_div(*rest, reduction="none", log_target=True).masked_fill(label, 0).sum(1)
