@@ -135,7 +135,8 @@ def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
     )
     evaluator = _SubsetEvaluator(name, tasks=("bbox",), use_fast_impl=False)
     evaluator.image_ids = [record["image_id"] for record in records]
-    results = inference_on_dataset(teacher.detector, loader, evaluator)
+    with teacher.autocast():
+        results = inference_on_dataset(teacher.detector, loader, evaluator)
     ap = results["bbox"]["AP"] if results else float("nan")
     return 0.0 if math.isnan(ap) and results else ap
 

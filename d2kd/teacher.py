@@ -1,15 +1,18 @@
 """Frozen teachers: built from a config, filled from a checkpoint, never part of the student."""
 
 import logging
-from typing import FrozenSet, List
+from pathlib import Path
+from typing import FrozenSet, List, Optional
 
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.structures import ImageList
 from torch import nn
 
 from .adapters import DetectorOutput, build_adapter
+from .cache import OutputCache, TensorStore
 from .checkpoint import load_detector
 from .checks import check_choice
 from .config import get_d2kd_cfg, merge_config_file, without_pretrained
@@ -24,7 +27,13 @@ class Teacher:
     """
 
     def __init__(
-        self, detector: nn.Module, *, input_format: str = "BGR", precision: str = "fp32"
+        self,
+        detector: nn.Module,
+        *,
+        input_format: str = "BGR",
+        precision: str = "fp32",
+        channels_last: bool = False,
+        cache: Optional[OutputCache] = None,
     ) -> None:
         """Freeze a detector.
 
@@ -32,14 +41,20 @@ class Teacher:
             detector: any detector with an adapter; changed in place.
             input_format: channel order that it was trained on, "BGR" or "RGB".
             precision: "fp32", "bf16" or "fp16", of its forward (autocast).
+            channels_last: keep maps as (N, H, W, C) in memory, which many convolutions are faster
+                on. Shapes stay, numbers differ by rounding.
+            cache: outputs that are already known.
 
         Raises:
             ValueError: unknown precision.
         """
         check_choice(precision, _PRECISIONS, "DISTILL.TEACHER.PRECISION")
         self.detector = detector.eval().requires_grad_(False)
+        if channels_last:
+            self.detector.to(memory_format=torch.channels_last)
         self.adapter = build_adapter(detector)
         self.input_format = input_format
+        self.cache = cache
         self._dtype = _PRECISIONS[precision]
 
     @torch.no_grad()
@@ -54,9 +69,19 @@ class Teacher:
             input_format: channel order of the images.
             need: field names of `DetectorOutput`.
         """
+        images = self.preprocess(batched_inputs, divisor, input_format)
+        if self.cache is not None:
+            return self.cache(batched_inputs, images, need, self.run)
+        return self.run(images, need)
+
+    def preprocess(self, batched_inputs: List[dict], divisor: int, input_format: str) -> ImageList:
+        """The batch as the teacher was trained to see it; arguments as for a call."""
         flip = self.input_format != input_format
-        images = self.adapter.preprocess(batched_inputs, divisor, flip)
-        with self._autocast():
+        return self.adapter.preprocess(batched_inputs, divisor, flip)
+
+    def run(self, images: ImageList, need: FrozenSet[str]) -> DetectorOutput:
+        """Run what `need` asks for on preprocessed images."""
+        with self.autocast():
             return self.adapter.forward(images, None, need)
 
     @torch.no_grad()
@@ -64,10 +89,11 @@ class Teacher:
         self, output: DetectorOutput, student: DetectorOutput, need: FrozenSet[str]
     ) -> None:
         """Fill `output.roi` and `output.masks`, as needed, on the student's proposals."""
-        with self._autocast():
+        with self.autocast():
             self.adapter.add_regions(output, student, need)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The context of the teacher's precision."""
         device = self.detector.pixel_mean.device.type
         return torch.autocast(device, dtype=self._dtype, enabled=self._dtype is not None)
 
@@ -90,7 +116,32 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
         "Teacher %d: %s from %s, weights %s",
         index, teacher_cfg.MODEL.META_ARCHITECTURE, options.CONFIG_FILES[index], weights,
     )  # fmt: skip
-    return Teacher(detector, input_format=teacher_cfg.INPUT.FORMAT, precision=options.PRECISION)
+    teacher = Teacher(
+        detector,
+        input_format=teacher_cfg.INPUT.FORMAT,
+        precision=options.PRECISION,
+        channels_last=options.CHANNELS_LAST,
+    )
+    if options.CACHE_DIR:
+        teacher.cache = build_cache(cfg, teacher, teacher_cfg)
+    return teacher
+
+
+def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputCache:
+    """The cache in DISTILL.TEACHER.CACHE_DIR, of which each rank may fill its share.
+
+    Raises:
+        ValueError: CACHE_GB is not above 0, or the folder cannot be written to.
+    """
+    options = cfg.DISTILL.TEACHER
+    if not options.CACHE_GB > 0:
+        raise ValueError(f"DISTILL.TEACHER.CACHE_GB must be above 0, not {options.CACHE_GB}.")
+    model = teacher_cfg.MODEL.clone()
+    model.WEIGHTS = ""
+    formats = f"{cfg.INPUT.FORMAT} {teacher_cfg.INPUT.FORMAT}"
+    settings = f"{options.PRECISION} {options.CHANNELS_LAST} {formats} {model.dump()}"
+    store = TensorStore(Path(options.CACHE_DIR), int(options.CACHE_GB * 1e9))
+    return OutputCache(store, teacher.adapter, settings)
 
 
 def teacher_config(cfg: CfgNode, index: int) -> CfgNode:

@@ -35,10 +35,11 @@ class AnchorPointDetectorAdapter(DenseDetectorAdapter):
     def _dims(self) -> List[int]:
         return self.detector.prediction_dims
 
-    def _predict(self, out: DetectorOutput, features: List[Tensor], need: FrozenSet[str]) -> None:
-        super()._predict(out, features, need)
+    def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
+        """See the base class."""
+        super().derive(output, need)
         if self.detector.reg_max:
-            out.distributions = {s: x.unflatten(-1, (4, -1)) for s, x in out.deltas.items()}
+            output.distributions = {s: x.unflatten(-1, (4, -1)) for s, x in output.deltas.items()}
 
     @torch.no_grad()
     def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:

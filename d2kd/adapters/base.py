@@ -191,6 +191,9 @@ class DetectorAdapter:
         """
         raise NotImplementedError
 
+    def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
+        """Fill the fields of `output` that follow from its raw predictions."""
+
     def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
         """Decoded boxes by stride: (N, HWA, 4) XYXY px, float32, differentiable."""
         raise NotImplementedError

@@ -93,9 +93,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         out.logits, out.deltas = by_stride[:2]
         out.quality = by_stride[2] if len(by_stride) > 2 else {}
         out.anchors = dict(zip(self._strides, m.anchor_generator(features), strict=True))
-        if "scores" in need:
-            quality = out.quality or dict.fromkeys(out.logits)
-            out.scores = {s: self.class_scores(x, quality[s]) for s, x in out.logits.items()}
+        self.derive(out, need)
         if "valid" in need:
             divisor = m.backbone.size_divisibility
             anchors = m.anchor_generator.num_anchors[0]
@@ -126,6 +124,12 @@ class DenseDetectorAdapter(DetectorAdapter):
         quality = [list(out.quality.values())] if out.quality else []
         out.losses = m.losses(anchors, logits, labels, deltas, boxes, *quality)
         out.gt, out.labels, out.matched_boxes = gt, torch.stack(labels), torch.stack(boxes)
+
+    def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
+        """See the base class."""
+        if "scores" in need:
+            quality = output.quality or dict.fromkeys(output.logits)
+            output.scores = {s: self.class_scores(x, quality[s]) for s, x in output.logits.items()}
 
     def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
         """See the base class."""

@@ -1,5 +1,6 @@
 """CrowdHuman's evaluator on registered data: ranks, trainer, teacher check, persons of COCO."""
 
+import contextlib
 import json
 import os
 from types import SimpleNamespace
@@ -155,7 +156,9 @@ def test_teacher_check_gives_box_ap(tmp_path, catalogs):
     """`DISTILL.TEACHER.CHECK_IMAGES` is COCO's AP whatever the test set's evaluator is."""
     cfg = register(tmp_path)
     cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = ("crowd",), 0
-    teacher = SimpleNamespace(detector=Oracle(), input_format="BGR")
+    teacher = SimpleNamespace(
+        detector=Oracle(), input_format="BGR", autocast=contextlib.nullcontext
+    )
     assert_allclose(evaluate_teacher(teacher, cfg, 2), 100)
 
 
