@@ -12,10 +12,8 @@ on the CPU from the allocator's events in torch's profiler, on a GPU from its ow
 
 import argparse
 import copy
-import gc
 import json
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
@@ -23,8 +21,8 @@ import torch
 from bm_step import load
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from memory import peak_bytes
 from timing import alternate, default_device, header, training_step
-from torch.profiler import ProfilerActivity, profile
 
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.heads import build_head
@@ -121,26 +119,6 @@ def module(args: argparse.Namespace, device: str) -> Dict[str, dict]:
             results[name] = compare(functions, args.rounds, device)
             print_row(name, results[name])
     return results
-
-
-def peak_bytes(function: Callable[[], None], device: str) -> int:
-    """Most bytes that a call holds above what there was before it."""
-    gc.collect()
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    found = sorted((e["args"]["Ev Idx"], e["args"]) for e in events if e["name"] == "[memory]")
-    sizes = [args for _, args in found]
-    start = sizes[0]["Total Allocated"] - sizes[0]["Bytes"]
-    return max(x["Total Allocated"] for x in sizes) - start
 
 
 def peak_of_step(pair: str, head: str, args: argparse.Namespace, device: str) -> int:

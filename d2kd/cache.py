@@ -168,7 +168,7 @@ class OutputCache:
 
 
 def _of_image(output: DetectorOutput, row: int, need: FrozenSet[str]) -> Tensors:
-    """What is stored of one image of a batch, on the CPU; "field/stride" or "field/stride/block"."""
+    """What is stored of one image, on the CPU: "field/stride" or "field/stride/block"."""
     found = {f"{f}/{s}": x[row] for f in _MAPS for s, x in getattr(output, f).items()}
     for field in _TAPS:
         for stride, blocks in getattr(output, field).items():
