@@ -1,6 +1,7 @@
 """train_net.py as users start it: help, --import, two gloo ranks, torchrun, one-line errors."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -14,6 +15,16 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 
 def start(*args, launcher=()):
+    """One launch, to its end."""
+    return finish(begin(*args, launcher=launcher))
+
+
+def finish(process):
+    out, err = process.communicate(timeout=180)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def begin(*args, launcher=()):
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -28,7 +39,9 @@ def start(*args, launcher=()):
         str(ROOT / "train_net.py"),
         *map(str, args),
     ]
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=180)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=ROOT
+    )
 
 
 @pytest.fixture
@@ -53,6 +66,30 @@ def test_two_ranks(tmp_path, config, how):
     assert "World size: 2" in done.stdout or "world size: 2" in done.stdout.lower()
     saved = torch.load(tmp_path / "out" / "model_final.pth")
     assert saved["iteration"] == 2 and not any(k.startswith("module.") for k in saved["model"])
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("how", ["launch", "torchrun"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two gloo ranks are for machines without GPU")
+def test_two_machines(tmp_path, config, how):
+    """Two node ranks, of one process each, that meet over loopback."""
+    port, nodes = free_port(), []
+    for rank in (0, 1):
+        machine = ["--num-machines", 2, "--machine-rank", rank, "--num-gpus", 1,
+                   "--dist-url", f"tcp://127.0.0.1:{port}"]  # fmt: skip
+        torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
+                    "--node_rank", str(rank), "--master_addr", "127.0.0.1",
+                    "--master_port", str(port)]  # fmt: skip
+        options = (machine, []) if how == "launch" else ([], torchrun)
+        nodes.append(begin(*config[0], *options[0], *config[1], launcher=options[1]))
+    done = [finish(node) for node in nodes]
+    assert all(x.returncode == 0 for x in done), [x.stderr[-2000:] for x in done]
+    assert torch.load(tmp_path / "out" / "model_final.pth")["iteration"] == 2
 
 
 def test_errors_are_one_line_with_the_key(config):
