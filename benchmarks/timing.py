@@ -7,7 +7,8 @@ from typing import Callable, Dict, List
 import detectron2
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver import build_optimizer
+
+from d2kd.solver import build_optimizer
 
 
 def default_device() -> str:

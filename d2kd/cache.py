@@ -125,7 +125,12 @@ class OutputCache:
             images: the same, preprocessed.
             need: field names of `DetectorOutput`.
             run: the teacher's forward.
+
+        Raises:
+            ValueError: RPN maps are asked for.
         """
+        if "rpn" in need:
+            raise ValueError("RPN maps are not cached; leave DISTILL.TEACHER.CACHE_DIR empty.")
         keys = self._keys(batched_inputs, images, need)
         known = [self._store.read(key) for key in keys]
         new = [i for i, tensors in enumerate(known) if tensors is None]

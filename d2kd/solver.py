@@ -42,7 +42,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model: module whose trainable parameters are optimized.
 
     Returns:
-        A torch optimizer; for "SGD" exactly what Detectron2 builds.
+        A torch optimizer; for "SGD" what Detectron2 builds, with the same numbers. On the CPU it
+        steps parameter by parameter, where Detectron2's `foreach` is slower.
     """
     name, solver, clip = cfg.SOLVER.OPTIMIZER, cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":
@@ -51,7 +52,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
         return _clip_whole(build_optimizer(unclipped, model), clip.CLIP_VALUE, clip.NORM_TYPE)
     if name == "SGD":
-        return build_stock_optimizer(cfg, model)
+        return _without_foreach_on_cpu(build_stock_optimizer(cfg, model))
     if name != "AdamW":
         raise ValueError(
             f"SOLVER.OPTIMIZER is {name!r}, which d2kd does not know. Choose one of {OPTIMIZERS}."
@@ -65,6 +66,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     adamw = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
     return maybe_add_gradient_clipping(cfg, adamw)
+
+
+def _without_foreach_on_cpu(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    for group in optimizer.param_groups:
+        group["foreach"] = any(p.is_cuda for p in group["params"])
+    return optimizer
 
 
 def _clip_whole(

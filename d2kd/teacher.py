@@ -131,11 +131,9 @@ def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputC
     """The cache in DISTILL.TEACHER.CACHE_DIR, of which each rank may fill its share.
 
     Raises:
-        ValueError: CACHE_GB is not above 0, or the folder cannot be written to.
+        ValueError: the folder cannot be written to.
     """
     options = cfg.DISTILL.TEACHER
-    if not options.CACHE_GB > 0:
-        raise ValueError(f"DISTILL.TEACHER.CACHE_GB must be above 0, not {options.CACHE_GB}.")
     model = teacher_cfg.MODEL.clone()
     model.WEIGHTS = ""
     formats = f"{cfg.INPUT.FORMAT} {teacher_cfg.INPUT.FORMAT}"

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from d2kd import Teacher
+from d2kd import DistillationTrainer, Teacher
 from d2kd.cache import OutputCache, TensorStore
+from d2kd.config import get_d2kd_cfg, merge_config_file
+from d2kd.data import register_custom_datasets
 from d2kd.testing import make_batch
-from tests.helpers import pair
+from tests.helpers import detector, pair, write_config
 
 CASES = [
     ("RetinaNet", ("PKD", "BCKD"), {}),
@@ -135,3 +137,33 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"DISTILL\.TEACHER\.CACHE_DIR cannot be written to"):
         TensorStore(tmp_path / "file" / "cache", 1)
+
+
+def test_from_a_config(tmp_path, squares):
+    """The trainer's own path: two runs, the second one only reads."""
+    path = write_config(tmp_path, squares, SOLVER__MAX_ITER=3)
+    teacher = detector(MODEL__RETINANET__NUM_CLASSES=2, seed=7)
+    torch.save({"model": teacher.state_dict()}, tmp_path / "t.pth")
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, str(path), "")
+    cfg.merge_from_list([
+        "MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "RetinaNet",
+        "DISTILL.HEADS", ("PKD",), "DISTILL.TEACHER.CONFIG_FILES", (str(path),),
+        "DISTILL.TEACHER.WEIGHTS", (str(tmp_path / "t.pth"),),
+        "DISTILL.TEACHER.CHANNELS_LAST", True, "INPUT.RANDOM_FLIP", "none",
+        "DISTILL.TEACHER.CACHE_DIR", str(tmp_path / "cache"),
+    ])  # fmt: skip
+    register_custom_datasets(cfg)
+    found = []
+    for run in range(2):
+        torch.manual_seed(0)
+        cfg.OUTPUT_DIR = str(tmp_path / f"run{run}")
+        trainer = DistillationTrainer(cfg)
+        trainer.train()
+        found.append({k: v.clone() for k, v in trainer.distiller.state_dict().items()})
+        hit = trainer.storage.histories()["teacher_cache/hits"].values()
+        assert [x for x, _ in hit][-1] == 1 if run else [x for x, _ in hit][0] == 0
+    assert_close(found[0], found[1], rtol=0, atol=0)
+    cfg.DISTILL.TEACHER.CACHE_GB = 0.0
+    with pytest.raises(ValueError, match=r"CACHE_GB must be above 0"):
+        DistillationTrainer(cfg)
