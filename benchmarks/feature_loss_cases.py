@@ -1,0 +1,115 @@
+"""d2kd's losses on feature maps beside their reference forms."""
+
+import argparse
+from typing import Any, Callable, List, NamedTuple
+
+import reference_losses as plain
+import torch
+from loss_inputs import feature_outputs, feature_spec
+from torch import Tensor
+
+from d2kd import DetectorOutput
+from d2kd.heads import DISTILLATION_HEAD_REGISTRY, DistillationHead
+from d2kd.losses import align_channels, channel_mask, spatial_mask
+
+
+class Case(NamedTuple):
+    """Two functions to a tensor, and the tensors whose gradients must be equal."""
+
+    leaves: List[Tensor]
+    reference: Callable[[], Tensor]
+    mine: Callable[[], Tensor]
+
+
+def levels_of(student: DetectorOutput, teacher: DetectorOutput, field: str) -> plain.Levels:
+    student, teacher = getattr(student, field), getattr(teacher, field)
+    return [(student[stride], teacher[stride]) for stride in teacher]
+
+
+def features(args: argparse.Namespace, name: str, reference: Callable, **options: Any) -> Case:
+    """A head of registered `name`; reference(head, levels)."""
+    spec, outputs = feature_spec(), feature_outputs(args)
+    head = DISTILLATION_HEAD_REGISTRY.get(name)(spec, spec, **options).to(args.device)
+    levels = levels_of(*outputs, "features")
+    leaves = [*(s for s, _ in levels), *head.parameters()]
+    return Case(leaves, lambda: reference(head, levels), lambda: sum(head(*outputs).values()))
+
+
+def pkd(args: argparse.Namespace) -> Case:
+    return features(args, "PKD", lambda _, x: plain.pearson(x[:4]))
+
+
+def cwd(args: argparse.Namespace) -> Case:
+    return features(args, "CWD", lambda _, x: plain.channel_wise(x))
+
+
+def fitnets(args: argparse.Namespace) -> Case:
+    return features(args, "FitNets", lambda f, x: plain.hints(x, f.project.values()))
+
+
+def mgd(args: argparse.Namespace) -> Case:
+    def reference(head: DistillationHead, levels: plain.Levels) -> Tensor:
+        return plain.generative(levels, head.generate.values(), head.alpha, head.mask_ratio)
+
+    leaves, *functions = features(args, "MGD", reference, preset="one_stage")
+    return Case(leaves, *(seeded(f) for f in functions))
+
+
+def seeded(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        torch.manual_seed(0)
+        return function()
+
+    return run
+
+
+def masks(args: argparse.Namespace) -> Case:
+    levels = levels_of(*feature_outputs(args), "features")
+
+    def reference() -> Tensor:
+        return torch.cat([mask.flatten() for x in levels for mask in plain.masks(*x, 0.5)])
+
+    def mine() -> Tensor:
+        both = (spatial_mask, channel_mask)
+        return torch.cat([mask(x, 0.5).flatten() for x in levels for mask in both])
+
+    return Case([], reference, mine)
+
+
+def masked_features(args: argparse.Namespace) -> Case:
+    return features(
+        args, "StructuredKD", lambda f, x: plain.masked_features(x, f.project.values(), 0.5),
+        feat_weight=1.0, attention_weight=0.0, non_local_weight=0.0, temperature=0.5,
+        channel_mask=1,
+    )  # fmt: skip
+
+
+def attention(args: argparse.Namespace) -> Case:
+    def reference(head: DistillationHead, levels: plain.Levels) -> Tensor:
+        modules = head.adapt_channel.values(), head.adapt_spatial.values()
+        return plain.attention_transfer(levels, *modules)
+
+    weights = {"feat_weight": 0.0, "attention_weight": 1.0, "non_local_weight": 0.0}
+    return features(args, "StructuredKD", reference, **weights)
+
+
+def statistics(args: argparse.Namespace) -> Case:
+    """A mean weighted by the teacher's map makes a scalar."""
+    levels = levels_of(*feature_outputs(args), "features")
+
+    def loss(align: Callable) -> Callable[[], Tensor]:
+        return lambda: sum((align(s, t) * t).mean() for s, t in levels)
+
+    return Case([s for s, _ in levels], loss(plain.align), loss(align_channels))
+
+
+CASES = {
+    "PKD": pkd,
+    "CWD": cwd,
+    "FitNets": fitnets,
+    "MGD": mgd,
+    "StructuredKD masks": masks,
+    "StructuredKD features": masked_features,
+    "StructuredKD attention": attention,
+    "CrossKD statistics": statistics,
+}
