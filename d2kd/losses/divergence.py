@@ -1,9 +1,11 @@
 """Losses between class predictions."""
 
+from typing import Any, Tuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .focal import quality_focal_loss
 from .precision import at_least_float
 
 
@@ -14,7 +16,7 @@ def binary_distillation_loss(
 
     sum_i w_i sum_j |sigmoid(t_ij) - sigmoid(s_ij)|^beta * BCE(s_ij, sigmoid(t_ij)). The gap carries
     gradient on the student's side, as in the released code. Unlike a softmax KL it sees a shift of
-    all logits.
+    all logits. Not differentiable twice.
 
     Args:
         student: (..., K) class logits.
@@ -25,13 +27,8 @@ def binary_distillation_loss(
     Returns:
         Tensor: scalar sum, >= 0, float32 (float64 for float64 input).
     """
-    student, teacher = at_least_float(student), at_least_float(teacher.detach())
-    target = teacher.sigmoid()
-    gap = (target - student.sigmoid()).abs()
-    if beta != 1.0:
-        gap = gap.clamp(min=torch.finfo(gap.dtype).tiny).pow(beta)
-    loss = gap * F.binary_cross_entropy_with_logits(student, target, reduction="none")
-    return (loss.sum(-1) * weight).sum()
+    target = at_least_float(teacher.detach()).sigmoid()
+    return (quality_focal_loss(student, target, beta).sum(-1) * weight).sum()
 
 
 def class_gap(student: Tensor, teacher: Tensor) -> Tensor:
@@ -40,14 +37,15 @@ def class_gap(student: Tensor, teacher: Tensor) -> Tensor:
     Detached: it weighs BCKD's localization term.
     """
     student, teacher = (at_least_float(x.detach()).sigmoid() for x in (student, teacher))
-    return (teacher - student).abs().amax(-1)
+    return teacher.sub_(student).abs_().amax(-1)
 
 
 def softened_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Kullback-Leibler divergence of softened distributions, times T^2 (Hinton et al., 2015).
 
     T^2 * sum_k q_k (log q_k - log p_k) with q = softmax(teacher / T), p = softmax(student / T).
-    LD's released code takes the mean over k, which is this divided by m.
+    LD's released code takes the mean over k, which is this divided by m. Value and
+    gradient are computed together; not differentiable twice.
 
     Args:
         student: (..., m) logits.
@@ -58,5 +56,20 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> T
         Tensor: (...), >= 0, float32 (float64 for float64 input).
     """
     student, teacher = at_least_float(student), at_least_float(teacher.detach())
-    log_p, log_q = ((x / temperature).log_softmax(-1) for x in (student, teacher))
-    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1) * temperature**2
+    return _SoftenedKL.apply(student, teacher, temperature)
+
+
+class _SoftenedKL(torch.autograd.Function):
+    """The gradient at the student's logits is T * (p - q)."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        log_p, log_q = ((x / temperature).log_softmax(-1) for x in (student, teacher))
+        q = log_q.exp()
+        loss = log_q.sub_(log_p).mul_(q).sum(-1)
+        ctx.save_for_backward(log_p.exp_().sub_(q).mul_(temperature))
+        return loss.mul_(temperature**2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grad[..., None], None, None

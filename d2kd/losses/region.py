@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .divergence import softened_kl
 from .precision import at_least_float
+from .stable import softplus
 
 
 def decoupled_kl(
@@ -88,5 +88,6 @@ def mask_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     student, teacher = at_least_float(student), at_least_float(teacher.detach())
     if student.shape[1:] != teacher.shape[1:]:
         student = F.interpolate(student[:, None], teacher.shape[1:], mode="bilinear")[:, 0]
-    two = [torch.stack([x, torch.zeros_like(x)], -1) for x in (student, teacher)]
-    return softened_kl(*two, temperature).mean((1, 2))
+    student, teacher = student / temperature, teacher / temperature
+    gap = softplus(student) - softplus(teacher) - teacher.sigmoid() * (student - teacher)
+    return gap.mean((1, 2)) * temperature**2
