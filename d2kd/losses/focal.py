@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .precision import at_least_float
-from .stable import log_one_minus, softplus
+from .stable import log1p, softplus
 
 
 def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
@@ -32,7 +32,7 @@ class _QualityFocal(torch.autograd.Function):
         p = logits.sigmoid()
         gap = p - targets
         entropy = softplus(logits).addcmul_(logits, targets, value=-1)
-        loss, slope = _modulate(gap, gap.square(), entropy, p.addcmul_(p, p, value=-1), beta)
+        loss, slope = _modulate(gap, entropy, p.addcmul_(p, p, value=-1), gap, beta)
         ctx.save_for_backward(slope)
         return loss
 
@@ -59,33 +59,36 @@ def joint_quality_focal_loss(
         Tensor: (..., K), >= 0, float32 (float64 for float64 input).
     """
     logits, quality = at_least_float(logits), at_least_float(quality)
-    return _JointFocal.apply(softplus(-logits) + softplus(-quality), targets, beta)
+    return _JointFocal.apply(logits, quality, targets, beta)
 
 
 class _JointFocal(torch.autograd.Function):
+    """Slopes are derivatives by log J."""
+
     @staticmethod
-    def forward(ctx: Any, minus_log_joint: Tensor, targets: Tensor, beta: float) -> Tensor:
-        joint = (-minus_log_joint).exp_()
+    def forward(ctx: Any, logits: Tensor, quality: Tensor, targets: Tensor, beta: float) -> Tensor:
+        log_joint = softplus(-logits).add_(softplus(-quality)).neg_()
+        joint = log_joint.exp()
         gap = joint - targets
-        held = joint.clamp(max=1 - 1e-7)
-        entropy = log_one_minus(held).neg_().lerp_(minus_log_joint, targets)
-        square = gap.square().div_(held.neg_().add_(1))
-        loss, slope = _modulate(gap, square, entropy, joint, beta)
-        ctx.save_for_backward(slope)
+        rest = joint.clamp(max=1 - 1e-7).neg_()
+        entropy = log1p(rest).lerp_(log_joint, targets).neg_()
+        entropy_slope = torch.div(gap, rest.add_(1), out=log_joint)
+        loss, slope = _modulate(gap, entropy, joint, entropy_slope, beta)
+        ctx.save_for_backward(slope, logits, quality)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * -grad, None, None
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, Tensor, None, None]:
+        slope, logits, quality = ctx.saved_tensors
+        slope = slope * grad
+        total = slope.sum(-1, keepdim=True)
+        return slope.mul_((-logits).sigmoid_()), total.mul_((-quality).sigmoid_()), None, None
 
 
 def _modulate(
-    gap: Tensor, square: Tensor, entropy: Tensor, rate: Tensor, beta: float
+    gap: Tensor, entropy: Tensor, gap_slope: Tensor, entropy_slope: Tensor, beta: float
 ) -> Tuple[Tensor, Tensor]:
-    """|gap|^beta * entropy and its derivative, in place.
-
-    `rate` is the derivative of the gap, and square / gap that of the entropy.
-    """
+    """|gap|^beta * entropy and its derivative, in place of `entropy` and `gap_slope`."""
     if beta == 2.0:
         factor = gap
     elif beta == 1.0:
@@ -93,5 +96,5 @@ def _modulate(
     else:
         floor = torch.finfo(gap.dtype).tiny
         factor = gap.abs().clamp_(min=floor).pow_(beta - 1).mul_(gap.sign())
-    slope = square.addcmul_(rate, entropy, value=beta).mul_(factor)
+    slope = gap_slope.mul_(entropy).mul_(beta).addcmul_(gap, entropy_slope).mul_(factor)
     return entropy.mul_(gap).mul_(factor), slope
