@@ -79,7 +79,7 @@ class LD(DistillationHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class."""
         image, cell = foreground(student.labels, self.num_classes).nonzero(as_tuple=True)
-        z_s, z_t = by_anchor(student.logits)[image, cell], by_anchor(teacher.logits)[image, cell]
+        z_s = by_anchor(student.logits)[image, cell]
         quality = by_anchor(student.quality)[image, cell] if student.quality else None
         weight = student.adapter.class_scores(z_s, quality).amax(-1)
         total = self._normalizer(weight)
@@ -90,6 +90,7 @@ class LD(DistillationHead):
         if self.vlr_weight > 0:
             losses["vlr"] = self.vlr_weight * self._region_loss(student, teacher) / total
         if self.cls_weight > 0:
+            z_t = by_anchor(teacher.logits)[image, cell]
             losses["cls"] = self.cls_weight * self._class_loss(student, z_s, z_t, cell)
         return losses
 

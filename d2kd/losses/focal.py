@@ -23,7 +23,8 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Te
     Returns:
         Tensor: (..., K), >= 0, float32 (float64 for float64 input).
     """
-    return _QualityFocal.apply(at_least_float(logits), targets, beta)
+    logits = at_least_float(logits)
+    return _QualityFocal.apply(logits, targets.to(logits.dtype), beta)
 
 
 class _QualityFocal(torch.autograd.Function):
@@ -59,7 +60,7 @@ def joint_quality_focal_loss(
         Tensor: (..., K), >= 0, float32 (float64 for float64 input).
     """
     logits, quality = at_least_float(logits), at_least_float(quality)
-    return _JointFocal.apply(logits, quality, targets, beta)
+    return _JointFocal.apply(logits, quality, targets.to(logits.dtype), beta)
 
 
 class _JointFocal(torch.autograd.Function):

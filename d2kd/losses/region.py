@@ -68,7 +68,8 @@ def relation_losses(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 
 def _correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
     a, b = (x - x.mean(dim, keepdim=True) for x in (a, b))
-    return F.cosine_similarity(a, b, dim=dim, eps=1e-8)
+    norm_a, norm_b = (torch.linalg.vector_norm(x, dim=dim).clamp(min=1e-8) for x in (a, b))
+    return (a * b).sum(dim) / (norm_a * norm_b)
 
 
 def mask_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
