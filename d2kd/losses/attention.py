@@ -79,11 +79,7 @@ def masked_distance(student: Tensor, teacher: Tensor, masks: Sequence[Tensor] = 
 def _pool(x: Tensor, axes: Sequence[int], absolute: bool) -> Tensor:
     """A sum divided: the gradient of a mean is a map of its own, that of a sum is a view."""
     dtype, count = torch.promote_types(x.dtype, torch.float32), math.prod(x.shape[i] for i in axes)
-    if not absolute:
-        return x.sum(axes, keepdim=True, dtype=dtype) / count
-    for axis in reversed(axes):
-        x = torch.linalg.vector_norm(x, 1, dim=axis, keepdim=True, dtype=dtype)
-    return x / count
+    return (x.abs() if absolute else x).sum(axes, keepdim=True, dtype=dtype) / count
 
 
 def _mask(pooled: Sequence[Tensor], temperature: float, fuse: str) -> Tensor:
