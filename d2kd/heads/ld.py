@@ -11,7 +11,7 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..labels import foreground
 from ..losses import mean_over_ranks, softened_kl
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, at_anchors, by_anchor, check_options
 from .region import valuable_region
 
 
@@ -79,8 +79,8 @@ class LD(DistillationHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class."""
         image, cell = foreground(student.labels, self.num_classes).nonzero(as_tuple=True)
-        z_s = by_anchor(student.logits)[image, cell]
-        quality = by_anchor(student.quality)[image, cell] if student.quality else None
+        z_s = at_anchors(student.logits, image, cell)
+        quality = at_anchors(student.quality, image, cell) if student.quality else None
         weight = student.adapter.class_scores(z_s, quality).amax(-1)
         total = self._normalizer(weight)
         losses = {}
@@ -90,7 +90,7 @@ class LD(DistillationHead):
         if self.vlr_weight > 0:
             losses["vlr"] = self.vlr_weight * self._region_loss(student, teacher) / total
         if self.cls_weight > 0:
-            z_t = by_anchor(teacher.logits)[image, cell]
+            z_t = at_anchors(teacher.logits, image, cell)
             losses["cls"] = self.cls_weight * self._class_loss(student, z_s, z_t, cell)
         return losses
 
@@ -103,7 +103,7 @@ class LD(DistillationHead):
         self, student: DetectorOutput, teacher: DetectorOutput, image: Tensor, cell: Tensor
     ) -> Tensor:
         """(n,) divergence of the chosen anchors, a mean over sides."""
-        b_s, b_t = (by_anchor(x.distributions)[image, cell] for x in (student, teacher))
+        b_s, b_t = (at_anchors(x.distributions, image, cell) for x in (student, teacher))
         loss = softened_kl(b_s, b_t, self.temperature).mean(-1)
         return loss / self.num_bins if self.norm == "official_sum" else loss
 

@@ -1,5 +1,7 @@
 """Losses between predictions on regions of interest: P regions, K classes and background."""
 
+from typing import Any, Tuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,6 +91,19 @@ def mask_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     student, teacher = at_least_float(student), at_least_float(teacher.detach())
     if student.shape[1:] != teacher.shape[1:]:
         student = F.interpolate(student[:, None], teacher.shape[1:], mode="bilinear")[:, 0]
-    student, teacher = student / temperature, teacher / temperature
-    gap = softplus(student) - softplus(teacher) - teacher.sigmoid() * (student - teacher)
-    return gap.mean((1, 2)) * temperature**2
+    loss = _BinaryKL.apply(student / temperature, teacher / temperature)
+    return loss.mean((1, 2)) * temperature**2
+
+
+class _BinaryKL(torch.autograd.Function):
+    """Divergence of sigmoids, elementwise; the gradient at the student's logits is p - q."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        q = teacher.sigmoid()
+        ctx.save_for_backward(student.sigmoid().sub_(q))
+        return softplus(student).sub_(softplus(teacher)).sub_(q.mul_(student - teacher))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grad, None
