@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import at_least_float
-from .stable import softplus
+from .stable import log1p
 
 
 def decoupled_kl(
@@ -102,7 +102,10 @@ class _BinaryKL(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         q = teacher.sigmoid()
         ctx.save_for_backward(student.sigmoid().sub_(q))
-        return softplus(student).sub_(softplus(teacher)).sub_(q.mul_(student - teacher))
+        u_s, u_t = (x.abs().neg_().exp_() for x in (student, teacher))
+        gap = log1p(u_s.sub_(u_t).div_(u_t + 1))  # of softplus, less that of max(x, 0)
+        gap.add_(student.clamp(min=0)).sub_(teacher.clamp(min=0))
+        return gap.sub_(q.mul_(student - teacher))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None]:
