@@ -71,9 +71,11 @@ class _JointFocal(torch.autograd.Function):
         log_joint = softplus(-logits).add_(softplus(-quality)).neg_()
         joint = log_joint.exp()
         gap = joint - targets
-        rest = joint.clamp(max=1 - 1e-7).neg_()
+        limit = 1 - 1e-7
+        rest = joint.clamp(max=limit).neg_()
         entropy = log1p(rest).lerp_(log_joint, targets).neg_()
         entropy_slope = torch.div(gap, rest.add_(1), out=log_joint)
+        entropy_slope = torch.where(joint >= limit, -targets, entropy_slope)
         loss, slope = _modulate(gap, entropy, joint, entropy_slope, beta)
         ctx.save_for_backward(slope, logits, quality)
         return loss
