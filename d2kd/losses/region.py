@@ -78,7 +78,8 @@ def mask_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     """T^2 times the KL divergence of the pixels' foreground probabilities, a mean over pixels.
 
     With p = sigmoid(logit / T) this is the binary cross-entropy with the teacher's p as target,
-    less the teacher's entropy, so that equal masks give 0 (ours).
+    less the teacher's entropy, so that equal masks give 0 (ours). Not
+    differentiable twice.
 
     Args:
         student: (F, M, M) mask logits.
