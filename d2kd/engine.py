@@ -24,6 +24,7 @@ from .distiller import Distiller
 from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import MapPictures
+from .resume import ExactResume
 from .solver import build_lr_scheduler, build_optimizer
 
 
@@ -70,7 +71,10 @@ class DistillationTrainer(DefaultTrainer):
 
     def build_hooks(self) -> List[HookBase]:
         """Stock hooks, with those that act before a step in front."""
-        hooks = super().build_hooks()
+        model = getattr(self.model, "module", self.model)
+        detector = model.student if isinstance(model, Distiller) else model
+        resume = ExactResume(detector, self.cfg.SEED, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        hooks = [resume, *super().build_hooks()]
         if self.distiller is None:
             return hooks
         distill = self.cfg.DISTILL
@@ -82,6 +86,14 @@ class DistillationTrainer(DefaultTrainer):
             MapPictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
             *hooks,
         ]
+
+    def train(self):  # noqa: ANN201 (stock signature)
+        """Train as stock does; on the CPU without TorchScript's profiler.
+
+        It makes the first steps of a process round differently, and stock losses use TorchScript.
+        """
+        with torch.jit.optimized_execution(next(self.model.parameters()).is_cuda):
+            return super().train()
 
     def run_step(self) -> None:
         """One stock step; a loss that is not finite is named.

@@ -59,6 +59,14 @@ class GradientShare(HookBase):
         due = self.period > 0 and self.trainer.iter % self.period == 0
         distiller.gradient_probe = self.measure if first or due else None
 
+    def state_dict(self) -> Dict[str, bool]:
+        """Whether the first distilled step has been."""
+        return {"checked": self._checked}
+
+    def load_state_dict(self, state: Dict[str, bool]) -> None:
+        """A resumed run does not check again."""
+        self._checked = state["checked"]
+
     def measure(self, losses: Dict[str, Tensor], student: DetectorOutput) -> None:
         """Write the norms to the event storage; see the class."""
         norms = gradient_norms(losses, list(student.features.values()))

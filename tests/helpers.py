@@ -85,9 +85,9 @@ def clone(module):
     return copy.deepcopy(module)
 
 
-def write_config(folder: Path, data: Path, **keys) -> Path:
-    """A plain tiny RetinaNet on the squares, as a yaml file."""
-    cfg = tiny_cfg(classes=2)
+def write_config(folder: Path, data: Path, meta: str = "RetinaNet", **keys) -> Path:
+    """A plain tiny detector on the squares, as a yaml file."""
+    cfg = tiny_cfg(meta, classes=2)
     cfg.DATASETS.CUSTOM = [[f"squares_{data.name}", str(data / "squares.json"), str(data)]]
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"squares_{data.name}",)
     cfg.MODEL.WEIGHTS, cfg.SEED, cfg.OUTPUT_DIR = "", 1, str(folder / "out")

@@ -1,15 +1,18 @@
 """Data sets from yaml, their checks, cleaned boxes and the reproducible loader."""
 
 import copy
+import itertools
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -393,9 +396,33 @@ def test_ranks_share_one_stream(cfg, monkeypatch):
         assert_same(whole[rank::2], items(build_train_loader(cfg), 4))
 
 
-def test_resume(cfg):
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_resume(cfg, grouped, workers):
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouped
     whole = items(build_train_loader(cfg))
+    cfg.DATALOADER.NUM_WORKERS = workers
     assert_same(whole[6:], items(build_train_loader(cfg, start_iter=3), 14))
+
+
+def test_groups_are_those_of_detectron2(tmp_path):
+    """Wide and tall images, batched as by its own AspectRatioGroupedDataset."""
+    coco = coco_dict()
+    for image in coco["images"][::2]:
+        image["width"], image["height"] = image["height"], image["width"]
+    name, path, root = write(tmp_path, "cells_train", coco)
+    for image in coco["images"][::2]:
+        tall = Image.open(Path(root) / image["file_name"]).transpose(Image.Transpose.ROTATE_90)
+        tall.save(Path(root) / image["file_name"])
+    cfg = make_cfg([[name, path, root]])
+    register_custom_datasets(cfg)
+    single = itertools.islice(iter(build_train_loader(cfg)), 12)
+    stock = AspectRatioGroupedDataset((x for batch in single for x in batch), 2)
+    expected = [x["image_id"] for batch in stock for x in batch]
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = True
+    found = itertools.islice(iter(build_train_loader(cfg)), len(expected) // 2)
+    assert [x["image_id"] for batch in found for x in batch] == expected
+    assert expected != sorted(expected) and len(expected) >= 16
 
 
 def test_global_generators_keep_their_state(cfg):

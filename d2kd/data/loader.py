@@ -4,11 +4,11 @@ Stock Detectron2 draws its augmentations from numpy's global generator (or, in w
 from PyTorch's), which a distilled and a plain run advance differently, so the two see different
 images. Here each item is numbered, and the generators are seeded from ``(SEED, number)`` while it
 is read. The stream is the same for every ``NUM_WORKERS`` and, taken over all ranks, every number
-of GPUs (``DATALOADER.ASPECT_RATIO_GROUPING`` then forms the batches per rank).
+of GPUs (``DATALOADER.ASPECT_RATIO_GROUPING`` then forms the batches per rank, as stock
+Detectron2 does without workers).
 """
 
 import contextlib
-import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,9 +37,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
 
     Args:
         cfg: the config; ``register_custom_datasets`` has been called on it.
-        start_iter: iterations to skip, for a resumed run. Exact unless
-            ``DATALOADER.ASPECT_RATIO_GROUPING`` is on, which drops the images that wait for a
-            partner.
+        start_iter: iterations to skip, for a resumed run. What follows is what an uninterrupted
+            run would have had; with another number of ranks, all ranks together get the same
+            images, unless ``DATALOADER.ASPECT_RATIO_GROUPING`` is on.
 
     Returns:
         An endless iterable of lists of ``SOLVER.IMS_PER_BATCH`` / world size mapped records.
@@ -47,14 +47,17 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     records = _train_records(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = _build_sampler(cfg, records, seed)
-    skip = start_iter * (cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+    batch = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    wide = [r.get("width", 0) > r.get("height", 0) for r in records]
+    grouped = wide if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [True] * len(records)
     return build_detection_train_loader(
         _SeededDataset(records, DatasetMapper(cfg, True), seed),
         mapper=None,
-        sampler=_NumberedSampler(sampler, len(records), skip),
+        sampler=_BatchedSampler(sampler, grouped, batch, start_iter),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        aspect_ratio_grouping=False,  # the sampler does it
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        seed=seed,
     )
 
 
@@ -111,17 +114,28 @@ def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sa
     )
 
 
-class _NumberedSampler(Sampler[int]):
-    """Yield ``number * size + index``, the number counting this item over all ranks."""
+class _BatchedSampler(Sampler[int]):
+    """Yield ``number * size + index``, the number counting the item over all ranks, in batches.
 
-    def __init__(self, sampler: Sampler, size: int, skip: int) -> None:
-        self.sampler, self.size, self.skip = sampler, size, skip
+    Images wait until their group (wide or not) fills a batch; the first ``skip`` batches are left
+    out.
+    """
+
+    def __init__(self, sampler: Sampler, groups: list[bool], batch: int, skip: int) -> None:
+        self.sampler, self.groups, self.batch, self.skip = sampler, groups, batch, skip
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = comm.get_rank(), comm.get_world_size()
-        items = itertools.islice(self.sampler, self.skip, None)
-        for step, index in enumerate(items, self.skip):
-            yield (step * world + rank) * self.size + index
+        rank, world, size = comm.get_rank(), comm.get_world_size(), len(self.groups)
+        waiting: dict[bool, list[int]] = {True: [], False: []}
+        done = 0
+        for step, index in enumerate(self.sampler):
+            group = waiting[self.groups[index]]
+            group.append((step * world + rank) * size + index)
+            if len(group) == self.batch:
+                if done >= self.skip:
+                    yield from group
+                done += 1
+                group.clear()
 
 
 class _SeededDataset(Dataset):
