@@ -1,5 +1,6 @@
 """A run that is interrupted and resumed ends with the bits of one that is not."""
 
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,9 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
 from torch.testing import assert_close
 
 from d2kd import DistillationTrainer
@@ -127,3 +131,51 @@ def test_killed(tmp_path, squares, seed):
     found = zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True)
     for whole, parts in list(found)[:3]:
         assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)
+
+
+def on_rank(rank, folder, paths):
+    """A whole run, then one that stops and goes on, in one process of two."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
+    comm.create_local_process_group(2)
+    whole, parts = get_d2kd_cfg(), get_d2kd_cfg()
+    merge_config_file(whole, paths[0], "")
+    merge_config_file(parts, paths[1], "")
+    train(whole)
+    with contextlib.suppress(Interruption):
+        train(parts, stop_before=5)
+    train(parts, resume=True)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("case", ["RetinaNet, PKD and BCKD", "Faster R-CNN, RoIKD"])
+def test_two_ranks(tmp_path, squares, case):
+    """Each rank has its own moving average."""
+    paths = []
+    for name in ("whole", "parts"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(config(case, tmp_path, squares, name).dump())
+        paths.append(str(path))
+    mp.spawn(on_rank, (str(tmp_path), paths), nprocs=2)
+    found = zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True)
+    for whole, parts in list(found)[:3]:
+        assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)
+    averages = torch.load(tmp_path / "parts" / "model_final.pth")["trainer"]["hooks"]["ExactResume"]
+    assert len(averages["averages"]) == 2
+
+
+def test_other_number_of_ranks(tmp_path, squares):
+    """One process goes on where two stopped, with the first rank's average."""
+    case = "RetinaNet, PKD and BCKD"
+    cfg = config(case, tmp_path, squares, "parts")
+    with pytest.raises(Interruption):
+        train(cfg, 5)
+    path = tmp_path / "parts" / "model_0000003.pth"
+    saved = torch.load(path)
+    saved["trainer"]["hooks"]["ExactResume"]["averages"] = [
+        {"loss_normalizer": 12.5}, {"loss_normalizer": 99.0}
+    ]  # fmt: skip
+    torch.save(saved, path)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.iter == 3 and trainer.distiller.student.loss_normalizer == 12.5
