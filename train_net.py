@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from d2kd import DistillationTrainer
 from d2kd.build import student_config
-from d2kd.checkpoint import SafeCheckpointer
+from d2kd.checkpoint import StrictCheckpointer
 from d2kd.config import get_d2kd_cfg, merge_config_file, without_pretrained
 from d2kd.data import register_custom_datasets
 from d2kd.engine import check_classes, launch
@@ -63,7 +63,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> Dict:
     cfg = without_pretrained(student_config(cfg))
     model = build_model(cfg)
     check_classes(cfg, model, train=False)
-    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    StrictCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return DistillationTrainer.test(cfg, model)
 
 

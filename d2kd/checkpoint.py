@@ -1,27 +1,16 @@
-"""Checkpoints: loaded without running code, and strictly where a teacher must be filled."""
+"""Checkpoints: written atomically, read without running code, and strictly where it matters."""
 
 import logging
-import pickle
-import zipfile
-from typing import Any, Dict, List
+from pathlib import Path
+from typing import Any, Dict, List, Optional
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-_SAFE_GLOBALS = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-}
-
+from .files import write_atomically
+from .weights_file import check_pin, read_weights, split_pin
 
 _QUALITY_HINT = (
     "reg_conf is the quality predictor: MODEL.GFL.QUALITY may be another than it was trained with "
@@ -31,47 +20,76 @@ _QUALITY_HINT = (
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer that reads `.pth`, `.pkl` and `.safetensors` as data only.
+    """Detectron2's checkpointer with files read as data only and written completely or not at all.
 
-    `.pth` files go through `torch.load(weights_only=True)`, `.pkl` files through an unpickler that
-    knows arrays and containers and nothing else.
+    See `d2kd.weights_file` for the formats; `save_dir` is a local folder.
     """
 
-    def _load_file(self, filename: str) -> Dict[str, Any]:
+    _pin = ""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write `<save_dir>/<name>.pth` and make it the last checkpoint.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; names the last good one.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
         try:
-            if filename.endswith(".safetensors"):
-                return {"model": {k: _to_float(v) for k, v in load_file(filename).items()}}
-            if filename.endswith(".pkl"):
-                return _as_detectron2(_load_pickle(filename))
-            return super()._load_file(filename)
-        except FileNotFoundError:
-            raise
-        except (
-            pickle.UnpicklingError,
-            SafetensorError,
-            zipfile.BadZipFile,
-            EOFError,
-            OSError,
-            RuntimeError,
-        ) as error:
-            raise ValueError(
-                f"{filename} is not a readable checkpoint: {_first_line(error)}. It may be "
-                "truncated (compare its size with the source and copy it again), of another "
-                "format, or hold objects other than arrays, which are refused."
+            write_atomically(path, lambda part: _save(data, part))
+            self.tag_last_checkpoint(path.name)
+        except OSError as error:
+            last = self.get_checkpoint_file() or "none yet"
+            raise OSError(
+                f"The checkpoint {path} could not be written: {error}. Free space there or change "
+                f"OUTPUT_DIR, and go on with --resume. The last good checkpoint: {last}."
             ) from error
 
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the last checkpoint in `<save_dir>/last_checkpoint`."""
+        path = Path(self.save_dir, "last_checkpoint")
+        write_atomically(path, lambda part: part.write_text(last_filename_basename))
+
+    def load(self, path: str, checkpointables: Optional[List[str]] = None) -> Dict[str, Any]:
+        """Load a file, URL or `detectron2://` address, of pinned content if it says so.
+
+        Raises:
+            ValueError: it is not the pinned file, is damaged, or holds more than arrays.
+        """
+        path, self._pin = split_pin(path or "")
+        return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> Dict[str, Any]:
+        check_pin(filename, self._pin)
+        if filename.endswith(".pth"):
+            return super()._load_file(filename)
+        return read_weights(filename)
+
+    def _torch_load(self, f: str) -> Dict[str, Any]:
+        return read_weights(f)
+
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
+        _check_values(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):
             logging.getLogger(__name__).warning(_QUALITY_HINT)
+        unfilled = {name for name, _, _ in incompatible.incorrect_shapes}.union(
+            incompatible.missing_keys
+        )
+        if unfilled.issuperset(self.model.state_dict()):
+            raise ValueError(
+                f"none of its {len(checkpoint['model'])} tensors fits the model: it is of another "
+                f"detector. It holds {_some(list(checkpoint['model']))}."
+            )
         return incompatible
-
-    def _torch_load(self, f: str) -> Dict[str, Any]:
-        return torch.load(f, map_location="cpu", weights_only=True)
 
 
 class StrictCheckpointer(SafeCheckpointer):
-    """A checkpointer for which a tensor that is not filled is an error, for teachers."""
+    """A checkpointer for which a tensor that is not filled is an error."""
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -88,11 +106,12 @@ def load_detector(detector: nn.Module, path: str, key: str) -> None:
 
     Args:
         detector: changed in place.
-        path: file, URL, `detectron2://` or model-zoo address; .pth, .pkl or .safetensors.
+        path: file, URL, `detectron2://` or model-zoo address; .pth, .pkl or .safetensors, maybe
+            with `#sha256=<digits>` behind it.
         key: the option that named it, for error messages.
 
     Raises:
-        ValueError: unreadable, or it does not fill every tensor.
+        ValueError: unreadable, not the pinned file, or it does not fill every tensor.
         FileNotFoundError: no such file.
     """
     try:
@@ -101,6 +120,39 @@ def load_detector(detector: nn.Module, path: str, key: str) -> None:
         raise FileNotFoundError(f"{key}: checkpoint {path!r} not found.") from error
     except ValueError as error:
         raise ValueError(f"{key}: {path}: {error}") from error
+
+
+def _save(data: Dict[str, Any], path: Path) -> None:
+    """Like `torch.save`, whose writer reports a full disk as a RuntimeError."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(data, file)
+    except RuntimeError as error:
+        raise OSError(str(error).split("\n")[0]) from error
+
+
+def _check_values(tensors: Any) -> None:
+    """Refuse what is no detector's weights: no dictionary, wrong types, NaN or infinite values."""
+    if not isinstance(tensors, dict) or not tensors:
+        raise ValueError(f"it holds no dictionary of tensors, but {type(tensors).__name__}")
+    others = [f"{k} ({type(x).__name__})" for k, x in tensors.items() if not _is_array(k, x)]
+    if others:
+        raise ValueError(f"it holds other things than tensors by name: {_some(others)}")
+    arrays = {name: torch.as_tensor(x) for name, x in tensors.items()}
+    complex_ones = [name for name, x in arrays.items() if x.is_complex() or x.dtype == torch.bool]
+    if complex_ones:
+        raise ValueError(f"tensors are complex or boolean: {_some(complex_ones)}")
+    broken = [name for name, x in arrays.items() if not _is_finite(x)]
+    if broken:
+        raise ValueError(f"tensors with NaN or infinite values: {_some(broken)}; it is damaged")
+
+
+def _is_array(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, (Tensor, np.ndarray))
+
+
+def _is_finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or bool(torch.isfinite(x).all())
 
 
 def _describe_misfit(missing: List[str], wrong: List[str], total: int) -> str:
@@ -112,38 +164,11 @@ def _describe_misfit(missing: List[str], wrong: List[str], total: int) -> str:
     if any("reg_conf." in name for name in (*missing, *wrong)):
         parts.append(_QUALITY_HINT)
     return (
-        f"the checkpoint does not fill the teacher; {'; '.join(parts)}. Check that "
-        "DISTILL.TEACHER.CONFIG_FILES names the config it was trained with (detector, depth, "
-        "NUM_CLASSES) and that it holds a whole detector, not only a backbone."
+        f"the checkpoint does not fill the detector; {'; '.join(parts)}. Check that the config "
+        "(for a teacher, DISTILL.TEACHER.CONFIG_FILES) is the one it was trained with (detector, "
+        "depth, NUM_CLASSES) and that it holds a whole detector, not only a backbone."
     )
 
 
 def _some(names: List[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
-
-
-def _to_float(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _SAFE_GLOBALS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _load_pickle(filename: str) -> Dict[str, Any]:
-    with open(filename, "rb") as f:
-        return _ArrayUnpickler(f, encoding="latin1").load()
-
-
-def _as_detectron2(data: Dict[str, Any]) -> Dict[str, Any]:
-    if "model" in data:
-        return data
-    data = {k: v for k, v in data.get("blobs", data).items() if not k.endswith("_momentum")}
-    return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}

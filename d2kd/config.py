@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from .backbones import add_backbone_config
 from .data import add_data_config
 from .detectors import add_detector_config
+from .guards import add_guard_config
 from .heads import DISTILLATION_HEAD_REGISTRY, head_defaults
 from .solver import add_solver_config
 
@@ -29,6 +30,8 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     add_backbone_config(cfg)
     add_solver_config(cfg)
     add_data_config(cfg)
+    add_guard_config(cfg)
+    cfg.DETERMINISTIC = False  # only operators that give the same bits again; on a GPU slower
 
     cfg.DISTILL = CfgNode()
     cfg.DISTILL.STUDENT = ""  # a meta-architecture: RetinaNet, FCOS, ATSS, GFL, GeneralizedRCNN

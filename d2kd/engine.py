@@ -4,28 +4,34 @@ import logging
 import os
 import re
 import weakref
+from pathlib import Path
 from typing import List, Optional
 
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model
 from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .adapters import build_adapter
+from .best import BestStudent
 from .checkpoint import SafeCheckpointer
-from .data import build_train_loader, check_datasets
+from .data import build_mapper, build_train_loader, check_datasets
 from .distiller import Distiller
 from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
+from .guards import GradientGuard
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import MapPictures
 from .resume import ExactResume
+from .signals import StopOnSignal
 from .solver import build_lr_scheduler, build_optimizer
+from .watch import LossWatch
 
 
 class DistillationTrainer(DefaultTrainer):
@@ -50,6 +56,9 @@ class DistillationTrainer(DefaultTrainer):
         check_classes(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = _step_class(cfg)(_wrap_ddp(model), data_loader, optimizer)
+        amp = isinstance(self._trainer, AMPTrainer)
+        self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)
+        self._trainer.register_hooks([self.guard])
         projections = {"distillation": model.heads} if isinstance(model, Distiller) else {}
         self.checkpointer = SafeCheckpointer(
             self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **projections
@@ -68,23 +77,32 @@ class DistillationTrainer(DefaultTrainer):
         if self.start_iter > 0:
             loader = build_train_loader(self.cfg, self.start_iter)
             self._trainer.reset_data_loader(lambda: loader)
+            for hook in self._hooks:
+                if isinstance(hook, PeriodicCheckpointer):
+                    found = Path(self.cfg.OUTPUT_DIR).glob("model_[0-9]*.pth")
+                    hook.recent_checkpoints = sorted(map(str, found))
 
     def build_hooks(self) -> List[HookBase]:
         """Stock hooks, with those that act before a step in front."""
         model = getattr(self.model, "module", self.model)
         detector = model.student if isinstance(model, Distiller) else model
-        resume = ExactResume(detector, self.cfg.SEED, self.cfg.SOLVER.CHECKPOINT_PERIOD)
-        hooks = [resume, *super().build_hooks()]
-        if self.distiller is None:
-            return hooks
+        solver = self.cfg.SOLVER
+        resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD)
+        hooks = [resume, *_keep_last(super().build_hooks(), solver.CHECKPOINTS_TO_KEEP)]
+        if solver.BEST_METRIC and comm.is_main_process():
+            folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
+            hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
+        before = [] if self.distiller is None else self._build_distillation_hooks()
+        return [*before, *hooks, StopOnSignal(resume)]
+
+    def _build_distillation_hooks(self) -> List[HookBase]:
         distill = self.cfg.DISTILL
-        check = TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None
         return [
             DistillationSchedule(*distill.SCHEDULE),
             None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
-            check,
+            TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
             MapPictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
-            *hooks,
+            LossWatch(),
         ]
 
     def train(self):  # noqa: ANN201 (stock signature)
@@ -96,10 +114,11 @@ class DistillationTrainer(DefaultTrainer):
             return super().train()
 
     def run_step(self) -> None:
-        """One stock step; a loss that is not finite is named.
+        """One stock step; a loss or gradient that is not finite is named.
 
         Raises:
-            FloatingPointError: with the names of the losses and the last good checkpoint.
+            FloatingPointError: with the names of the losses and the last good checkpoint, or of the
+                parameters; see `GradientGuard`.
         """
         try:
             super().run_step()
@@ -111,6 +130,7 @@ class DistillationTrainer(DefaultTrainer):
                 f"the last checkpoint is {last}. Lower SOLVER.BASE_LR, set "
                 "SOLVER.CLIP_GRADIENTS.ENABLED True, or lower that loss's weight in DISTILL."
             ) from error
+        self.guard.check()
 
     def _has_checkpoint(self) -> bool:
         return bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()
@@ -129,6 +149,12 @@ class DistillationTrainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode):  # noqa: ANN206 (stock signature)
         """See `d2kd.data.build_train_loader`."""
         return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):  # noqa: ANN206 (stock signature)
+        """Stock loader; an image that cannot be read is named, and never left out."""
+        mapper = build_mapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -196,6 +222,14 @@ def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
         main(args)
     finally:
         dist.destroy_process_group()
+
+
+def _keep_last(hooks: List[HookBase], count: int) -> List[HookBase]:
+    """Let stock Detectron2's hook delete all but the last checkpoints (0: keep all)."""
+    for hook in hooks:
+        if count > 0 and isinstance(hook, PeriodicCheckpointer):
+            hook.max_to_keep = count
+    return hooks
 
 
 def _wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:

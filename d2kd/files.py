@@ -1,16 +1,43 @@
-"""Files that are there completely or not at all."""
+"""Files that are there completely or not at all, and their checksums."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Callable
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it.
+    """Let `write` fill a temporary file beside `path`, sync it to the disk, then rename it.
+
+    After a kill or a power failure at any moment `path` is the old file or the new one.
 
     Raises:
-        OSError: the folder cannot be written; `path` is then as it was.
+        OSError: the folder cannot be written or the disk is full; `path` is then as it was, and
+            the temporary file is gone.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -56,7 +56,11 @@ class ExactResume(HookBase):
         done = self.trainer.iter + 1
         due = self._period > 0 and done % self._period == 0
         if due or done >= self.trainer.max_iter:
-            self._averages = comm.gather(moving_averages(self._detector))
+            self.gather()
+
+    def gather(self) -> None:
+        """Gather the ranks' averages for a checkpoint; all ranks call it."""
+        self._averages = comm.gather(moving_averages(self._detector))
 
     def state_dict(self) -> Dict[str, Any]:
         """Averages by rank, and the last values of every metric."""

@@ -27,6 +27,8 @@ def add_solver_config(cfg: CfgNode) -> None:
         cfg: node to extend, in place.
     """
     cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD" (Detectron2's own) or "AdamW"
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0  # the last ones; 0 keeps all
+    cfg.SOLVER.BEST_METRIC = ""  # such as "bbox/AP": the best evaluation's model_best.pth
     cfg.SOLVER.ONECYCLE_PCT_START = 0.15  # OneCycleLR: fraction of SOLVER.MAX_ITER spent rising
 
 

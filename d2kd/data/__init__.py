@@ -5,9 +5,12 @@ from .builtin import register_builtin_datasets
 from .catalog import check_datasets, dataset_num_classes, load_dataset
 from .custom import add_data_config, register_custom_datasets
 from .loader import build_train_loader, labelled_test_data
+from .mapper import BadImageError, build_mapper
 
 __all__ = [
+    "BadImageError",
     "add_data_config",
+    "build_mapper",
     "build_train_loader",
     "check_datasets",
     "clean_boxes",

@@ -18,6 +18,7 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM = []
     # share of the images used by RandomSubsetTrainingSampler; stock code reads it, but sets none
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATALOADER.SKIP_BAD_IMAGES = False  # take the next image instead of one that is unreadable
 
 
 def find_path(path: str) -> str:

@@ -9,6 +9,7 @@ Detectron2 does without workers).
 """
 
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -27,6 +28,9 @@ from torch.utils.data import Dataset, Sampler
 
 from .boxes import clean_boxes
 from .catalog import load_dataset, require_registered
+from .mapper import BadImageError, build_mapper
+
+logger = logging.getLogger(__name__)
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[str, Any]]]:
@@ -51,7 +55,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     wide = [r.get("width", 0) > r.get("height", 0) for r in records]
     grouped = wide if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [True] * len(records)
     return build_detection_train_loader(
-        _SeededDataset(records, DatasetMapper(cfg, True), seed),
+        _SeededDataset(records, build_mapper(cfg, True), seed, cfg.DATALOADER.SKIP_BAD_IMAGES),
         mapper=None,
         sampler=_BatchedSampler(sampler, grouped, batch, start_iter),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
@@ -141,17 +145,26 @@ class _BatchedSampler(Sampler[int]):
 class _SeededDataset(Dataset):
     """Map the records with generators seeded by (seed, number)."""
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
+    def __init__(
+        self, records: list[dict], mapper: Callable[[dict], dict], seed: int, skip: bool = False
+    ) -> None:
         self.records = DatasetFromList(records, copy=False)  # serialized: workers share its memory
-        self.mapper, self.seed = mapper, seed
+        self.mapper, self.seed, self.skip = mapper, seed, skip
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         number, index = divmod(item, len(self))
-        with _seeded(self.seed, number):
-            return self.mapper(self.records[index])
+        for offset in range(len(self) if self.skip else 1):
+            try:
+                with _seeded(self.seed, number):
+                    return self.mapper(self.records[(index + offset) % len(self)])
+            except BadImageError as error:
+                if not self.skip:
+                    raise
+                logger.warning("%s (skipped)", error)
+        raise BadImageError("DATALOADER.SKIP_BAD_IMAGES: no image of DATASETS.TRAIN can be read.")
 
 
 @contextlib.contextmanager
