@@ -20,9 +20,11 @@ from detectron2.utils import comm
 from d2kd import DistillationTrainer
 from d2kd.build import student_config
 from d2kd.checkpoint import StrictCheckpointer
-from d2kd.config import get_d2kd_cfg, merge_config_file, without_pretrained
+from d2kd.config import get_d2kd_cfg, merge_config_file, merge_options, without_pretrained
 from d2kd.data import register_custom_datasets
 from d2kd.engine import check_classes, launch
+from d2kd.provenance import describe_run, write_results
+from d2kd.validate import check_config
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,7 +48,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = get_d2kd_cfg()
     if args.config_file:
         merge_config_file(cfg, args.config_file, "--config-file")
-    cfg.merge_from_list(args.opts)
+    merge_options(cfg, args.opts)
     on_cpu = cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available()
     if on_cpu:
         cfg.MODEL.DEVICE = "cpu"
@@ -60,11 +62,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def evaluate(cfg: CfgNode, resume: bool) -> Dict:
     """Evaluate MODEL.WEIGHTS, or the last checkpoint, as a plain detector; builds no teacher."""
+    check_config(cfg)
     cfg = without_pretrained(student_config(cfg))
     model = build_model(cfg)
     check_classes(cfg, model, train=False)
-    StrictCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return DistillationTrainer.test(cfg, model)
+    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
+    last = checkpointer.get_checkpoint_file() if resume else ""
+    weights = last or cfg.MODEL.WEIGHTS
+    checkpointer.load(weights, checkpointables=[])
+    results = DistillationTrainer.test(cfg, model)
+    write_results(cfg, results, describe_run(cfg, [weights]))
+    return results
 
 
 def main(args: argparse.Namespace) -> Optional[Dict]:

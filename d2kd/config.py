@@ -1,5 +1,6 @@
 """The config keys that d2kd adds, and the safe loading of config files."""
 
+import difflib
 import os
 from typing import Sequence
 
@@ -10,11 +11,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from .backbones import add_backbone_config
+from .checks import ConfigError
 from .data import add_data_config
 from .detectors import add_detector_config
 from .guards import add_guard_config
 from .heads import DISTILLATION_HEAD_REGISTRY, head_defaults
 from .solver import add_solver_config
+from .validate import flatten
 
 
 def add_d2kd_config(cfg: CfgNode) -> None:
@@ -69,14 +72,51 @@ def load_config(path: str, options: Sequence[str]) -> CfgNode:
     """The config of a file and of KEY VALUE options, on the CPU where there is no GPU.
 
     Raises:
-        ValueError, FileNotFoundError: see `merge_config_file`.
+        ConfigError, FileNotFoundError: see `merge_config_file` and `merge_options`.
     """
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, path, "--config-file")
-    cfg.merge_from_list(list(options))
+    merge_options(cfg, options)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
+    """Merge KEY VALUE pairs of the command line into `cfg`, in place.
+
+    Raises:
+        ConfigError: a key without a value, an unknown key, or a value of another type.
+    """
+    if len(options) % 2:
+        raise ConfigError(
+            f"Options are pairs KEY VALUE, but these are {len(options)}: {' '.join(options)}. "
+            "Quote values with spaces, for example DISTILL.HEADS \"('PKD', 'BCKD')\"."
+        )
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, AssertionError, AttributeError):
+            raise _unknown_key(cfg, key, "") from None
+        except ValueError as error:
+            raise ConfigError(f"{key}: {_type_hint(error)}") from error
+
+
+def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:
+    keys = [name for name, _ in flatten(cfg)]
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.7)
+    by_name = {name: name.rpartition(".")[2] for name in keys}
+    last = key.rpartition(".")[2]
+    near += [name for name in keys if by_name[name] == last and name not in near]
+    hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
+    return ConfigError(f"{where}{key} is no config key.{hint}")
+
+
+def _type_hint(error: ValueError) -> str:
+    text = str(error).split("\n")[0]
+    if "float" in text and "int" in text:
+        text += " (write a number with a decimal point, 1.0, where one is the default)"
+    return text
 
 
 def resolve_config_file(path: str, key: str) -> str:
@@ -109,7 +149,8 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
         key: the option that named the file, for error messages.
 
     Raises:
-        ValueError: the file needs `yaml.unsafe_load`, is not yaml, or has unknown keys.
+        ConfigError: the file needs `yaml.unsafe_load`, is not yaml, has unknown keys, or values of
+            another type.
     """
     path = resolve_config_file(path, key)
     zoo = os.path.dirname(os.path.realpath(model_zoo.__file__))
@@ -117,14 +158,17 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
     try:
         cfg.merge_from_file(path, allow_unsafe=trusted)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(
+        raise ConfigError(
             f"{key}: {path} (or its _BASE_) holds a yaml tag that can run code: {error.problem}. "
             "Write the plain value instead, for example SIZES: [[32, 40, 51], [64, 81, 102]]."
         ) from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{key}: {path} is not valid yaml: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path} is not valid yaml: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{key}: {path}: {error.args[0]}") from error
+        unknown = str(error.args[0]).rpartition(": ")[2]
+        raise _unknown_key(cfg, unknown, f"{key}: {path}: ") from error
+    except (ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        raise ConfigError(f"{key}: {path}: {_type_hint(error)}") from error
 
 
 def without_pretrained(cfg: CfgNode) -> CfgNode:

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import List, Optional
 
@@ -28,9 +29,11 @@ from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
 from .guards import GradientGuard
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import MapPictures
+from .provenance import RunRecord
 from .resume import ExactResume
 from .signals import StopOnSignal
 from .solver import build_lr_scheduler, build_optimizer
+from .validate import check_config, naming_keys
 from .watch import LossWatch
 
 
@@ -50,11 +53,16 @@ class DistillationTrainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        check_config(cfg)
+        make_deterministic(cfg.DETERMINISTIC)
+        with naming_keys(cfg, "MODEL or DISTILL"):
+            model = self.build_model(cfg)
+        with naming_keys(cfg, "SOLVER"):
+            optimizer = self.build_optimizer(cfg, model)
+            self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
+            data_loader = self.build_train_loader(cfg)
         check_classes(cfg, model)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = _step_class(cfg)(_wrap_ddp(model), data_loader, optimizer)
         amp = isinstance(self._trainer, AMPTrainer)
         self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)
@@ -93,7 +101,8 @@ class DistillationTrainer(DefaultTrainer):
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
         before = [] if self.distiller is None else self._build_distillation_hooks()
-        return [*before, *hooks, StopOnSignal(resume)]
+        record = RunRecord(self.cfg) if comm.is_main_process() else None
+        return [*before, *hooks, record, StopOnSignal(resume)]
 
     def _build_distillation_hooks(self) -> List[HookBase]:
         distill = self.cfg.DISTILL
@@ -120,8 +129,10 @@ class DistillationTrainer(DefaultTrainer):
             FloatingPointError: with the names of the losses and the last good checkpoint, or of the
                 parameters; see `GradientGuard`.
         """
+        first = self.iter - self.start_iter < 2
         try:
-            super().run_step()
+            with naming_keys(self.cfg, "any section") if first else nullcontext():
+                super().run_step()
         except FloatingPointError as error:
             bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
             last = self.checkpointer.get_checkpoint_file() if self._has_checkpoint() else "none yet"
@@ -171,6 +182,17 @@ class DistillationTrainer(DefaultTrainer):
             )
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return FastCOCOEvaluator(dataset_name, output_dir=folder)
+
+
+def make_deterministic(on: bool) -> None:
+    """Let PyTorch use operators that give the same bits again; it warns where it has none.
+
+    The seed covers the rest: see `d2kd.resume` and `d2kd.data.loader`.
+    """
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
 
 
 _CLASS_KEYS = {

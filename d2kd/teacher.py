@@ -55,6 +55,7 @@ class Teacher:
         self.adapter = build_adapter(detector)
         self.input_format = input_format
         self.cache = cache
+        self.weights = ""  # the file or address that it was filled from
         self._dtype = _PRECISIONS[precision]
 
     @torch.no_grad()
@@ -122,6 +123,7 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
         precision=options.PRECISION,
         channels_last=options.CHANNELS_LAST,
     )
+    teacher.weights = weights
     if options.CACHE_DIR:
         teacher.cache = build_cache(cfg, teacher, teacher_cfg)
     return teacher

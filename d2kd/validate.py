@@ -1,0 +1,157 @@
+"""Checks of a whole config, before anything is built or read."""
+
+import contextlib
+import os
+from typing import Any, Dict, Iterator, List, Tuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from .checks import ConfigError, check_choice
+from .rules import CHOICES, REGISTRIES, is_number, rules_of
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check the values of all keys, and those that depend on each other.
+
+    Raises:
+        ConfigError: names the key, the value, and what it must be.
+    """
+    values = dict(flatten(cfg))
+    for key, value in values.items():
+        _check_value(key, value)
+    for key, known in CHOICES.items():
+        _check_known(values[key], known, key)
+    for key, registry in REGISTRIES.items():
+        if values[key]:
+            check_choice(values[key], [name for name, _ in registry], key)
+    _check_lengths(values)
+    _check_solver(values)
+    _check_device(values["MODEL.DEVICE"])
+    _check_output(values["OUTPUT_DIR"])
+
+
+def changed_keys(cfg: CfgNode, defaults: CfgNode) -> List[str]:
+    """Keys of `cfg` whose values are not those of `defaults`."""
+    before = dict(flatten(defaults))
+    return [key for key, value in flatten(cfg) if key not in before or before[key] != value]
+
+
+@contextlib.contextmanager
+def naming_keys(cfg: CfgNode, section: str) -> Iterator[None]:
+    """Name the keys that are not Detectron2's defaults, where its own code fails over them.
+
+    Errors of d2kd, of files and of memory pass as they are.
+
+    Raises:
+        ConfigError: from what went wrong inside.
+    """
+    try:
+        yield
+    except (AssertionError, LookupError, TypeError, AttributeError, ArithmeticError,
+            NotImplementedError, RuntimeError, ValueError) as error:  # fmt: skip
+        if _explains_itself(error):
+            raise
+        keys = ", ".join(changed_keys(cfg, _defaults()))
+        reason = str(error).strip().split("\n")[0] or "no reason given"
+        raise ConfigError(
+            f"Detectron2 stopped with {type(error).__name__}: {reason}. A value in {section} is "
+            f"the likely cause; these keys are not at their defaults: {keys}."
+        ) from error
+
+
+def _explains_itself(error: Exception) -> bool:
+    """Raised by d2kd, or about numbers, memory, processes."""
+    names = "FloatingPointError", "BadImageError", "OutOfMemoryError", "ConfigError"
+    texts = "out of memory", "DataLoader worker", "Connection closed", "gloo", "NCCL"
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    ours = isinstance(error, ValueError) and "d2kd" in frame.tb_frame.f_globals["__name__"]
+    return ours or type(error).__name__ in names or any(text in str(error) for text in texts)
+
+
+def _defaults() -> CfgNode:
+    from .config import get_d2kd_cfg  # imports this module
+
+    return get_d2kd_cfg()
+
+
+def flatten(node: CfgNode, prefix: str = "") -> Iterator[Tuple[str, Any]]:
+    """Keys and values of a config, the keys with dots."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_value(key: str, value: Any) -> None:
+    if isinstance(value, float) and not is_number(value):
+        raise ConfigError(f"{key} is {value}: give a finite number.")
+    for holds, asked in rules_of(key):
+        if not holds(value):
+            raise ConfigError(f"{key} is {value!r}: it must be {asked}.")
+
+
+def _check_known(value: Any, known: Tuple[Any, ...], key: str) -> None:
+    if isinstance(known[0], str):
+        check_choice(value, known, key)
+    elif value not in known:
+        raise ConfigError(f"{key} is {value!r}: choose one of {', '.join(map(str, known))}.")
+
+
+def _check_lengths(values: Dict[str, Any]) -> None:
+    """Lists whose lengths are fixed, or depend on each other."""
+    fixed = {"INPUT.CROP.SIZE": 2, "DISTILL.SCHEDULE": 2}
+    if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range":
+        fixed["INPUT.MIN_SIZE_TRAIN"] = 2
+    fixed["MODEL.PIXEL_STD"] = len(values["MODEL.PIXEL_MEAN"])
+    for section in ("MODEL.RETINANET", "MODEL.RPN", "MODEL.ROI_HEADS"):
+        fixed[f"{section}.IOU_LABELS"] = len(values[f"{section}.IOU_THRESHOLDS"]) + 1
+    for key, length in fixed.items():
+        if len(values[key]) != length:
+            raise ConfigError(f"{key} is {values[key]!r}: it must have {length} entries.")
+    for key in ("MODEL.PIXEL_MEAN", "DISTILL.SCHEDULE"):
+        if not values[key] or not all(map(is_number, values[key])):
+            raise ConfigError(f"{key} is {values[key]!r}: it must be a list of numbers.")
+    if not values["INPUT.MIN_SIZE_TRAIN"]:
+        raise ConfigError("INPUT.MIN_SIZE_TRAIN is empty: give at least one size in px.")
+
+
+def _check_solver(values: Dict[str, Any]) -> None:
+    batch, ranks = values["SOLVER.IMS_PER_BATCH"], comm.get_world_size()
+    if batch % ranks:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, the images of all {ranks} ranks together: it must "
+            f"be a multiple of {ranks}."
+        )
+    if values["SOLVER.BEST_METRIC"] and not values["TEST.EVAL_PERIOD"]:
+        raise ConfigError(
+            "SOLVER.BEST_METRIC compares evaluations in the training, of which there are none: set "
+            "TEST.EVAL_PERIOD to so many iterations."
+        )
+    if values["SOLVER.GUARD.SPIKE"] and values["SOLVER.AMP.ENABLED"]:
+        raise ConfigError(
+            "SOLVER.GUARD.SPIKE cannot be used with SOLVER.AMP.ENABLED, whose gradients are scaled "
+            "by a changing factor: switch one of them off."
+        )
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"MODEL.DEVICE is {device!r}: give cpu, cuda or cuda:0.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {device!r}, but no GPU is found: set it to cpu.")
+
+
+def _check_output(folder: str) -> None:
+    """The folder, or the nearest one above it that exists, can be written."""
+    parent = os.path.abspath(folder)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
+        raise ConfigError(f"OUTPUT_DIR is {folder!r}: {parent} is no folder that can be written.")
