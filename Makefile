@@ -8,13 +8,14 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.d2kd-stamp
 CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
 
-.PHONY: help venv test quickstart quickstart-teacher lint clean FORCE
+.PHONY: help venv test test-faults quickstart quickstart-teacher lint clean FORCE
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make quickstart          distil a small detector on the CPU'
 	@echo 'make quickstart-teacher  the same, training its teacher first'
 	@echo 'make test                run the tests'
+	@echo 'make test-faults         kills, broken files and configs, in full (half an hour)'
 	@echo 'make lint                check style and formatting'
 	@echo 'make venv                only set up $(VENV)'
 	@echo 'make clean               remove caches and build folders ($(VENV) and output/ stay)'
@@ -35,6 +36,9 @@ venv: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests
+
+test-faults: $(STAMP)
+	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/test_resume.py
 
 quickstart: $(STAMP)
 	$(RUN) -m d2kd.quickstart

@@ -20,9 +20,11 @@ from detectron2.utils import comm
 from d2kd import DistillationTrainer
 from d2kd.build import student_config
 from d2kd.checkpoint import StrictCheckpointer
+from d2kd.checks import RunError
 from d2kd.config import get_d2kd_cfg, merge_config_file, merge_options, without_pretrained
 from d2kd.data import register_custom_datasets
-from d2kd.engine import check_classes, launch
+from d2kd.engine import check_classes
+from d2kd.launch import TRACEBACK_HINT, launch
 from d2kd.provenance import describe_run, write_results
 from d2kd.validate import check_config
 
@@ -38,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="Python file of yours that registers heads, adapters, detectors or data sets",
     )
+    parser.set_defaults(dist_url="auto")  # a free port, so that two runs do not meet
     return parser.parse_args()
 
 
@@ -89,7 +92,7 @@ if __name__ == "__main__":
     arguments = parse_arguments()
     try:
         launch(main, arguments)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, RunError) as error:
         if os.environ.get("D2KD_TRACEBACK") or comm.get_world_size() > 1:
             raise
-        sys.exit(f"{type(error).__name__}: {error}\n(D2KD_TRACEBACK=1 shows the traceback)")
+        sys.exit(f"{type(error).__name__}: {error}\n{TRACEBACK_HINT}")

@@ -9,6 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from .checks import ConfigError, MissingFileError
 from .files import write_atomically
 from .weights_file import check_pin, read_weights, split_pin
 
@@ -74,6 +75,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
         _check_values(checkpoint["model"])
+        found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):
             logging.getLogger(__name__).warning(_QUALITY_HINT)
@@ -82,8 +84,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
         if unfilled.issuperset(self.model.state_dict()):
             raise ValueError(
-                f"none of its {len(checkpoint['model'])} tensors fits the model: it is of another "
-                f"detector. It holds {_some(list(checkpoint['model']))}."
+                f"none of its {len(found)} tensors fits the model: it is of another "
+                f"detector. It holds {_some(found)}."
             )
         return incompatible
 
@@ -117,9 +119,9 @@ def load_detector(detector: nn.Module, path: str, key: str) -> None:
     try:
         StrictCheckpointer(detector, save_to_disk=False).load(path, checkpointables=[])
     except (FileNotFoundError, AssertionError) as error:
-        raise FileNotFoundError(f"{key}: checkpoint {path!r} not found.") from error
+        raise MissingFileError(f"{key}: checkpoint {path!r} not found.") from error
     except ValueError as error:
-        raise ValueError(f"{key}: {path}: {error}") from error
+        raise ConfigError(f"{key}: {path}: {error}") from error
 
 
 def _save(data: Dict[str, Any], path: Path) -> None:

@@ -3,9 +3,24 @@
 import difflib
 from typing import Iterable
 
+_CLASS_SECTIONS = {"RetinaNet": "RETINANET", "FCOS": "FCOS", "ATSS": "ATSS", "GFL": "GFL"}
+
+
+def class_count_key(detector: str) -> str:
+    """The config key of the number of classes of a meta-architecture."""
+    return f"MODEL.{_CLASS_SECTIONS.get(detector, 'ROI_HEADS')}.NUM_CLASSES"
+
 
 class ConfigError(ValueError):
     """A config key, or what it points to, is wrong; the message names the key and what to do."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; the message says why, and how it goes on."""
+
+
+class MissingFileError(ConfigError, FileNotFoundError):
+    """A config key names a file that does not exist."""
 
 
 def check_choice(value: str, choices: Iterable[str], key: str) -> None:

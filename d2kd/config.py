@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from .backbones import add_backbone_config
-from .checks import ConfigError
+from .checks import ConfigError, MissingFileError
 from .data import add_data_config
 from .detectors import add_detector_config
 from .guards import add_guard_config
@@ -134,7 +134,7 @@ def resolve_config_file(path: str, key: str) -> str:
     try:
         return model_zoo.get_config_file(path)
     except RuntimeError:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{key}: {path!r} is neither a file (looked from {os.getcwd()!r}) nor a model-zoo "
             "config such as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'."
         ) from None

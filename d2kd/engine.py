@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import List, Optional
 
 import torch
-import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model
-from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
@@ -23,7 +21,8 @@ from detectron2.utils.logger import setup_logger
 from .adapters import build_adapter
 from .best import BestStudent
 from .checkpoint import SafeCheckpointer
-from .data import build_mapper, build_train_loader, check_datasets
+from .checks import RunError, class_count_key
+from .data import BadImageError, build_mapper, build_train_loader, check_datasets
 from .distiller import Distiller
 from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
 from .guards import GradientGuard
@@ -50,10 +49,10 @@ class DistillationTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        check_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        check_config(cfg)
         make_deterministic(cfg.DETERMINISTIC)
         with naming_keys(cfg, "MODEL or DISTILL"):
             model = self.build_model(cfg)
@@ -62,7 +61,7 @@ class DistillationTrainer(DefaultTrainer):
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
             data_loader = self.build_train_loader(cfg)
-        check_classes(cfg, model)
+            check_classes(cfg, model)
         self._trainer = _step_class(cfg)(_wrap_ddp(model), data_loader, optimizer)
         amp = isinstance(self._trainer, AMPTrainer)
         self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)
@@ -71,7 +70,8 @@ class DistillationTrainer(DefaultTrainer):
         self.checkpointer = SafeCheckpointer(
             self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **projections
         )
-        self.register_hooks(self.build_hooks())
+        with naming_keys(cfg, "any section"):
+            self.register_hooks(self.build_hooks())
 
     @property
     def distiller(self) -> Optional[Distiller]:
@@ -123,11 +123,13 @@ class DistillationTrainer(DefaultTrainer):
             return super().train()
 
     def run_step(self) -> None:
-        """One stock step; a loss or gradient that is not finite is named.
+        """One stock step; what stops it is named.
 
         Raises:
             FloatingPointError: with the names of the losses and the last good checkpoint, or of the
                 parameters; see `GradientGuard`.
+            BadImageError: with the name of the image.
+            RunError: a data-loader worker died.
         """
         first = self.iter - self.start_iter < 2
         try:
@@ -135,16 +137,27 @@ class DistillationTrainer(DefaultTrainer):
                 super().run_step()
         except FloatingPointError as error:
             bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
-            last = self.checkpointer.get_checkpoint_file() if self._has_checkpoint() else "none yet"
             raise FloatingPointError(
                 f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {self.iter}; "
-                f"the last checkpoint is {last}. Lower SOLVER.BASE_LR, set "
+                f"the last checkpoint is {self._last_checkpoint()}. Lower SOLVER.BASE_LR, set "
                 "SOLVER.CLIP_GRADIENTS.ENABLED True, or lower that loss's weight in DISTILL."
+            ) from error
+        except BadImageError as error:  # from a worker it comes with a traceback in its text
+            raise BadImageError(str(error).rpartition("BadImageError: ")[2].strip()) from error
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).split("\n")[0].strip() or "its pipe is closed."
+            raise RunError(
+                f"A DataLoader worker has died: {reason} It may have run out of memory or shared "
+                "memory: lower DATALOADER.NUM_WORKERS, and go on with --resume from "
+                f"{self._last_checkpoint()}."
             ) from error
         self.guard.check()
 
-    def _has_checkpoint(self) -> bool:
-        return bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()
+    def _last_checkpoint(self) -> str:
+        found = bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()
+        return self.checkpointer.get_checkpoint_file() if found else "none yet"
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -195,14 +208,6 @@ def make_deterministic(on: bool) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-_CLASS_KEYS = {
-    "RetinaNet": "MODEL.RETINANET",
-    "FCOS": "MODEL.FCOS",
-    "ATSS": "MODEL.ATSS",
-    "GFL": "MODEL.GFL",
-}
-
-
 def check_classes(cfg: CfgNode, model: torch.nn.Module, train: bool = True) -> None:
     """Compare the data sets' classes with the model's; see `d2kd.data.check_datasets`.
 
@@ -211,39 +216,11 @@ def check_classes(cfg: CfgNode, model: torch.nn.Module, train: bool = True) -> N
             class "person" in a test set of several.
     """
     detector = model.student if isinstance(model, Distiller) else model
-    section = _CLASS_KEYS.get(type(detector).__name__, "MODEL.ROI_HEADS")
     num_classes = build_adapter(detector).spec().num_classes
-    check_datasets(cfg, num_classes, f"{section}.NUM_CLASSES", train)
+    check_datasets(cfg, num_classes, class_count_key(type(detector).__name__), train)
     for name in cfg.DATASETS.TEST:
         if _evaluator_type(name) == "crowdhuman":
             evaluated_class(name)
-
-
-def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
-    """Run `main(args)` once per GPU, or once per process that `torchrun` has already started.
-
-    Args:
-        main: the function every rank runs.
-        args: the result of `detectron2.engine.default_argument_parser().parse_args()`.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        detectron2_launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-    try:
-        main(args)
-    finally:
-        dist.destroy_process_group()
 
 
 def _keep_last(hooks: List[HookBase], count: int) -> List[HookBase]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
@@ -42,17 +43,21 @@ def changed_keys(cfg: CfgNode, defaults: CfgNode) -> List[str]:
 def naming_keys(cfg: CfgNode, section: str) -> Iterator[None]:
     """Name the keys that are not Detectron2's defaults, where its own code fails over them.
 
-    Errors of d2kd, of files and of memory pass as they are.
+    Errors of d2kd keep their text; those of files, numbers, memory and processes pass.
 
     Raises:
         ConfigError: from what went wrong inside.
     """
     try:
         yield
+    except ConfigError:
+        raise
     except (AssertionError, LookupError, TypeError, AttributeError, ArithmeticError,
             NotImplementedError, RuntimeError, ValueError) as error:  # fmt: skip
-        if _explains_itself(error):
+        if _is_of_the_run(error):
             raise
+        if _is_ours(error):
+            raise ConfigError(str(error)) from error
         keys = ", ".join(changed_keys(cfg, _defaults()))
         reason = str(error).strip().split("\n")[0] or "no reason given"
         raise ConfigError(
@@ -61,15 +66,20 @@ def naming_keys(cfg: CfgNode, section: str) -> Iterator[None]:
         ) from error
 
 
-def _explains_itself(error: Exception) -> bool:
-    """Raised by d2kd, or about numbers, memory, processes."""
-    names = "FloatingPointError", "BadImageError", "OutOfMemoryError", "ConfigError"
+def _is_of_the_run(error: Exception) -> bool:
+    """About numbers, images, memory or processes, not about the config."""
+    names = "FloatingPointError", "BadImageError", "OutOfMemoryError"
     texts = "out of memory", "DataLoader worker", "Connection closed", "gloo", "NCCL"
+    return type(error).__name__ in names or any(text in str(error) for text in texts)
+
+
+def _is_ours(error: Exception) -> bool:
     frame = error.__traceback__
     while frame.tb_next is not None:
         frame = frame.tb_next
-    ours = isinstance(error, ValueError) and "d2kd" in frame.tb_frame.f_globals["__name__"]
-    return ours or type(error).__name__ in names or any(text in str(error) for text in texts)
+    module = frame.tb_frame.f_globals.get("__name__", "")
+    names_a_key = re.search(r"[A-Z][A-Z_]{2,}", str(error))
+    return isinstance(error, ValueError) and module.startswith("d2kd.") and bool(names_a_key)
 
 
 def _defaults() -> CfgNode:
@@ -122,11 +132,14 @@ def _check_lengths(values: Dict[str, Any]) -> None:
 
 def _check_solver(values: Dict[str, Any]) -> None:
     batch, ranks = values["SOLVER.IMS_PER_BATCH"], comm.get_world_size()
+    ranks = values["SOLVER.REFERENCE_WORLD_SIZE"] or ranks
     if batch % ranks:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {batch}, the images of all {ranks} ranks together: it must "
-            f"be a multiple of {ranks}."
+            f"SOLVER.IMS_PER_BATCH is {batch}, the images of all {ranks} ranks together (they are "
+            f"SOLVER.REFERENCE_WORLD_SIZE, if that is not 0): it must be a multiple of {ranks}."
         )
+    if values["MODEL.LOAD_PROPOSALS"]:
+        _check_proposals(values)
     if values["SOLVER.BEST_METRIC"] and not values["TEST.EVAL_PERIOD"]:
         raise ConfigError(
             "SOLVER.BEST_METRIC compares evaluations in the training, of which there are none: set "
@@ -137,6 +150,16 @@ def _check_solver(values: Dict[str, Any]) -> None:
             "SOLVER.GUARD.SPIKE cannot be used with SOLVER.AMP.ENABLED, whose gradients are scaled "
             "by a changing factor: switch one of them off."
         )
+
+
+def _check_proposals(values: Dict[str, Any]) -> None:
+    for kind in ("TRAIN", "TEST"):
+        key = f"DATASETS.PROPOSAL_FILES_{kind}"
+        if len(values[key]) != len(values[f"DATASETS.{kind}"]):
+            raise ConfigError(
+                f"MODEL.LOAD_PROPOSALS needs a file of proposals for each data set: {key} is "
+                f"{values[key]!r}, DATASETS.{kind} is {values[f'DATASETS.{kind}']!r}."
+            )
 
 
 def _check_device(device: str) -> None:

@@ -20,6 +20,7 @@ from d2kd import DistillationTrainer
 from d2kd.config import get_d2kd_cfg, merge_config_file
 from d2kd.data import register_custom_datasets
 from tests.conftest import ROOT
+from tests.faults.conftest import FULL
 from tests.helpers import detector, write_config
 
 ITERATIONS, PERIOD = 8, 2
@@ -64,7 +65,7 @@ class Interruption(Exception):
     pass
 
 
-def train(cfg, stop_before=None, resume=False):
+def train(cfg, stop_before=None, resume=False, call_before=None):
     torch.manual_seed(random.randrange(1000) if resume else 1)  # a resumed run depends on no seed
     register_custom_datasets(cfg)
     trainer = DistillationTrainer(cfg)
@@ -74,6 +75,7 @@ def train(cfg, stop_before=None, resume=False):
     def run_step():
         if trainer.iter == stop_before:
             raise Interruption
+        (call_before or {}).get(trainer.iter, lambda: None)()
         step()
 
     trainer.run_step = run_step
@@ -114,7 +116,7 @@ def wait_for_training(folder, process):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("D2KD_KILLS", "3"))))
+@pytest.mark.parametrize("seed", range(20 if FULL else 3))
 def test_killed(tmp_path, squares, seed):
     """SIGKILL at a random moment, more than once, in processes of their own."""
     case, rng = list(CASES)[seed % len(CASES)], random.Random(seed)

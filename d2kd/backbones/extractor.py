@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Sequence
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
+from ..checks import MissingFileError
 
 
 def load_weights(body: nn.Module, path: str) -> None:
@@ -23,7 +24,7 @@ def load_weights(body: nn.Module, path: str) -> None:
     try:
         _ExtractorCheckpointer(body, save_to_disk=False).load(path, checkpointables=[])
     except (FileNotFoundError, AssertionError) as error:
-        raise FileNotFoundError(f"{key}: {path!r} not found.") from error
+        raise MissingFileError(f"{key}: {path!r} not found.") from error
     except ValueError as error:
         raise ValueError(f"{key}: {path}: {error}") from error
 

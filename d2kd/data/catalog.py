@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.utils.file_io import PathManager
 
+from ..checks import ConfigError, MissingFileError
 from .custom import EXAMPLE
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,14 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
     for name in names:
         count = dataset_num_classes(name)
         if count != num_classes:
-            raise ValueError(
+            raise ConfigError(
                 f"{key} is {num_classes}, but the data set {name!r} has {count} classes. Set {key} "
                 f"to {count}, or name another data set in DATASETS."
             )
         classes = [MetadataCatalog.get(n).thing_classes for n in (names[0], name)]
         for index, (ours, theirs) in enumerate(zip(*classes, strict=True)):
             if ours != theirs:
-                raise ValueError(
+                raise ConfigError(
                     f"class {index} is {ours!r} in {names[0]!r} and {theirs!r} in {name!r}: all "
                     "data sets in DATASETS.TRAIN and DATASETS.TEST need the same classes, in order."
                 )
@@ -59,12 +60,12 @@ def require_registered(cfg: CfgNode, kind: str) -> None:
         kind: ``"TRAIN"``, which must not be empty, or ``"TEST"``.
     """
     if kind == "TRAIN" and not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one data set.")
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one data set.")
     for name in cfg.DATASETS[kind]:
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(name, DatasetCatalog.list(), n=5)
             hint = f"Did you mean {', '.join(near)}? " if near else ""
-            raise ValueError(
+            raise ConfigError(
                 f"DATASETS.{kind}: no data set is named {name!r}. {hint}Name a data set of your "
                 f"own in DATASETS.CUSTOM, for example {EXAMPLE}"
             )
@@ -76,7 +77,7 @@ def dataset_num_classes(name: str) -> int:
     if metadata.get("thing_classes") is None:
         load_dataset(name)
     if metadata.get("thing_classes") is None:
-        raise ValueError(
+        raise ConfigError(
             f"the data set {name!r} does not tell its classes: set "
             f"MetadataCatalog.get({name!r}).thing_classes where it is registered."
         )
@@ -109,13 +110,13 @@ def load_dataset(
             check_consistency=False,
         )
     except FileNotFoundError as e:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{key}: {name!r} needs {e.filename}. Set DETECTRON2_DATASETS to the folder that holds "
             "the data sets; datasets/README.md shows the files that each one needs."
         ) from e
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as e:
         source = MetadataCatalog.get(name).get("json_file", "no json file")
-        raise ValueError(
+        raise ConfigError(
             f"{key}: {name!r} ({source}) cannot be read: {type(e).__name__}: {e}. It needs images, "
             "annotations and categories as in COCO's json format."
         ) from e
@@ -127,23 +128,23 @@ def _check_records(name: str, key: str, records: list[dict[str, Any]]) -> None:
     """Check the first image files, the boxes' presence and the category ids."""
     for record in records[:3]:
         if not PathManager.isfile(record["file_name"]):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{key}: {name!r} names the image {record['file_name']}, which does not exist. "
                 "Correct the image folder (DATASETS.CUSTOM or DETECTRON2_DATASETS)."
             )
     annotations = [a for r in records for a in r.get("annotations", [])]
     boxless = sum("bbox" not in a for a in annotations)
     if boxless:
-        raise ValueError(f"{key}: {name!r} has {boxless:,} annotations without a 'bbox'.")
+        raise ConfigError(f"{key}: {name!r} has {boxless:,} annotations without a 'bbox'.")
     categories = {a["category_id"] for a in annotations}
     if not categories and key == "DATASETS.TRAIN":
-        raise ValueError(f"{key}: {name!r} has {len(records):,} images and no annotation.")
+        raise ConfigError(f"{key}: {name!r} has {len(records):,} images and no annotation.")
     if not categories:
         logger.warning(f"{key}: {name!r} has no annotation, so it gives no AP.")
     classes = MetadataCatalog.get(name).get("thing_classes")
     bad = [c for c in categories if classes is not None and c not in range(len(classes))]
     if bad:
-        raise ValueError(
+        raise ConfigError(
             f"{key}: {name!r} has category ids {sorted(bad)[:5]}, but {len(classes)} classes: ids "
             f"must be 0 to {len(classes) - 1} in Detectron2's records."
         )

@@ -5,7 +5,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..checks import check_choice
+from ..checks import ConfigError, MissingFileError, check_choice
 from .builtin import register_coco_format
 
 EVALUATORS = ("coco", "crowdhuman")
@@ -53,7 +53,7 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         key = f"DATASETS.CUSTOM[{index}]"
         strings = isinstance(entry, (list, tuple)) and all(isinstance(v, str) for v in entry)
         if not strings or len(entry) not in (3, 4):
-            raise ValueError(
+            raise ConfigError(
                 f"{key} is {entry!r}: give a list of [name, json file, image folder], and maybe a "
                 f"fourth string, the evaluator; for example DATASETS.CUSTOM '{EXAMPLE}'"
             )
@@ -62,12 +62,12 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         try:
             json_file, images = find_path(entry[1]), find_path(entry[2])
         except FileNotFoundError as e:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{key} ({entry[0]!r}): {e}. Correct the path, or set DETECTRON2_DATASETS to the "
                 "folder that holds the data sets (datasets/README.md)."
             ) from None
         if not os.path.isfile(json_file) or not os.path.isdir(images):
-            raise ValueError(
+            raise ConfigError(
                 f"{key} ({entry[0]!r}): expected a json file and an image folder, in this order; "
                 f"got {json_file} and {images}."
             )
@@ -82,7 +82,7 @@ def _register(key: str, name: str, json_file: str, images: str, evaluator: str) 
     metadata = MetadataCatalog.get(name)
     known = [metadata.get(x) for x in ("json_file", "image_root", "evaluator_type")]
     if known != [json_file, images, evaluator]:
-        raise ValueError(
+        raise ConfigError(
             f"{key}: the name {name!r} belongs to another data set ({', '.join(map(str, known))}). "
             "Choose another name, and use it in DATASETS.TRAIN and DATASETS.TEST too."
         )

@@ -10,7 +10,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..adapters import STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
-from ..checks import check_choice
+from ..checks import check_choice, class_count_key
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
@@ -94,9 +94,9 @@ def check_specs(
     if fields & _CLASS_FIELDS and student.num_classes != teacher.num_classes:
         raise ValueError(
             f"DISTILL.HEADS: {name} compares class predictions, but the student has "
-            f"{student.num_classes} classes and the teacher {teacher.num_classes}. Set NUM_CLASSES "
-            "of the student to the teacher's, use a teacher trained on these classes, or use a "
-            "head that reads features only, such as PKD."
+            f"{student.num_classes} classes and the teacher {teacher.num_classes}. Set "
+            f"{class_count_key(student.name)} of the student to the teacher's, use a teacher "
+            "trained on these classes, or use a head that reads features only, such as PKD."
         )
     if fields & _DENSE_FIELDS:
         levels = list(student.features), list(teacher.features)
