@@ -1,5 +1,6 @@
 """Checkpoints: a plain student, strict teachers, nothing executed."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import save_file
 
 from d2kd.checkpoint import SafeCheckpointer, load_detector
+from d2kd.files import sha256_of
+from tests.conftest import ROOT
 from tests.helpers import clone, detector, pair
 
 
@@ -184,3 +187,21 @@ def test_a_checkpoint_with_another_quality_predictor_is_explained(tmp_path, capl
     features = [torch.randn(1, 8, 4, 4) for _ in range(5)]
     for a, b in zip(dgqp.head(features)[2], same.head(features)[2], strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_tool_writes_weights_alone(tmp_path):
+    source, target = detector(seed=1), tmp_path / "x.safetensors"
+    path = tmp_path / "x.pth"
+    torch.save({"model": source.state_dict(), "optimizer": {"lr": 1.0}}, path)
+    tool = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "convert_checkpoint.py")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*tool, str(path), str(target), "--half"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and sha256_of(target) in done.stdout, done.stderr
+    fresh = detector(seed=2)
+    load_detector(fresh, str(target), "KEY")
+    for key, value in source.state_dict().items():
+        assert torch.equal(fresh.state_dict()[key], value.half().float())
+    path.write_text("nothing")
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {path} is not a readable")

@@ -2,10 +2,14 @@
 
 import difflib
 import logging
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..checks import ConfigError, MissingFileError
@@ -136,6 +140,7 @@ def _check_records(name: str, key: str, records: list[dict[str, Any]]) -> None:
     boxless = sum("bbox" not in a for a in annotations)
     if boxless:
         raise ConfigError(f"{key}: {name!r} has {boxless:,} annotations without a 'bbox'.")
+    _check_types(name, key, records)
     categories = {a["category_id"] for a in annotations}
     if not categories and key == "DATASETS.TRAIN":
         raise ConfigError(f"{key}: {name!r} has {len(records):,} images and no annotation.")
@@ -148,3 +153,27 @@ def _check_records(name: str, key: str, records: list[dict[str, Any]]) -> None:
             f"{key}: {name!r} has category ids {sorted(bad)[:5]}, but {len(classes)} classes: ids "
             f"must be 0 to {len(classes) - 1} in Detectron2's records."
         )
+
+
+def _check_types(name: str, key: str, records: list[dict[str, Any]]) -> None:
+    """Image sizes are numbers above 0, and boxes four numbers (NaN among them: it is dropped)."""
+    for record in records:
+        size = record.get("width", 1), record.get("height", 1)
+        found = record.get("annotations", [])
+        wrong = [f"bbox {a['bbox']!r}" for a in found if not _is_box(a["bbox"], a["bbox_mode"])]
+        if not _are_numbers(size) or not min(size) > 0:
+            wrong.append(f"width and height {size!r}")
+        if wrong:
+            raise ConfigError(
+                f"{key}: {name!r}: {record['file_name']} has {wrong[0]}: boxes are four numbers, "
+                "x, y, width, height in px, and width and height are above 0."
+            )
+
+
+def _is_box(box: Any, mode: BoxMode) -> bool:
+    length = 5 if mode == BoxMode.XYWHA_ABS else 4
+    return isinstance(box, Sequence | np.ndarray) and len(box) == length and _are_numbers(box)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(x, Real) and (abs(x) < 1e15 or x != x) for x in values)
