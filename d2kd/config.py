@@ -108,7 +108,7 @@ def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:
     by_name = {name: name.rpartition(".")[2] for name in keys}
     last = key.rpartition(".")[2]
     near += [name for name in keys if by_name[name] == last and name not in near]
-    hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
+    hint = f" Did you mean {' or '.join(near[:6])}?" if near else ""
     return ConfigError(f"{where}{key} is no config key.{hint}")
 
 

@@ -126,6 +126,12 @@ def _check_lengths(values: Dict[str, Any]) -> None:
     for key in ("MODEL.PIXEL_MEAN", "DISTILL.SCHEDULE"):
         if not values[key] or not all(map(is_number, values[key])):
             raise ConfigError(f"{key} is {values[key]!r}: it must be a list of numbers.")
+    for entry in values["TEST.EXPECTED_RESULTS"]:
+        if not isinstance(entry, (list, tuple)) or len(entry) != 5:
+            raise ConfigError(
+                f"TEST.EXPECTED_RESULTS holds {entry!r}: each entry is [data set, task, metric, "
+                "value, tolerance]."
+            )
     if not values["INPUT.MIN_SIZE_TRAIN"]:
         raise ConfigError("INPUT.MIN_SIZE_TRAIN is empty: give at least one size in px.")
 
