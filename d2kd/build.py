@@ -90,11 +90,6 @@ def check_options(cfg: CfgNode) -> None:
             "DISTILL.GRADIENT_PERIOD needs graphs that can be walked more than once, which "
             "DISTILL.COMPILE does not keep; set one of them off."
         )
-    if not distill.TEACHER.CACHE_GB > 0:
-        raise ValueError(
-            f"DISTILL.TEACHER.CACHE_GB must be above 0, not {distill.TEACHER.CACHE_GB}; to cache "
-            'nothing, leave DISTILL.TEACHER.CACHE_DIR "".'
-        )
     check_choice(distill.INIT_FROM_TEACHER, _INHERITED, "DISTILL.INIT_FROM_TEACHER")
 
 

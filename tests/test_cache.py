@@ -165,5 +165,5 @@ def test_from_a_config(tmp_path, squares):
         assert [x for x, _ in hit][-1] == 1 if run else [x for x, _ in hit][0] == 0
     assert_close(found[0], found[1], rtol=0, atol=0)
     cfg.DISTILL.TEACHER.CACHE_GB = 0.0
-    with pytest.raises(ValueError, match=r"CACHE_GB must be above 0"):
+    with pytest.raises(ValueError, match=r"CACHE_GB is 0.0: it must be above 0"):
         DistillationTrainer(cfg)
