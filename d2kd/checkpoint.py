@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, Dict, List, Optional
 
 import numpy as np
@@ -130,7 +131,8 @@ def _save(data: Dict[str, Any], path: Path) -> None:
         with open(path, "wb") as file:
             torch.save(data, file)
     except RuntimeError as error:
-        raise OSError(str(error).split("\n")[0]) from error
+        free = disk_usage(path.parent).free / 1e6
+        raise OSError(f"{free:.1f} MB are free there ({str(error).splitlines()[0]})") from error
 
 
 def _check_values(tensors: Any) -> None:

@@ -184,6 +184,40 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, limit):
     assert DetectionCheckpointer(fresh, str(tmp_path)).resume_or_load("")["iteration"] == 3
 
 
+FULL_TMPFS = """
+import sys, pathlib
+import torch
+from d2kd.checkpoint import SafeCheckpointer
+folder = pathlib.Path(sys.argv[1])
+model = torch.nn.Linear(512, 512)
+checkpointer = SafeCheckpointer(model, str(folder))
+checkpointer.save("good", iteration=3)
+for name in ("bad", "worse"):
+    try:
+        checkpointer.save(name)
+    except OSError as error:
+        print(error)
+print(sorted(p.name for p in folder.iterdir()))
+print(checkpointer.resume_or_load("")["iteration"])
+"""
+
+
+def test_a_full_tmpfs_keeps_the_last_good_checkpoint(tmp_path):
+    """A file system of 1.5 MiB in a namespace of its own, where the second MiB does not fit."""
+    inside = 'mount -t tmpfs -o size=1536k tmpfs "$1" && exec "$2" -W ignore -c "$3" "$1"'
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*namespace, "mount -t tmpfs tmpfs /mnt"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+    command = [*namespace, inside, "sh", str(tmp_path), sys.executable, FULL_TMPFS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    for name in ("bad", "worse"):
+        assert f"{name}.pth could not be written: 0.0 MB are free there" in done.stdout, done
+    assert f"The last good checkpoint: {tmp_path}/good.pth" in done.stdout
+    assert done.stdout.endswith("['good.pth', 'last_checkpoint']\n3\n"), done
+
+
 def test_a_kill_in_a_write_leaves_the_old_file(tmp_path, monkeypatch):
     """What a kill leaves behind is a temporary file, which the next checkpoint overwrites."""
     model = torch.nn.Linear(2, 2)
