@@ -95,7 +95,6 @@ def test_two_machines(tmp_path, config, how):
 def test_errors_are_one_line_with_the_key(config):
     done = start(*config[0], *config[1], "DISTILL.STUDENT", "RetinNet")
     assert done.returncode == 1
-    assert (
-        "ValueError: DISTILL.STUDENT: unknown 'RetinNet'. Did you mean 'RetinaNet'" in done.stderr
-    )
+    expected = "ConfigError: DISTILL.STUDENT: unknown 'RetinNet'. Did you mean 'RetinaNet'"
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
