@@ -19,7 +19,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["d2kd", "d2kd.*"]),
-    package_data={"d2kd": ["**/*.md"], "d2kd.quickstart": ["*.safetensors"]},
+    package_data={"d2kd": ["**/*.md", "py.typed"], "d2kd.quickstart": ["*.safetensors"]},
+    entry_points={"console_scripts": ["d2kd = d2kd.cli:main"]},
     python_requires=">=3.10,<3.14",
     # Detectron2 is needed but not listed: it has no PyPI release, and pip would not know which of
     # its builds to take. OpenCV is not listed either, for the reason Detectron2's setup.py gives:
@@ -35,6 +36,9 @@ setup(
         "scipy",
         "matplotlib",
         "pyyaml",
+        "click",
+        "jinja2",
+        "tabulate",
         "safetensors",
         "setuptools<81",  # Detectron2's model zoo imports pkg_resources
     ],

@@ -84,7 +84,7 @@ def pieces(name: str, args: argparse.Namespace, device: str) -> Dict[str, Callab
     cfg, plain, model = build(name, args, device)
     batch = make_batch([args.size] * args.batch, classes=80, boxes=8)
     with torch.no_grad():
-        proposals = model._run_student(batch)
+        proposals = model.run_student(batch)
     teacher, need = model.teachers[0], model.need - STUDENT_ONLY
 
     def run_teacher() -> None:

@@ -16,8 +16,8 @@ def own_calls(model: Distiller, name: str, batch: List[dict]) -> List[Call]:
     Layers are the head's own modules and, for heads that run them, the teacher's; of modules
     inside each other only the outer one counts.
     """
-    student = model._run_student(batch)
-    teacher = model._run_teachers(batch, student)[model.teacher_of[name]]
+    student = model.run_student(batch)
+    teacher = model.run_teachers(batch, student)[model.teacher_of[name]]
     head, found, depth = model.heads[name], [], []
     roots = [head, model.teachers[model.teacher_of[name]].detector]
     modules = [m for root in roots for m in root.modules() if m is not root]

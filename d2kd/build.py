@@ -9,7 +9,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from .adapters import DetectorAdapter, build_adapter
-from .checks import check_choice
+from .balance import check_shares
+from .checks import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, build_head
 from .teacher import Teacher, build_teacher
 
@@ -90,6 +91,13 @@ def check_options(cfg: CfgNode) -> None:
             "DISTILL.GRADIENT_PERIOD needs graphs that can be walked more than once, which "
             "DISTILL.COMPILE does not keep; set one of them off."
         )
+    if distill.BALANCE.SHARES:
+        check_shares(distill.BALANCE.SHARES, distill.HEADS)
+        if distill.COMPILE or not all(distill[name].WEIGHT > 0 for name in distill.HEADS):
+            raise ConfigError(
+                "DISTILL.BALANCE.SHARES needs the gradient of every head: set DISTILL.COMPILE "
+                "False, and no WEIGHT of a head to 0."
+            )
     check_choice(distill.INIT_FROM_TEACHER, _INHERITED, "DISTILL.INIT_FROM_TEACHER")
 
 

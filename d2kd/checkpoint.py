@@ -104,6 +104,18 @@ class StrictCheckpointer(SafeCheckpointer):
         return incompatible
 
 
+def last_checkpoint(folder: str) -> str:
+    """The last checkpoint in the folder of a run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    checkpointer = SafeCheckpointer(nn.Module(), folder)
+    if not checkpointer.has_checkpoint():
+        raise MissingFileError(f"{folder} holds no checkpoint: has that run been stopped early?")
+    return checkpointer.get_checkpoint_file()
+
+
 def load_detector(detector: nn.Module, path: str, key: str) -> None:
     """Fill a detector from a checkpoint, completely.
 

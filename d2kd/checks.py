@@ -27,6 +27,8 @@ def check_choice(value: str, choices: Iterable[str], key: str) -> None:
     """Raise a ConfigError that names `key` and the nearest choices if `value` is not a choice."""
     choices = sorted(choices)
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
+        folded = {choice.casefold(): choice for choice in choices}
+        close = difflib.get_close_matches(value.casefold(), folded, n=3, cutoff=0.4)
+        near = [folded[choice] for choice in close]
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ConfigError(f"{key}: unknown {value!r}.{hint} Known: {', '.join(choices)}.")

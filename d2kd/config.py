@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from pathlib import Path
 from typing import Sequence
 
 import torch
@@ -18,6 +19,9 @@ from .guards import add_guard_config
 from .heads import DISTILLATION_HEAD_REGISTRY, head_defaults
 from .solver import add_solver_config
 from .validate import flatten
+
+_HERE = Path(__file__).parent
+CONFIGS = next(x for x in (_HERE / "configs", _HERE.parent / "configs") if x.is_dir())
 
 
 def add_d2kd_config(cfg: CfgNode) -> None:
@@ -43,6 +47,9 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.INIT_FROM_TEACHER = "none"  # none | neck | neck+head, from teacher 0
     cfg.DISTILL.COMPILE = False  # torch.compile of backbones and dense heads, in place
     cfg.DISTILL.GRADIENT_PERIOD = 0  # log each loss's gradient norm every N iterations (0: never)
+    cfg.DISTILL.BALANCE = CfgNode()
+    cfg.DISTILL.BALANCE.SHARES = ()  # of the gradient norm, per head or one for each; (): off
+    cfg.DISTILL.BALANCE.STEPS = 20  # distilled steps in which the heads' weights are set so
     cfg.DISTILL.PICTURES = CfgNode()
     cfg.DISTILL.PICTURES.PERIOD = 0  # draw the heads' maps every N iterations (0: never)
     cfg.DISTILL.PICTURES.IMAGES = 2  # first images of DATASETS.TEST[0] to draw them on
@@ -120,24 +127,39 @@ def _type_hint(error: ValueError) -> str:
 
 
 def resolve_config_file(path: str, key: str) -> str:
-    """Return the local path of a config file or of a model-zoo config name.
+    """Return the local path of a config.
 
     Args:
-        path: a file, or a name such as "COCO-Detection/retinanet_R_101_FPN_3x.yaml".
+        path: a file; the folder of a run, whose config.yaml is meant; a config of d2kd, such as
+            "train/gfl_R_50_FPN_1x.yaml"; or one of Detectron2's model zoo, such as
+            "COCO-Detection/retinanet_R_101_FPN_3x.yaml".
         key: the option that named it, for the error message.
 
     Raises:
         FileNotFoundError: it is neither.
     """
+    if PathManager.isdir(path):
+        path = os.path.join(path, "config.yaml")
     if PathManager.isfile(path):
         return PathManager.get_local_path(path)
+    shipped = CONFIGS / path.removeprefix("configs/")
+    if shipped.is_file():
+        return str(shipped)
     try:
         return model_zoo.get_config_file(path)
     except RuntimeError:
         raise MissingFileError(
-            f"{key}: {path!r} is neither a file (looked from {os.getcwd()!r}) nor a model-zoo "
-            "config such as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'."
+            f"{key}: {path!r} is neither a file or the folder of a run (looked from "
+            f"{os.getcwd()!r}), nor a config of d2kd such as 'train/gfl_R_50_FPN_1x.yaml', nor one "
+            f"of the model zoo such as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'.{_near(path)}"
         ) from None
+
+
+def _near(path: str) -> str:
+    names = [str(x.relative_to(CONFIGS)) for x in CONFIGS.glob("**/*.yaml")]
+    by_stem = {Path(name).stem: name for name in names}
+    near = difflib.get_close_matches(Path(path).stem, by_stem, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(by_stem[name] for name in near)}?" if near else ""
 
 
 def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:

@@ -26,7 +26,7 @@ class Distiller(nn.Module):
 
     Attributes:
         scale: factor on every distillation loss, set by `DistillationSchedule`.
-        gradient_probe: called with (losses, student output) after a training forward if set.
+        probes: called with (losses, student output) after each training forward, by name.
     """
 
     @configurable
@@ -61,7 +61,7 @@ class Distiller(nn.Module):
         self.adapter = build_adapter(student)
         self.need = frozenset().union(*(h.requires for h in self.heads.values()))
         self.scale = 1.0
-        self.gradient_probe: Callable[[Dict[str, Tensor], DetectorOutput], None] | None = None
+        self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
         detectors = [student, *(t.detector for t in self.teachers)]
         self.divisor = math.lcm(*(max(d.backbone.size_divisibility, 1) for d in detectors))
 
@@ -79,8 +79,16 @@ class Distiller(nn.Module):
         """Losses in training, the student's detections in eval mode; inputs as Detectron2's."""
         if not self.training:
             return self.student(batched_inputs)
-        student = self._run_student(batched_inputs)
-        teachers = self._run_teachers(batched_inputs, student)
+        student = self.run_student(batched_inputs)
+        losses = self.run_heads(student, self.run_teachers(batched_inputs, student))
+        for probe in self.probes.values():
+            probe(losses, student)
+        return losses
+
+    def run_heads(
+        self, student: DetectorOutput, teachers: Dict[int, DetectorOutput]
+    ) -> Dict[str, Tensor]:
+        """The student's losses and, weighted, those of the heads."""
         losses = dict(student.losses)
         for name, head in self.heads.items():
             for term, value in head(student, teachers[self.teacher_of[name]]).items():
@@ -88,11 +96,10 @@ class Distiller(nn.Module):
                 if key in losses:
                     raise ValueError(f"two losses are called {key}; rename one head or term")
                 losses[key] = value * (self.weights[name] * self.scale)
-        if self.gradient_probe is not None:
-            self.gradient_probe(losses, student)
         return losses
 
-    def _run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
+    def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
+        """The student's losses, and what the heads read of it."""
         images = self.adapter.preprocess(batched_inputs, self.divisor)
         gt = [x["instances"].to(self.device) for x in batched_inputs]
         output = self.adapter(images, gt, self.need)
@@ -101,9 +108,10 @@ class Distiller(nn.Module):
             output.num_pos = mean_over_ranks(positives).clamp(min=1)
         return output
 
-    def _run_teachers(
+    def run_teachers(
         self, batched_inputs: List[dict], student: DetectorOutput
     ) -> Dict[int, DetectorOutput]:
+        """What the heads read of each teacher, by its index."""
         outputs = {}
         for index in sorted(set(self.teacher_of.values())):
             teacher, need = self.teachers[index], self._teacher_need(index)

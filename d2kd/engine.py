@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .adapters import build_adapter
+from .balance import GradientBalance
 from .best import BestStudent
 from .checkpoint import SafeCheckpointer
 from .checks import RunError, class_count_key
@@ -105,9 +106,11 @@ class DistillationTrainer(DefaultTrainer):
         return [*before, *hooks, record, StopOnSignal(resume)]
 
     def _build_distillation_hooks(self) -> List[HookBase]:
-        distill = self.cfg.DISTILL
+        distill, balance = self.cfg.DISTILL, self.cfg.DISTILL.BALANCE
+        balanced = [balance.SHARES, distill.HEADS, balance.STEPS, self.cfg.OUTPUT_DIR]
         return [
             DistillationSchedule(*distill.SCHEDULE),
+            GradientBalance(*balanced) if balance.SHARES else None,
             None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
             TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
             MapPictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,

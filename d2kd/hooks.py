@@ -57,7 +57,9 @@ class GradientShare(HookBase):
         distiller = self.trainer.distiller
         first = not self._checked and distiller.scale > 0
         due = self.period > 0 and self.trainer.iter % self.period == 0
-        distiller.gradient_probe = self.measure if first or due else None
+        distiller.probes.pop("share", None)
+        if first or due:
+            distiller.probes["share"] = self.measure
 
     def state_dict(self) -> Dict[str, bool]:
         """Whether the first distilled step has been."""

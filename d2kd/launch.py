@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from multiprocessing import active_children
+from typing import Iterator
 
 import torch
 import torch.distributed as dist
@@ -11,11 +13,25 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from .checks import ConfigError
+from .checks import ConfigError, RunError
 
 TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
 _ENDED = "A rank has died, so the run has ended"
 _GO_ON = "--resume goes on from the last checkpoint."
+
+
+@contextmanager
+def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
+    """End the process with one line, and the hint, where the user can put right what went wrong.
+
+    With D2KD_TRACEBACK set, and in the ranks of a run, errors pass.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError, RunError) as error:
+        if os.environ.get("D2KD_TRACEBACK") or comm.get_world_size() > 1:
+            raise
+        sys.exit(f"{type(error).__name__}: {error}\n{hint}")
 
 
 def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)

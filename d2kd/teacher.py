@@ -9,11 +9,12 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import ImageList
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from .adapters import DetectorOutput, build_adapter
 from .cache import OutputCache, TensorStore
-from .checkpoint import load_detector
+from .checkpoint import last_checkpoint, load_detector
 from .checks import check_choice
 from .config import get_d2kd_cfg, merge_config_file, without_pretrained
 
@@ -162,6 +163,8 @@ def _weights_path(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> str:
     path = given[index] if index < len(given) else ""
     if path:
         return path
+    if PathManager.isdir(name):
+        return last_checkpoint(name)
     try:
         return model_zoo.get_checkpoint_url(name)
     except RuntimeError:

@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Dict, Tuple
 
 import torch
+from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .checks import ConfigError
 from .files import sha256_of, write_atomically
 
 TRUSTED = "D2KD_TRUSTED_FILES"
@@ -138,3 +140,26 @@ def _to_float(x: Tensor) -> Tensor:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
+
+
+def convert_weights(source: str, target: Path, half: bool = False) -> None:
+    """Write the weights of a checkpoint, without optimizer and projections, as safetensors.
+
+    Args:
+        source: .pth, .pkl or .safetensors: a file, URL or `detectron2://` address, maybe pinned.
+        target: written completely or not at all.
+        half: write float tensors in fp16.
+
+    Raises:
+        ConfigError: `target` is no .safetensors file.
+        ValueError: `source` is damaged, not the pinned file, or holds more than arrays.
+    """
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"TARGET {target} must end in .safetensors.")
+    path, pin = split_pin(source)
+    path = PathManager.get_local_path(path)
+    check_pin(path, pin)
+    tensors = {k: torch.as_tensor(v) for k, v in read_weights(path)["model"].items()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    write_safetensors(tensors, target)

@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from voc_to_coco import convert, summary
+from d2kd.data.coco_json import summary
+from d2kd.data.voc import voc_to_coco
 
 CLASSES = ("RBC", "WBC", "Platelets")
 EXPECTED = {"train": 205, "val": 87, "test": 72}
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="default: ROOT/annotations")
     args = parser.parse_args()
     try:
-        paths = convert(args.root, args.output or args.root / "annotations", CLASSES)
+        paths = voc_to_coco(args.root, args.output or args.root / "annotations", CLASSES)
     except (OSError, ValueError) as e:
         sys.exit(
             f"error: {e}\nIf ROOT cannot be written to, give --output datasets/BCCD/annotations"

@@ -21,8 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from voc_to_coco import image_size
-
+from d2kd.data.coco_json import image_size
 from d2kd.files import write_atomically
 
 SPLITS = ("train", "val")

@@ -1,14 +1,17 @@
 """Tiny students, teachers and distillers for the contract tests."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Sequence
 
 import torch
+from click.testing import CliRunner
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
 from d2kd import DetectorOutput, DetectorSpec, Distiller, Teacher, build_adapter
+from d2kd.cli import main
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head
 from d2kd.heads.base import head_defaults
 from d2kd.testing import tiny_cfg
@@ -79,6 +82,12 @@ def make_identity(head):
             torch.nn.init.eye_(module.weight)
             module.bias.zero_()
     return head
+
+
+def d2kd(*arguments):
+    """The command line in this process: a result with exit_code and output."""
+    with warnings.catch_warnings():
+        return CliRunner().invoke(main, [str(x) for x in arguments], prog_name="d2kd")
 
 
 def clone(module):

@@ -1,6 +1,5 @@
 """Checkpoints: a plain student, strict teachers, nothing executed."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -13,8 +12,7 @@ from safetensors.torch import save_file
 
 from d2kd.checkpoint import SafeCheckpointer, load_detector
 from d2kd.files import sha256_of
-from tests.conftest import ROOT
-from tests.helpers import clone, detector, pair
+from tests.helpers import clone, d2kd, detector, pair
 
 
 def test_training_checkpoint_is_a_plain_student(tmp_path):
@@ -193,15 +191,13 @@ def test_the_tool_writes_weights_alone(tmp_path):
     source, target = detector(seed=1), tmp_path / "x.safetensors"
     path = tmp_path / "x.pth"
     torch.save({"model": source.state_dict(), "optimizer": {"lr": 1.0}}, path)
-    tool = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "convert_checkpoint.py")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [*tool, str(path), str(target), "--half"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0 and sha256_of(target) in done.stdout, done.stderr
+    command = ("convert", "weights", path, target, "--half")
+    done = d2kd(*command)
+    assert done.exit_code == 0 and sha256_of(target) in done.output, done.output
     fresh = detector(seed=2)
     load_detector(fresh, str(target), "KEY")
     for key, value in source.state_dict().items():
         assert torch.equal(fresh.state_dict()[key], value.half().float())
     path.write_text("nothing")
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {path} is not a readable")
+    done = d2kd(*command)
+    assert done.exit_code == 1 and f"{path} is not a readable" in done.output

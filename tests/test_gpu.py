@@ -1,11 +1,10 @@
 """What only a GPU can show: AMP in fp16 with NCCL, and a step without host synchronisation."""
 
-import argparse
-
 import pytest
 import torch
 
-import train_net
+from d2kd.launch import launch
+from d2kd.run import argument_parser, main
 from d2kd.testing import make_batch
 from tests.helpers import pair, write_config
 
@@ -28,11 +27,9 @@ def test_amp_step_on_the_gpu():
 
 
 def test_amp_training_with_nccl(tmp_path, squares):
-    """One rank per GPU through train_net's own launch, fp16 AMP."""
+    """One rank per GPU through d2kd's launch, fp16 AMP."""
     path = write_config(tmp_path, squares, SOLVER__AMP__ENABLED=True, MODEL__DEVICE="cuda")
     gpus = torch.cuda.device_count()
-    args = argparse.Namespace(config_file=str(path), opts=["SOLVER.IMS_PER_BATCH", str(4 * gpus)],
-                              resume=False, eval_only=False, imports=[], num_gpus=gpus,
-                              num_machines=1, machine_rank=0, dist_url="auto")  # fmt: skip
-    train_net.launch(train_net.main, args)
+    arguments = ["--config-file", str(path), "--num-gpus", str(gpus), "SOLVER.IMS_PER_BATCH"]
+    launch(main, argument_parser().parse_args([*arguments, str(4 * gpus)]))
     assert (tmp_path / "out" / "model_final.pth").exists()

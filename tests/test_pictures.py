@@ -28,9 +28,9 @@ def test_maps_are_the_heads_cropped_to_the_image():
     assert first["PGD: background"][8].shape == (12, 16)
     assert second["PGD: background"][8].shape == (10, 8)
     assert second["PGD: background"][32].shape == (3, 2)
-    output = model._run_student(batch)
+    output = model.run_student(batch)
     head = model.heads["PGD"]
-    teacher = model._run_teachers(batch, output)[0]
+    teacher = model.run_teachers(batch, output)[0]
     weight = head.weight_maps(output, teacher)[0][8].view(2, 12, 16)[1, :10, :8]
     assert_close(second["PGD: classification weight"][8], weight)
     assert model.training and student.training

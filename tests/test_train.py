@@ -1,6 +1,5 @@
 """The trainer and train_net.py on a small data set: training, resuming, evaluating, bad input."""
 
-import argparse
 import json
 import logging
 
@@ -8,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-import train_net
 from d2kd import DistillationSchedule, DistillationTrainer
 from d2kd.config import get_d2kd_cfg, merge_config_file
+from d2kd.data import register_custom_datasets
+from d2kd.run import argument_parser, main
 from tests.helpers import write_config
 
 
 def run(path, *opts, resume=False, eval_only=False):
-    args = argparse.Namespace(config_file=str(path), opts=[str(o) for o in opts], resume=resume,
-                              eval_only=eval_only, imports=[], num_gpus=0)  # fmt: skip
-    return train_net.main(args)
+    flags = ["--resume"] * resume + ["--eval-only"] * eval_only
+    return main(argument_parser().parse_args(["--config-file", str(path), *flags, *map(str, opts)]))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def break_after_three(path, teacher):
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, str(path), "")
     cfg.merge_from_list([str(x) for x in distilled(teacher)])
-    train_net.register_custom_datasets(cfg)
+    register_custom_datasets(cfg)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=False)
     module, calls = trainer.distiller.teachers[0].detector.backbone, []

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from d2kd.data.coco_json import EXIF_ORIENTATION, image_size
+from d2kd.data.voc import voc_to_coco
+
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO / "datasets"))
 import prepare_bccd  # noqa: E402
-import voc_to_coco  # noqa: E402
 
 
 def obj(name, *corners):
@@ -35,7 +37,7 @@ def add_image(root, split, name, size=(20, 10), objects="", stated=None, extensi
 
 
 def convert(root, **kwargs):
-    paths = voc_to_coco.convert(root, root / "out", **kwargs)
+    paths = voc_to_coco(root, root / "out", **kwargs)
     return {split: json.loads(path.read_text()) for split, path in paths.items()}
 
 
@@ -61,15 +63,15 @@ def test_boxes_ids_and_classes(tmp_path):
 
 def test_same_bytes_twice(tmp_path):
     add_image(tmp_path, "val", "a", objects=obj("x", 1, 1, 2, 2))
-    first = voc_to_coco.convert(tmp_path, tmp_path / "1")["val"].read_bytes()
-    assert first == voc_to_coco.convert(tmp_path, tmp_path / "2")["val"].read_bytes()
+    first = voc_to_coco(tmp_path, tmp_path / "1")["val"].read_bytes()
+    assert first == voc_to_coco(tmp_path, tmp_path / "2")["val"].read_bytes()
 
 
 def test_given_classes_keep_their_order(tmp_path):
     add_image(tmp_path, "train", "a", objects=obj("x", 1, 1, 2, 2))
     coco = convert(tmp_path, classes=["y", "x"])["train"]
     assert [c["name"] for c in coco["categories"]] == ["y", "x"]
-    with pytest.raises(ValueError, match=r"\['x'\] are not in --classes y"):
+    with pytest.raises(ValueError, match=r"\['x'\] are not among the classes y"):
         convert(tmp_path, classes=["y"])
 
 
@@ -83,10 +85,10 @@ def test_image_size_is_the_files(tmp_path, capsys):
 def test_turned_image(tmp_path):
     add_image(tmp_path, "train", "a", size=(20, 10), stated=(10, 20), extension="jpg")
     exif = Image.Exif()
-    exif[voc_to_coco.EXIF_ORIENTATION] = 6
+    exif[EXIF_ORIENTATION] = 6
     path = tmp_path / "JPEGImages" / "a.jpg"
     Image.new("RGB", (20, 10)).save(path, exif=exif)
-    assert voc_to_coco.image_size(path) == (10, 20)
+    assert image_size(path) == (10, 20)
 
 
 @pytest.mark.parametrize(
@@ -105,21 +107,12 @@ def test_malformed_xml_names_the_file(tmp_path, objects, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="check --root"):
+    with pytest.raises(FileNotFoundError, match="is this a VOC folder"):
         convert(tmp_path)
     add_image(tmp_path, "train", "a")
     (tmp_path / "JPEGImages" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="train.txt names a, which .*JPEGImages lacks"):
         convert(tmp_path)
-
-
-def test_command_line(tmp_path, capsys):
-    add_image(tmp_path, "val", "a", objects=obj("x", 1, 1, 2, 2))
-    voc_to_coco.main(["--root", str(tmp_path), "--splits", "val"])
-    assert (tmp_path / "annotations" / "instances_val.json").is_file()
-    assert "1 images, 1 boxes (1 x)" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="error: "):
-        voc_to_coco.main(["--root", str(tmp_path), "--splits", "train"])
 
 
 def find_bccd():

@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from d2kd.config import get_d2kd_cfg, merge_config_file
 from d2kd.convert import convert_mmdet
 from d2kd.convert.reader import read_mmdet
 from tests.convert.formula import image, state
+from tests.helpers import d2kd
 
 DATA, ROOT = Path(__file__).parent / "data", Path(__file__).resolve().parents[2]
 DENSE = ["retinanet", "fcos", "fcos_tricks", "atss", "gfl"]
@@ -195,12 +194,9 @@ def test_deformable_stages(tmp_path, channels, modulated):
 
 def test_as_teacher_in_one_line_and_by_command(tmp_path):
     path = source("gfl", tmp_path)
-    command = [sys.executable, "tools/convert_mmdet_checkpoint.py", path, str(tmp_path / "out"),
-               "--name", "gfl"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "detector: GFL (from the tensors)" in done.stdout and "wrote" in done.stdout
+    done = d2kd("convert", "mmdet", path, tmp_path / "out", "--name", "gfl")
+    assert done.exit_code == 0, done.output
+    assert "detector: GFL (from the tensors)" in done.output and "wrote" in done.output
     cfg = get_d2kd_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.DISTILL.TEACHER.CONFIG_FILES = (str(tmp_path / "out" / "gfl.yaml"),)

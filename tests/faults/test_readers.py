@@ -12,13 +12,13 @@ from PIL import Image
 
 from d2kd.config import get_d2kd_cfg
 from d2kd.data import build_train_loader, register_custom_datasets
+from d2kd.data.voc import voc_to_coco
 from tests.conftest import ROOT
 from tests.faults.conftest import FULL
 from tests.test_prepare_crowdhuman import RECORDS, folder
 
 sys.path.insert(0, str(ROOT / "datasets"))
 import prepare_crowdhuman  # noqa: E402
-import voc_to_coco  # noqa: E402
 
 FUZZ = settings(max_examples=600 if FULL else 60, deadline=None, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck))  # fmt: skip
@@ -112,13 +112,13 @@ def test_voc(voc, data):
             junk = [b"", b"nan", b"1e999", b"-7", b"x", b"&lt;", b"9" * 400]
             content = content.replace(word, data.draw(st.sampled_from(junk)))
     path.write_bytes(cut(data, content) if data.draw(st.booleans()) else content)
-    explained(lambda: voc_to_coco.convert(voc, voc / "out"), path.name)
+    explained(lambda: voc_to_coco(voc, voc / "out"), path.name)
 
 
 def test_an_xml_that_explodes_is_refused(voc):
     (voc / "Annotations" / "a.xml").write_bytes(LAUGHS)
     with pytest.raises(ValueError, match="a.xml"):
-        voc_to_coco.convert(voc, voc / "out")
+        voc_to_coco(voc, voc / "out")
 
 
 @FUZZ

@@ -126,7 +126,7 @@ def test_distribution_loss_of_the_head():
     """The head's own weighting, on its own tensors."""
     _, teacher, model = distiller("GFL")
     head, batch = model.heads["CrossKD"], make_batch()
-    student = model._run_student(batch)
+    student = model.run_student(batch)
     out = Teacher(teacher)(batch, model.divisor, "BGR", head.requires)
     crossed, losses = head._cross(student, out), head(student, out)
     b_x, b_t, z_t = (

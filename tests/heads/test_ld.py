@@ -20,7 +20,7 @@ def outputs(quality="none", boxes=5):
         torch.nn.init.normal_(model.head.cls_score.weight, std=0.5)
     model, batch = distill(models[0], [models[1]], ("LD",)).train(), make_batch(boxes=boxes)
     need = LD.requires
-    return model._run_student(batch), Teacher(models[1])(batch, 32, "BGR", need), model
+    return model.run_student(batch), Teacher(models[1])(batch, 32, "BGR", need), model
 
 
 def cat(levels):

@@ -59,8 +59,8 @@ def outputs(head, meta):
     if torch.cuda.is_available():
         model.cuda()
     batch = make_batch()
-    student = model._run_student(batch)
-    return model.heads[head], student, model._run_teachers(batch, student)[0]
+    student = model.run_student(batch)
+    return model.heads[head], student, model.run_teachers(batch, student)[0]
 
 
 def step(head, student, teacher):

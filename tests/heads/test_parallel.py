@@ -22,8 +22,8 @@ def model_of(options=None, **keys):
 def outputs(options=None, batch=None, **keys):
     """Head, student output and teacher output of a real step."""
     _, model = model_of(options, **keys)
-    student = model._run_student(batch or make_batch())
-    return model.heads["Parallel"], student, model._run_teachers(batch or make_batch(), student)[0]
+    student = model.run_student(batch or make_batch())
+    return model.heads["Parallel"], student, model.run_teachers(batch or make_batch(), student)[0]
 
 
 def specs(student="SDGQP", teacher="SDGQP"):

@@ -19,8 +19,8 @@ def run(meta, batch=None, channels=8, **options):
     options = {key.upper(): value for key, value in options.items()}
     _, model = pair(meta, ("PGD",), channels, {"PGD": options})
     batch = batch or make_batch()
-    student = model._run_student(batch)
-    return model.heads["PGD"], student, model._run_teachers(batch, student)[0]
+    student = model.run_student(batch)
+    return model.heads["PGD"], student, model.run_teachers(batch, student)[0]
 
 
 def specs(meta="ATSS", **keys):

@@ -28,8 +28,8 @@ def model_of(heads=HEADS, student=None, teacher=None, options=None):
 def outputs(batch=None, **keys):
     _, model = model_of(**keys)
     torch.manual_seed(0)
-    student = model._run_student(batch or make_batch())
-    return model, student, model._run_teachers(batch or make_batch(), student)[0]
+    student = model.run_student(batch or make_batch())
+    return model, student, model.run_teachers(batch or make_batch(), student)[0]
 
 
 @pytest.mark.parametrize("loss", ["KD", "DKD", "DIST"])

@@ -1,0 +1,122 @@
+"""The group of commands, its errors, and the options that several commands share."""
+
+import difflib
+import os
+import warnings
+from argparse import Namespace
+from typing import Any, Callable, Sequence
+
+import click
+
+from .. import __version__
+from ..checks import ConfigError
+from ..launch import one_line_errors
+from ..run import OPTIONS, argument_parser
+
+_HINT = "(--debug shows the traceback)"
+
+
+class _Group(click.Group):
+    """Commands whose errors are one line, and whose names are suggested when misspelt."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with one_line_errors(_HINT):
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("D2KD_TRACEBACK"):
+                raise
+            reason = str(error).strip().split("\n")[0]
+            raise SystemExit(f"Unexpected {type(error).__name__}: {reason}\n{_HINT}") from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        near = difflib.get_close_matches(args[0], self.commands, n=1)
+        if args[0] not in self.commands and near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def _debug(_ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["D2KD_TRACEBACK"] = "1"
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, is_eager=True,
+    help="Show the traceback of an error.",
+)  # fmt: skip
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="d2kd")
+@debug_option
+def main() -> None:
+    """Knowledge distillation of object detectors on Detectron2.
+
+    CONFIG is a yaml file, the folder of a run (its config.yaml and last checkpoint), a config of
+    d2kd such as train/gfl_R_50_FPN_1x.yaml, or one of the model zoo such as
+    COCO-Detection/retinanet_R_101_FPN_3x.yaml. KEY VALUE pairs behind it override its keys.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="detectron2")
+
+
+def with_config(*names: str) -> Callable:
+    """Decorator: the arguments CONFIG [KEY VALUE]... and those of `run.OPTIONS` that are named."""
+
+    def decorate(function: Callable) -> Callable:
+        function = click.argument("options", nargs=-1, metavar="[KEY VALUE]...")(function)
+        function = click.argument("config")(function)
+        for name in reversed(names):
+            metavar, text = OPTIONS[name]
+            function = click.option(
+                f"--{name}", name.replace("-", "_") + "_", metavar=metavar, multiple=name != "data",
+                default=None if name != "data" else "", help=text[0].upper() + text[1:] + ".",
+            )(function)  # fmt: skip
+        return debug_option(function)
+
+    return decorate
+
+
+SETTINGS = {"ignore_unknown_options": True}  # values such as -1
+
+
+def namespace(config: str, options: Sequence[str], **given: Any) -> Namespace:
+    """The arguments of a run as train_net.py has them.
+
+    Raises:
+        click.NoSuchOption: one of the KEY VALUE pairs looks like an option.
+    """
+    for option in options:
+        if option.startswith("--"):
+            known = [x for p in click.get_current_context().command.params for x in p.opts]
+            near = difflib.get_close_matches(option, [x for x in known if x.startswith("--")])
+            raise click.NoSuchOption(option, possibilities=near)
+    args = argument_parser().parse_args([])
+    args.config_file, args.opts = config, list(options)
+    for name, value in given.items():
+        name = "imports" if name == "import_" else name.removesuffix("_")
+        setattr(args, name, list(value) if isinstance(value, tuple) else value)
+    return args
+
+
+def run_weights(config: str, weights: str) -> str:
+    """`weights`, or the last checkpoint of a run if CONFIG is its folder.
+
+    Raises:
+        ConfigError: neither.
+    """
+    from ..checkpoint import last_checkpoint
+
+    if weights:
+        return weights
+    if os.path.isdir(config):
+        return last_checkpoint(config)
+    raise ConfigError(
+        f"CONFIG {config} is no run's folder, so it has no checkpoint: add --weights FILE."
+    )

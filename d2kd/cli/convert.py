@@ -1,0 +1,99 @@
+"""`d2kd convert`: checkpoints and data sets of other layouts."""
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, Tuple
+
+import click
+
+from .base import debug_option
+
+
+@click.group()
+def convert() -> None:
+    """Checkpoints and data sets from other toolboxes' formats."""
+
+
+@convert.command()
+@click.argument("source")
+@click.argument("folder")
+@click.option("--name", default="", help="Of the files; default: the source's, without suffix.")
+@click.option("--style", type=click.Choice(["caffe", "pytorch"]), default=None,
+              help="Stride and pixel format; default: from the file's own config.")  # fmt: skip
+@click.option("--config", default="", help="mmdetection's config, if the file has none.")
+@click.option("--classes", type=int, help="For a GFLv2 that was trained without the extra row.")
+@debug_option
+def mmdet(
+    source: str, folder: str, name: str, style: str | None, config: str, classes: int | None
+) -> None:
+    """Convert a checkpoint of mmdetection into FOLDER/NAME.pth and the FOLDER/NAME.yaml of it.
+
+    RetinaNet, FCOS, ATSS, GFL, GFLv2, Faster and Mask R-CNN with ResNet or ResNeXt, also
+    deformable, and FPN, from mmdetection 2 and 3. No code of the file is run.
+    """
+    from ..convert import convert_mmdet
+
+    done = convert_mmdet(source, folder, name, style or "", classes, config)
+    for key, value in dataclasses.asdict(done.architecture).items():
+        click.echo(f"{key}: {value} (from the tensors)")
+    for key, value in done.sources.items():
+        click.echo(f"{key}: {value}")
+    click.echo(f"wrote {done.checkpoint}\nwrote {done.config}")
+
+
+@convert.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--half", is_flag=True, help="fp16, half the size; d2kd reads it as fp32.")
+@debug_option
+def weights(source: str, target: Path, half: bool) -> None:
+    """Write the weights of a checkpoint, and nothing else of it, as TARGET.safetensors.
+
+    SOURCE is a .pth, .pkl or .safetensors file, a URL or a detectron2:// address, maybe pinned.
+    """
+    from ..files import sha256_of
+    from ..weights_file import convert_weights
+
+    convert_weights(source, target, half)
+    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(target)}")
+
+
+@convert.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--classes", help="In order, with commas; default: those found, sorted.")
+@click.option("--splits", help="Lists of ImageSets/Main; default: train, val, test, if there.")
+@debug_option
+def voc(folder: Path, output: Path, classes: str | None, splits: str | None) -> None:
+    """Convert a data set in Pascal VOC's layout; images stay where they are."""
+    from ..data.voc import voc_to_coco
+
+    _write(voc_to_coco(folder, output, _words(classes), _words(splits)), output,
+           folder / "JPEGImages")  # fmt: skip
+
+
+@convert.command()
+@click.argument("data_yaml", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@debug_option
+def yolo(data_yaml: Path, output: Path) -> None:
+    """Convert a data set in YOLO's layout; images stay where they are."""
+    from ..data.yolo import image_root, yolo_to_coco
+
+    data_yaml = data_yaml / "data.yaml" if data_yaml.is_dir() else data_yaml
+    _write(yolo_to_coco(data_yaml, output), output, image_root(data_yaml))
+
+
+def _words(text: str | None) -> Tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _write(paths: Dict[str, Path], output: Path, images: Path) -> None:
+    from ..data.coco_json import summary
+    from ..data.folder import write_index
+
+    for path in paths.values():
+        count, objects = summary(path)
+        named = ", ".join(f"{n:,} {name}" for name, n in objects.items())
+        click.echo(f"{path}: {count:,} images, {sum(objects.values()):,} boxes ({named})")
+    click.echo(f"wrote {write_index(output, paths, images)}: use it with --data {output}")

@@ -1,0 +1,51 @@
+"""`d2kd data`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from .base import debug_option
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--teacher", default="", metavar="CONFIG", help="Compare the classes with its.")
+@click.option("--skip-images", is_flag=True, help="Do not open the image files.")
+@debug_option
+def data(folder: Path, teacher: str, skip_images: bool) -> None:
+    """Check a data set of yours, and list what is wrong with it.
+
+    The exit code is 1 if something is.
+    """
+    from ..data.folder import read_dataset_folder
+    from ..data.problems import compare_classes, compare_splits, find_problems
+
+    splits, count = read_dataset_folder(folder), 0
+    for name, split in splits.items():
+        click.echo(f"{name}: {split.json}, images in {split.images}")
+        count += _print(find_problems(split, not skip_images))
+    classes = next(iter(splits.values())).classes
+    click.echo(f"{len(classes)} classes: {', '.join(classes)}")
+    count += _print(compare_splits(splits))
+    if teacher:
+        count += _print(compare_classes(classes, _classes_of(teacher)))
+    click.echo(f"{count} problems." if count else "No problem found.")
+    sys.exit(count > 0)
+
+
+def _print(problems: list[str]) -> int:
+    for problem in problems:
+        click.echo(f"  - {problem}")
+    return len(problems)
+
+
+def _classes_of(config: str) -> int:
+    from ..adapters import build_adapter
+    from ..build import student_config
+    from ..config import load_config, without_pretrained
+
+    cfg = without_pretrained(student_config(load_config(config, ["MODEL.DEVICE", "cpu"])))
+    from detectron2.modeling import build_model
+
+    return build_adapter(build_model(cfg)).spec().num_classes

@@ -1,0 +1,102 @@
+"""`d2kd predict`, `d2kd export`, `d2kd report`: using what was trained."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Tuple
+
+import click
+
+from .base import SETTINGS, debug_option, namespace, run_weights, with_config
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("config")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("predictions"),
+              show_default=True, help="Folder for the drawn images or videos.")  # fmt: skip
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="Lowest score.")  # fmt: skip
+@click.option("--coco", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write them as COCO json: pseudo-labels to train on.")  # fmt: skip
+@click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
+@debug_option
+def predict(
+    config: str, source: Path, weights: str, output: Path, threshold: float,
+    coco: Path | None, options: Tuple[str, ...],
+) -> None:  # fmt: skip
+    r"""Detect objects in SOURCE: an image, a folder of images, or a video.
+
+    \b
+    d2kd predict output/distilled photos --threshold 0.6
+    """
+    from .. import predict as library
+    from ..run import resolve_config
+
+    cfg = resolve_config(namespace(config, options))
+    predictor = library.Predictor(cfg, run_weights(config, weights))
+    classes = library.class_names(cfg, Path(config) if os.path.isdir(config) else None)
+    if source.suffix.lower() in library.VIDEOS and source.is_file():
+        target = output / f"{source.stem}.mp4"
+        count = library.predict_video(predictor, source, target, threshold, classes)
+        click.echo(f"{target}: {count} frames")
+        return
+    found = []
+    files = library.image_files(source)
+    for frame, instances in library.predict_images(
+        predictor, files, source, output, threshold, classes
+    ):
+        click.echo(f"{frame.name}: {len(instances)} objects")
+        found.append((frame._replace(image=frame.image[:, :, :1]), instances))
+    if coco:
+        data = library.to_coco(found, source, library.num_classes(predictor), classes)
+        coco.parent.mkdir(parents=True, exist_ok=True)
+        coco.write_text(json.dumps(data), encoding="utf-8")
+        click.echo(f"wrote {coco}: {len(data['annotations']):,} detections")
+    click.echo(f"wrote {len(files)} images to {output}")
+
+
+@click.command(context_settings=SETTINGS)
+@with_config()
+@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("student.onnx"),
+              show_default=True, help="An .onnx file, or .pt2 of torch.export.")  # fmt: skip
+@click.option(
+    "--size", type=(int, int), metavar="H W", help="px; default: of the first test image."
+)
+@click.option("--no-nms", is_flag=True, help="All boxes and scores, before any is left out.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), help="Default: the config's.")
+@click.option("--check-images", default=4, show_default=True,
+              help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
+def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) -> None:
+    r"""Write a RetinaNet, FCOS, ATSS or GFL student as ONNX; the file needs no d2kd.
+
+    \b
+    d2kd export output/distilled --output student.onnx
+    """
+    from ..export import export_student
+    from ..run import resolve_config
+
+    cfg = resolve_config(namespace(config, options))
+    run = Path(config) if os.path.isdir(config) else None
+    for line in export_student(cfg, run_weights(config, weights), run, **given):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), default=Path("report.html"),
+              show_default=True, help="One file that holds everything.")  # fmt: skip
+@click.option("--images", default=4, show_default=True, help="Test images to draw detections on.")
+@debug_option
+def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
+    r"""Write a page that compares the folders of RUNS: curves, AP, speed, pictures, commands.
+
+    \b
+    d2kd report output/student output/distilled
+    """
+    from ..report import write_report
+
+    write_report(runs, output, images)
+    click.echo(f"wrote {output}")

@@ -1,0 +1,54 @@
+"""`d2kd train` and `d2kd eval`."""
+
+import os
+from typing import Any, Tuple
+
+import click
+
+from ..launch import launch
+from ..run import main as run
+from .base import SETTINGS, namespace, run_weights, with_config
+
+
+@click.command(context_settings=SETTINGS)
+@with_config("teacher", "teacher-weights", "distill", "data", "import")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
+@click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")
+@click.option("--num-gpus", default=1, show_default=True, help="Ranks on this machine.")
+@click.option("--num-machines", default=1, show_default=True)
+@click.option("--machine-rank", default=0, show_default=True)
+@click.option("--dist-url", default="auto", show_default=True, help="tcp://HOST:PORT of rank 0.")
+def train(config: str, options: Tuple[str, ...], output: str | None, **given: Any) -> None:
+    r"""Train a detector; with --teacher, distil it.
+
+    \b
+    d2kd train train/gfl_R_18_FPN_1x.yaml --data cells --output output/student
+    d2kd train train/gfl_R_18_FPN_1x.yaml --data cells --output output/distilled \\
+        --teacher output/teacher --distill PKD,BCKD
+
+    OUTPUT_DIR/config.yaml is the whole config: `d2kd train OUTPUT_DIR` repeats the run.
+    """
+    args = namespace(config, options, **given)
+    args.opts += ["OUTPUT_DIR", output] if output else []
+    launch(run, args)
+
+
+@click.command("eval", context_settings=SETTINGS)
+@with_config("data", "import")
+@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@click.option("--output", metavar="FOLDER", help="For results.json; default: CONFIG/eval.")
+@click.option("--num-gpus", default=1, show_default=True, help="Ranks on this machine.")
+def evaluate(
+    config: str, options: Tuple[str, ...], weights: str, output: str | None, **given: Any
+) -> None:
+    r"""Evaluate a checkpoint as a plain detector on DATASETS.TEST.
+
+    \b
+    d2kd eval output/distilled
+    """
+    args = namespace(config, options, eval_only=True, **given)
+    if not output and os.path.isdir(config):
+        output = os.path.join(config, "eval")
+    args.opts += ["MODEL.WEIGHTS", run_weights(config, weights)]
+    args.opts += ["OUTPUT_DIR", output] if output else []
+    launch(run, args)
