@@ -1,5 +1,6 @@
 """What a config builds, what a step of it costs, and what is wrong with it, before training."""
 
+import logging
 import tempfile
 import time
 from collections import defaultdict
@@ -36,8 +37,10 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
+        logging.disable(logging.INFO)
         trainer = DistillationTrainer(cfg)
         SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+        logging.disable(logging.NOTSET)
         yield from describe_model(trainer.model, cfg)
         yield (
             f"{len(trainer.data_loader.dataset.dataset):,} training images, "

@@ -13,7 +13,13 @@ from detectron2.modeling import build_model
 
 from .build import student_config
 from .checkpoint import StrictCheckpointer
-from .config import get_d2kd_cfg, merge_config_file, merge_options, without_pretrained
+from .config import (
+    get_d2kd_cfg,
+    merge_config_file,
+    merge_options,
+    resolve_config_file,
+    without_pretrained,
+)
 from .data import register_custom_datasets
 from .engine import DistillationTrainer, check_classes
 from .one_key import distil, use_data
@@ -65,6 +71,8 @@ def resolve_config(args: Namespace) -> CfgNode:
 def setup(args: Namespace) -> CfgNode:
     """Build the config, write it to OUTPUT_DIR and start logging."""
     cfg = resolve_config(args)
+    if args.config_file:
+        args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
     default_setup(cfg, args)
     register_custom_datasets(cfg)

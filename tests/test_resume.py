@@ -121,7 +121,7 @@ def test_killed(tmp_path, squares, seed):
     """SIGKILL at a random moment, more than once, in processes of their own."""
     case, rng = list(CASES)[seed % len(CASES)], random.Random(seed)
     (tmp_path / "mine.py").write_text("import d2kd.testing\n")
-    train(config(case, tmp_path, squares, "whole"))
+    whole = start(config(case, tmp_path, squares, "whole"), tmp_path / "whole.yaml")
     cfg = config(case, tmp_path, squares, "parts")
     for _ in range(2):
         process = start(cfg, tmp_path / "run.yaml")
@@ -129,7 +129,7 @@ def test_killed(tmp_path, squares, seed):
         time.sleep(rng.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    train(cfg, resume=True)
+    assert start(cfg, tmp_path / "run.yaml").wait() == whole.wait() == 0
     found = zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True)
     for whole, parts in list(found)[:3]:
         assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)
