@@ -9,6 +9,8 @@ VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 README = ROOT / "README.md"
 
 QUICKSTART = ["timm>=1.0.31", "scikit-learn"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+DOCS = ["sphinx", "myst-parser", "furo"]
 
 setup(
     name="d2kd",
@@ -18,8 +20,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["d2kd", "d2kd.*"]),
-    package_data={"d2kd": ["**/*.md", "py.typed"], "d2kd.quickstart": ["*.safetensors"]},
+    packages=[*find_packages(include=["d2kd", "d2kd.*"]), "d2kd.configs"],
+    package_dir={"d2kd.configs": "configs"},
+    package_data={
+        "d2kd": ["**/*.md", "py.typed"],
+        "d2kd.configs": ["**/*.yaml"],
+        "d2kd.quickstart": ["*.safetensors"],
+    },
     entry_points={"console_scripts": ["d2kd = d2kd.cli:main"]},
     python_requires=">=3.10,<3.14",
     # Detectron2 is needed but not listed: it has no PyPI release, and pip would not know which of
@@ -45,7 +52,9 @@ setup(
     extras_require={
         "timm": ["timm>=1.0.31"],
         "quickstart": QUICKSTART,
-        "dev": [*QUICKSTART, "pytest", "ruff", "pre-commit"],
+        "export": EXPORT,
+        "docs": DOCS,
+        "dev": [*QUICKSTART, *EXPORT, "hypothesis", "pytest", "pytest-xdist", "ruff", "pre-commit"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",
