@@ -16,6 +16,7 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 
 from .adapters import build_adapter
@@ -28,7 +29,8 @@ from .distiller import Distiller
 from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
 from .guards import GradientGuard
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
-from .pictures import MapPictures
+from .pictures import Pictures
+from .progress import ProgressPrinter
 from .provenance import RunRecord
 from .resume import ExactResume
 from .signals import StopOnSignal
@@ -91,6 +93,11 @@ class DistillationTrainer(DefaultTrainer):
                     found = Path(self.cfg.OUTPUT_DIR).glob("model_[0-9]*.pth")
                     hook.recent_checkpoints = sorted(map(str, found))
 
+    def build_writers(self) -> List[EventWriter]:
+        """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
+        methods = self.cfg.DISTILL.HEADS if self.distiller is not None else ()
+        return [ProgressPrinter(self.max_iter, methods), *super().build_writers()[1:]]
+
     def build_hooks(self) -> List[HookBase]:
         """Stock hooks, with those that act before a step in front."""
         model = getattr(self.model, "module", self.model)
@@ -113,7 +120,7 @@ class DistillationTrainer(DefaultTrainer):
             GradientBalance(*balanced) if balance.SHARES else None,
             None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
             TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
-            MapPictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
+            Pictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
             LossWatch(),
         ]
 

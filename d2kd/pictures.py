@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .adapters import STUDENT_ONLY
 from .data import labelled_test_data
+from .detections import compare_detections
 from .distiller import Distiller
 
 Maps = Dict[str, Dict[int, Tensor]]
@@ -108,10 +110,11 @@ def picture_batch(cfg: CfgNode, count: int) -> List[dict]:
     return [mapper(record) for record in records[:count]]
 
 
-class MapPictures(HookBase):
-    """Draws the heads' maps on test images before training, every `period` steps and at the end.
+class Pictures(HookBase):
+    """Draws on test images before training, every `period` steps and at the end.
 
-    PNG files go to OUTPUT_DIR/maps, the same pictures to TensorBoard as `maps/<image>`.
+    The heads' maps go to OUTPUT_DIR/maps, the detections of teachers and student beside the ground
+    truth to OUTPUT_DIR/detections, as PNG files; all of them also to TensorBoard.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -141,11 +144,17 @@ class MapPictures(HookBase):
             self._draw(done)
 
     def _draw(self, iteration: int) -> None:
-        folder = Path(self.cfg.OUTPUT_DIR) / "maps"
+        distiller = self.trainer.distiller
+        classes = MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).get("thing_classes", [])
+        self._write("maps", draw_batch(distiller, self._batch), iteration)
+        self._write("detections", compare_detections(distiller, self._batch, classes), iteration)
+
+    def _write(self, kind: str, figures: List[Figure], iteration: int) -> None:
+        folder = Path(self.cfg.OUTPUT_DIR) / kind
         folder.mkdir(parents=True, exist_ok=True)
-        for index, figure in enumerate(draw_batch(self.trainer.distiller, self._batch)):
+        for index, figure in enumerate(figures):
             figure.savefig(folder / f"image{index}_{iteration:07d}.png")
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
             pixels = np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1)
-            self.trainer.storage.put_image(f"maps/{index}", pixels.copy())
+            self.trainer.storage.put_image(f"{kind}/{index}", pixels.copy())

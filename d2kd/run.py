@@ -10,6 +10,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from .build import student_config
 from .checkpoint import StrictCheckpointer
@@ -74,6 +76,7 @@ def setup(args: Namespace) -> CfgNode:
     if args.config_file:
         args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2kd", abbrev_name="d2kd")
     default_setup(cfg, args)
     register_custom_datasets(cfg)
     return cfg

@@ -6,15 +6,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
-from d2kd import DistillationTrainer
+from d2kd import DistillationTrainer, Teacher
 from d2kd.config import get_d2kd_cfg, merge_config_file
 from d2kd.data import register_custom_datasets
-from d2kd.pictures import MapPictures, distillation_maps, draw_batch, draw_maps
+from d2kd.detections import compare_detections, draw_detections
+from d2kd.pictures import Pictures, distillation_maps, draw_batch, draw_maps
 from d2kd.testing import make_batch
 from tests.conftest import ROOT
-from tests.helpers import detector, pair, write_config
+from tests.helpers import detector, distill, pair, write_config
 
 
 def test_maps_are_the_heads_cropped_to_the_image():
@@ -85,13 +87,15 @@ def test_training_draws_before_between_and_after(config, tmp_path):
     assert names == [f"image0_{i:07d}.png" for i in (0, 4, 6)]
     event = next((tmp_path / "out").glob("events.out.tfevents.*"))
     assert event.read_bytes().count(b"maps/0") >= 2
+    assert sorted(p.name for p in (tmp_path / "out" / "detections").iterdir()) == names
+    assert event.read_bytes().count(b"detections/0") >= 2
 
 
 def test_no_images_to_draw_on():
     cfg = get_d2kd_cfg()
     cfg.DATASETS.TEST = ()
     with pytest.raises(ValueError, match="DATASETS.TEST, which is empty"):
-        MapPictures(cfg)
+        Pictures(cfg)
 
 
 def run_tool(monkeypatch, *arguments):
@@ -115,3 +119,34 @@ def test_the_tool_says_what_is_wrong(config, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"None of DISTILL.HEADS .*BCKD.* has maps to draw"):
         run_tool(monkeypatch, "--config-file", config, "--output", out,
                  "DISTILL.HEADS", "('BCKD',)")  # fmt: skip
+
+
+def test_detections_side_by_side():
+    """Panels of the same image, in which only the second has a box, in its place."""
+    image = np.full((50, 100, 3), 128, np.uint8)
+    nothing = Instances((50, 100), pred_boxes=Boxes(torch.zeros(0, 4)),
+                        pred_classes=torch.zeros(0, dtype=torch.long))  # fmt: skip
+    box = torch.tensor([[20.0, 10, 60, 40]])
+    one = Instances((50, 100), pred_boxes=Boxes(box), pred_classes=torch.tensor([1]),
+                    scores=torch.tensor([0.9]))  # fmt: skip
+    figure = draw_detections(image, {"ground truth": nothing, "student": one}, ["a", "b"])
+    assert [axis.get_title() for axis in figure.axes] == ["ground truth", "student"]
+    empty, drawn = (axis.get_images()[0].get_array() for axis in figure.axes)
+    assert (empty == 128).all() and (drawn != 128).any()
+    rows, columns = np.nonzero((drawn != 128).any(-1))
+    scale = drawn.shape[1] / 100
+    assert abs(columns.min() / scale - 20) < 2 and abs(rows.max() / scale - 40) < 2
+
+
+def test_a_teacher_of_another_channel_order_sees_its_own():
+    """Turned images for a turned teacher give what plain ones give for a plain one."""
+    _, plain = pair()
+    turned = distill(plain.student, [Teacher(plain.teachers[0].detector, input_format="RGB")])
+    seen = []
+    plain.teachers[0].detector.forward = lambda x: seen.append(x[0]["image"]) or [
+        {"instances": Instances((64, 64), pred_boxes=Boxes(torch.zeros(0, 4)),
+                                scores=torch.zeros(0), pred_classes=torch.zeros(0))}]  # fmt: skip
+    batch = make_batch()[:1]
+    for model in (plain, turned):
+        compare_detections(model, batch, [])
+    assert torch.equal(seen[0].flip(0), seen[1])
