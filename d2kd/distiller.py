@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from .adapters import STUDENT_ONLY, DetectorOutput, build_adapter
+from .averages import moving_averages, set_moving_averages
 from .build import build_distiller
 from .heads import DistillationHead
 from .labels import positives_per_batch
@@ -99,10 +100,14 @@ class Distiller(nn.Module):
         return losses
 
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
-        """The student's losses, and what the heads read of it."""
+        """The student's losses, zero for unlabelled images, and what the heads read of it."""
         images = self.adapter.preprocess(batched_inputs, self.divisor)
         gt = [x["instances"].to(self.device) for x in batched_inputs]
+        averages = moving_averages(self.student)
         output = self.adapter(images, gt, self.need)
+        if batched_inputs[0].get("unlabelled", False):
+            output.losses = {name: value * 0 for name, value in output.losses.items()}
+            set_moving_averages(self.student, averages)
         if output.labels is not None and "labels" in self.need:
             positives = positives_per_batch(output.labels, self.student.num_classes)
             output.num_pos = mean_over_ranks(positives).clamp(min=1)

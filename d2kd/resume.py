@@ -9,6 +9,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from .averages import moving_averages, set_moving_averages
+
 _WINDOW = 20  # of the medians that Detectron2's writers print
 _STEPS = 2**20  # seeds of one run; those of neighbouring runs follow
 
@@ -73,11 +75,4 @@ class ExactResume(HookBase):
         """Set the averages; metrics follow when training starts."""
         self._histories, found = state["histories"], state["averages"]
         mine = comm.get_rank() if len(found) == comm.get_world_size() else 0
-        for name, value in (found[mine] if found else {}).items():
-            setattr(self._detector, name, value)
-
-
-def moving_averages(detector: nn.Module) -> Dict[str, float]:
-    """Averages that stock detectors keep outside of their buffers."""
-    names = [name for name in ("loss_normalizer",) if hasattr(detector, name)]
-    return {name: float(getattr(detector, name)) for name in names}
+        set_moving_averages(self._detector, found[mine] if found else {})

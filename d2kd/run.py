@@ -33,6 +33,7 @@ OPTIONS = {
     "teacher": ("CONFIG", "distil from this config, model-zoo name or folder of a run"),
     "teacher-weights": ("FILE", "its checkpoint; default: the zoo's, or the run's last one"),
     "distill": ("METHOD", "PKD, or PKD,BCKD; default: what suits student and teacher"),
+    "unlabelled": ("FOLDER", "images without annotations, to distil on as well"),
     "data": ("FOLDER", "data set of yours, whose splits and classes are found by its layout"),
 }
 
@@ -61,6 +62,7 @@ def resolve_config(args: Namespace) -> CfgNode:
         merge_config_file(cfg, args.config_file, "--config-file")
     if args.data:
         use_data(cfg, Path(args.data))
+    cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
     if args.teacher or args.distill or args.teacher_weights:
         distil(cfg, args.teacher, args.teacher_weights, args.distill)
     merge_options(cfg, args.opts)

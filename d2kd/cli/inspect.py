@@ -8,7 +8,7 @@ from .base import SETTINGS, debug_option, namespace, with_config
 
 
 @click.command(context_settings=SETTINGS)
-@with_config("teacher", "teacher-weights", "distill", "data", "import")
+@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import")
 def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
     """Build everything that CONFIG names, run two iterations, and say what is wrong.
 

@@ -11,7 +11,7 @@ from .base import SETTINGS, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
-@with_config("teacher", "teacher-weights", "distill", "data", "import")
+@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
 @click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")
 @click.option("--num-gpus", default=1, show_default=True, help="Ranks on this machine.")

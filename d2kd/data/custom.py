@@ -16,6 +16,8 @@ def add_data_config(cfg: CfgNode) -> None:
     """Add ``DATASETS.CUSTOM``, the user's own data sets in COCO's json format."""
     # [name, json file, image folder], optionally evaluator, per data set; see find_path for paths
     cfg.DATASETS.CUSTOM = []
+    # folders of images without annotations, or names of data sets whose annotations do not count
+    cfg.DATASETS.UNLABELLED = ()
     # share of the images used by RandomSubsetTrainingSampler; stock code reads it, but sets none
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     cfg.DATALOADER.SKIP_BAD_IMAGES = False  # take the next image instead of one that is unreadable

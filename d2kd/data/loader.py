@@ -11,7 +11,7 @@ Detectron2 does without workers).
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from torch.utils.data import Dataset, Sampler
 from .boxes import clean_boxes
 from .catalog import load_dataset, require_registered
 from .mapper import BadImageError, build_mapper
+from .unlabelled import unlabelled_records
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +49,19 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     Returns:
         An endless iterable of lists of ``SOLVER.IMS_PER_BATCH`` / world size mapped records.
     """
-    records = _train_records(cfg)
+    records = [*_train_records(cfg), *unlabelled_records(cfg)]
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = _build_sampler(cfg, records, seed)
     batch = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    wide = [r.get("width", 0) > r.get("height", 0) for r in records]
-    grouped = wide if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [True] * len(records)
+    by_shape = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    groups = [
+        (by_shape and r.get("width", 0) > r.get("height", 0), r.get("unlabelled", False))
+        for r in records
+    ]
     return build_detection_train_loader(
         _SeededDataset(records, build_mapper(cfg, True), seed, cfg.DATALOADER.SKIP_BAD_IMAGES),
         mapper=None,
-        sampler=_BatchedSampler(sampler, grouped, batch, start_iter),
+        sampler=_BatchedSampler(sampler, groups, batch, start_iter),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,  # the sampler does it
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -121,16 +125,16 @@ def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sa
 class _BatchedSampler(Sampler[int]):
     """Yield ``number * size + index``, the number counting the item over all ranks, in batches.
 
-    Images wait until their group (wide or not) fills a batch; the first ``skip`` batches are left
-    out.
+    Images wait until their group (wide or not, labelled or not) fills a batch; the first ``skip``
+    batches are left out.
     """
 
-    def __init__(self, sampler: Sampler, groups: list[bool], batch: int, skip: int) -> None:
+    def __init__(self, sampler: Sampler, groups: list[Hashable], batch: int, skip: int) -> None:
         self.sampler, self.groups, self.batch, self.skip = sampler, groups, batch, skip
 
     def __iter__(self) -> Iterator[int]:
         rank, world, size = comm.get_rank(), comm.get_world_size(), len(self.groups)
-        waiting: dict[bool, list[int]] = {True: [], False: []}
+        waiting: dict[Hashable, list[int]] = {group: [] for group in set(self.groups)}
         done = 0
         for step, index in enumerate(self.sampler):
             group = waiting[self.groups[index]]

@@ -1,0 +1,99 @@
+"""Images without annotations: no supervised loss, no background, batches of their own."""
+
+import pytest
+import torch
+from PIL import Image
+
+from d2kd import DistillationTrainer
+from d2kd.averages import moving_averages
+from d2kd.checks import ConfigError
+from d2kd.data import build_train_loader, register_custom_datasets
+from d2kd.testing import make_batch
+from tests.helpers import pair
+from tests.test_resume import config
+
+
+def unlabelled(batch):
+    for x in batch:
+        x["instances"] = x["instances"][:0]
+        x["unlabelled"] = True
+    return batch
+
+
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL", "GeneralizedRCNN"])
+def test_supervised_losses_are_zero_and_every_parameter_is_used(meta):
+    _, model = pair(meta, ("PKD",))
+    losses = model(unlabelled(make_batch()))
+    task = {k: v for k, v in losses.items() if not k.startswith("loss_PKD")}
+    assert task and all(v.item() == 0 for v in task.values())
+    assert losses["loss_PKD_feat"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    head = [p for name, p in model.student.named_parameters() if "backbone" not in name]
+    assert all(p.grad.abs().sum() == 0 for p in head)
+
+
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS"])
+def test_the_normalizer_of_labelled_steps_stays(meta):
+    _, model = pair(meta, ("PKD",))
+    model(unlabelled(make_batch()))
+    assert moving_averages(model.student) == {}  # as before the first labelled step
+    model(make_batch())
+    before = moving_averages(model.student)
+    model(unlabelled(make_batch()))
+    assert before and moving_averages(model.student) == before
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos" / "more"
+    folder.mkdir(parents=True)
+    for index in range(5):
+        Image.new("RGB", (64, 48), (40 * index, 0, 90)).save(folder / f"{index}.jpg")
+    return tmp_path / "photos"
+
+
+def build(tmp_path, squares, folder, **keys):
+    keys = {"DATASETS__UNLABELLED": (str(folder),), "SOLVER__MAX_ITER": 3, **keys}
+    cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, "run", **keys)
+    register_custom_datasets(cfg)
+    return cfg
+
+
+def test_batches_are_of_one_kind(tmp_path, squares, photos):
+    stream = iter(build_train_loader(build(tmp_path, squares, photos)))
+    kinds = [{x.get("unlabelled", False) for x in next(stream)} for _ in range(20)]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert 2 <= sum(kind == {True} for kind in kinds) <= 12  # 5 of 17 images
+
+
+def test_training(tmp_path, squares, photos):
+    trainer = DistillationTrainer(build(tmp_path, squares, photos, SOLVER__MAX_ITER=6))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    values = [x for x, _ in trainer.storage.history("loss_cls").values()]
+    assert 0.0 in values and max(values) > 0
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert trainer.storage.history("loss_PKD_feat").latest() > 0
+
+
+def test_errors(tmp_path, squares, photos):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="UNLABELLED: .*empty' is no data set, and no folder"):
+        DistillationTrainer(build(tmp_path, squares, tmp_path / "empty"))
+    (photos / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"UNLABELLED: .*broken.jpg: not an image"):
+        DistillationTrainer(build(tmp_path, squares, photos))
+    (photos / "broken.jpg").unlink()
+    cfg = build(tmp_path, squares, photos)
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    with pytest.raises(ConfigError, match="a plain RetinaNet learns nothing from images without"):
+        DistillationTrainer(cfg)
+
+
+def test_labelled_batches_are_as_without_the_flag():
+    _, model = pair()
+    _, same = pair()
+    batch = make_batch()
+    flagged = [{**x, "unlabelled": False} for x in batch]
+    torch.testing.assert_close(model(batch), same(flagged), rtol=0, atol=0)
