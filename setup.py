@@ -26,6 +26,7 @@ setup(
         "d2kd": ["**/*.md", "py.typed"],
         "d2kd.configs": ["**/*.yaml"],
         "d2kd.quickstart": ["*.safetensors"],
+        "d2kd.report": ["templates/*.j2"],
     },
     entry_points={"console_scripts": ["d2kd = d2kd.cli:main"]},
     python_requires=">=3.10,<3.14",

@@ -42,8 +42,7 @@ class Predictor:
         Raises:
             ValueError, OSError: the config or the checkpoint is wrong.
         """
-        cfg = without_pretrained(student_config(cfg))
-        self.detector: nn.Module = build_model(cfg).eval()
+        self.detector = build_student(cfg)
         load_detector(self.detector, weights, "--weights")
         self.format = cfg.INPUT.FORMAT
         self._resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
@@ -64,6 +63,11 @@ class Predictor:
         metadata = Metadata(thing_classes=list(classes)) if classes else Metadata()
         drawn = Visualizer(rgb, metadata, instance_mode=ColorMode.IMAGE)
         return drawn.draw_instance_predictions(found).get_image()
+
+
+def build_student(cfg: CfgNode) -> nn.Module:
+    """The plain detector of a config, in eval mode, with random weights; no teacher is built."""
+    return build_model(without_pretrained(student_config(cfg))).eval()
 
 
 def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Sequence
 
 import detectron2
 import torch
@@ -39,7 +39,7 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     datasets = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return {
-        "command": sys.argv,
+        "command": _command(),
         "d2kd": __version__,
         "commit": git_commit(PACKAGE),
         "python": platform.python_version(),
@@ -51,7 +51,19 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
         "seed": cfg.SEED,
         "datasets": {name: dataset_fingerprint(name) for name in datasets},
         "weights": {path: _weights_sha256(path) for path in weights if path},
+        "classes": next((list(_classes(name)) for name in datasets if _classes(name)), []),
     }
+
+
+def _command() -> List[str]:
+    """As it was typed, or would be."""
+    program = Path(sys.argv[0])
+    is_ours = program.name == "__main__.py" and program.parent == PACKAGE
+    return ["d2kd" if is_ours or program.name == "d2kd" else sys.argv[0], *sys.argv[1:]]
+
+
+def _classes(name: str) -> Sequence[str]:
+    return MetadataCatalog.get(name).get("thing_classes") or []
 
 
 def git_commit(folder: Path) -> str:

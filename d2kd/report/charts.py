@@ -1,0 +1,109 @@
+"""Charts as SVG text."""
+
+import io
+import math
+from typing import Dict, List, Sequence, Tuple
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from .runs import Curve, Run
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito
+STYLES = ("-", "--", "-.", ":")
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element, without the XML header."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "d2kd"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def line_chart(curves: Dict[str, Curve], label: str, log: bool = False) -> str:
+    """Curves over the iterations; values that are not finite are gaps."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (name, (steps, values)) in enumerate(curves.items()):
+        style = STYLES[index // len(COLORS) % len(STYLES)]
+        marker = "o" if len(steps) < 30 else None
+        axis.plot(steps, values, style, color=COLORS[index % len(COLORS)], marker=marker,
+                  markersize=3, label=name)  # fmt: skip
+    if log and any(v > 0 and math.isfinite(v) for _, values in curves.values() for v in values):
+        axis.set_yscale("log")
+    axis.set_xlabel("training step")
+    axis.set_ylabel(label)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return to_svg(figure)
+
+
+def bar_chart(groups: Sequence[str], bars: Dict[str, List[float]], label: str) -> str:
+    """One group of bars for each name, one bar for each run."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    width = 0.8 / len(bars)
+    for index, (name, values) in enumerate(bars.items()):
+        places = [x + index * width for x in range(len(groups))]
+        axis.bar(places, values, width, color=COLORS[index % len(COLORS)], label=name)
+    middle = 0.4 - width / 2
+    turned = {"rotation": 45, "ha": "right"} if len(groups) > 6 else {}
+    axis.set_xticks([x + middle for x in range(len(groups))], groups, fontsize=8, **turned)
+    axis.set_ylabel(label)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize=8)
+    return to_svg(figure)
+
+
+def run_charts(run: Run) -> List[Tuple[str, str]]:
+    """Losses of the task and of the methods, and gradient norms, of one run: title and SVG."""
+    heads = tuple(run.config.get("DISTILL.HEADS") or ()) if run.distils else ()
+    losses = {k.removeprefix("loss_"): v for k, v in run.metrics.items() if k.startswith("loss_")}
+    kd = {k: v for k, v in losses.items() if k.startswith(tuple(f"{head}_" for head in heads))}
+    task = {k: v for k, v in losses.items() if k not in kd}
+    norms = {k.removeprefix("grad_norm/"): v for k, v in run.metrics.items() if "grad_norm/" in k}
+    charts = []
+    if task:
+        charts.append(("Task losses", line_chart(task, "loss", log=True)))
+    if kd:
+        charts.append(("Distillation losses", line_chart(kd, "weighted loss", log=True)))
+    if norms:
+        charts.append(("Gradients at the features", line_chart(norms, "norm", log=True)))
+    return charts
+
+
+def shared_charts(runs: Sequence[Run]) -> List[Tuple[str, str]]:
+    """AP over the steps, by class and by size, and the learning rate, of all runs together."""
+    charts = []
+    for name, title, label in (
+        ("bbox/AP", "AP during training", "box AP"),
+        ("lr", "Learning rate", "learning rate"),
+    ):
+        curves = {run.name: run.metrics[name] for run in runs if name in run.metrics}
+        if curves:
+            charts.append((title, line_chart(curves, label)))
+    for title, keys in (("AP by size", _size_keys(runs)), ("AP by class", _class_keys(runs))):
+        bars = {run.name: [run.results.get(k, math.nan) for k in keys] for run in runs}
+        if keys:
+            labels = [name.rpartition("AP")[2].removeprefix("-") for name in keys]
+            named = {"s": "small", "m": "medium", "l": "large"} if title == "AP by size" else {}
+            charts.append((title, bar_chart([named.get(x, x) for x in labels], bars, "box AP")))
+    return charts
+
+
+def _size_keys(runs: Sequence[Run]) -> List[str]:
+    return [k for k in ("bbox/APs", "bbox/APm", "bbox/APl") if any(k in r.results for r in runs)]
+
+
+def _class_keys(runs: Sequence[Run]) -> List[str]:
+    """The 20 classes whose AP differs most, where there are more."""
+    keys = list(dict.fromkeys(k for r in runs for k in r.results if k.startswith("bbox/AP-")))
+
+    def spread(key: str) -> float:
+        values = [run.results[key] for run in runs if key in run.results]
+        return max(values) - min(values)
+
+    return keys if len(keys) <= 20 else sorted(keys, key=spread, reverse=True)[:20]

@@ -1,0 +1,93 @@
+"""The page about runs: whole ones, broken ones, and what is no run."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from d2kd.checks import ConfigError
+from d2kd.report import write_report
+from d2kd.report.runs import different_keys, read_run
+from tests.helpers import d2kd
+from tests.test_resume import config, train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, squares):
+    folder = tmp_path_factory.mktemp("report")
+    for name, case in (("plain", "RetinaNet"), ("distilled", "RetinaNet, PKD and BCKD")):
+        keys = {"DISTILL__PICTURES__PERIOD": 4} if name == "distilled" else {}
+        (folder / name).mkdir()
+        cfg = config(case, folder / name, squares, "<run> & more", **keys,
+                     DISTILL__GRADIENT_PERIOD=2)  # fmt: skip
+        train(cfg)
+        (folder / name / "<run> & more" / "config.yaml").write_text(cfg.dump())
+    return [folder / name / "<run> & more" for name in ("plain", "distilled")]
+
+
+class Page(HTMLParser):
+    """Texts of table cells and captions, addresses, and tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.addresses, self.stack, self.unclosed = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "img"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.stack and self.stack[-1] == tag:
+            self.stack.pop()
+        else:
+            self.unclosed.append(tag)
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] in ("td", "th", "figcaption", "pre"):
+            self.cells.append(data)
+
+
+def test_two_runs(runs, tmp_path):
+    write_report(runs, tmp_path / "r.html", images=1)
+    text = (tmp_path / "r.html").read_text()
+    page = Page(text)
+    assert page.stack == [] and page.unclosed == []
+    assert all(x.startswith(("data:image/", "#")) for x in page.addresses)
+    assert "<run>" not in text  # names are escaped
+    for cell in ("plain/<run> & more", "distilled/<run> & more", "PKD, BCKD", "none", "AP50",
+                 "Distillation losses", "AP by class", "Gradients at the features"):  # fmt: skip
+        assert cell in page.cells, cell
+    assert "DISTILL.PICTURES.PERIOD" in page.cells
+    assert sum("data:image/jpeg" in x for x in page.addresses) == 1 + 4  # two images, two kinds
+    for run in runs:
+        assert read_run(run, "x").command in "".join(page.cells)
+
+
+def test_numbers_are_those_of_the_files(runs):
+    run = read_run(runs[1], "x")
+    assert run.missing == [] and run.steps == 8 and run.hours > 0
+    assert set(run.metrics) >= {"loss_PKD_feat", "loss_cls", "bbox/AP", "lr"}
+    assert different_keys([run, run]) == {}
+    assert "OUTPUT_DIR" not in different_keys([read_run(x, "x") for x in runs])
+
+
+def test_parts_that_are_missing_are_named(runs, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_bytes((runs[0] / "config.yaml").read_bytes())
+    (folder / "metrics.json").write_text('{"iteration": 2, "total_loss": 1.5}\n{\n3\n')
+    (folder / "results.json").write_text("[")
+    done = d2kd("report", folder, "--output", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    text = re.sub(r"\s+", " ", (tmp_path / "r.html").read_text())
+    for part in ("results.json is missing or cannot be read", "run.json is missing",
+                 "2 lines of metrics.json cannot be read", "3 of 8 steps are done",
+                 "holds no checkpoint"):  # fmt: skip
+        assert part in text, part
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(ConfigError, match="is not the folder of a run: it has no config.yaml"):
+        write_report([tmp_path], tmp_path / "r.html")
