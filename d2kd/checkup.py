@@ -48,12 +48,12 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
         )
         with EventStorage(0):
             measured = [measure_step(trainer) for _ in range(STEPS)]
-        times, norms = measured[-1]
+        times, norms = measured[-1][0], measured[0][1]
         yield "Time of the second step:\n" + table(
             [(part, f"{1000 * x:.0f} ms") for part, x in times.items()]
         )
         shares = gradient_shares(norms)
-        yield "Gradient of each loss at the student's features:\n" + table(
+        yield "Gradient of each loss at the student's features, first step:\n" + table(
             [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
         )
         found = find_problems(shares)

@@ -185,7 +185,8 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
             "Write the plain value instead, for example SIZES: [[32, 40, 51], [64, 81, 102]]."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key}: {path} is not valid yaml: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {path} is not valid yaml: {reason}") from error
     except KeyError as error:
         unknown = str(error.args[0]).rpartition(": ")[2]
         raise _unknown_key(cfg, unknown, f"{key}: {path}: ") from error
