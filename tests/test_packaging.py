@@ -28,7 +28,11 @@ def test_setup_ships_every_module(monkeypatch):
     runpy.run_path(str(ROOT / "setup.py"))
 
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("d2kd/**/*.py")}
-    assert set(metadata["packages"]) == {".".join(folder.parts) for folder in folders}
+    found = {".".join(folder.parts) for folder in folders}
+    assert set(metadata["packages"]) == found | {"d2kd.configs"}
+    assert metadata["package_dir"] == {"d2kd.configs": "configs"}
+    assert {x.suffix for x in ROOT.glob("configs/**/*") if x.is_file()} == {".yaml"}
+    assert (ROOT / "d2kd" / "py.typed").exists()
     assert metadata["version"] == __version__
     names = {re.match(r"[\w-]+", line).group() for line in metadata["install_requires"]}
     assert "detectron2" not in names  # not on PyPI, so pip could not resolve it
