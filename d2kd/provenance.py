@@ -90,7 +90,7 @@ def write_results(cfg: CfgNode, results: Dict[str, Any], run: Dict[str, Any]) ->
     """Write OUTPUT_DIR/results.json on the first rank: `results`, and the `run` they are of."""
     if not comm.is_main_process() or not cfg.OUTPUT_DIR:
         return
-    _write(Path(cfg.OUTPUT_DIR, "results.json"), {"results": _plain(results), "run": run})
+    _write(Path(cfg.OUTPUT_DIR, "results.json"), {"results": plain(results), "run": run})
 
 
 class RunRecord(HookBase):
@@ -137,9 +137,9 @@ def _weights_sha256(path: str) -> str:
     return sha256_of(local) if os.path.isfile(local) else ""
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON knows no NaN: it becomes null, as for an AP of classes without objects."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -162,7 +162,7 @@ class _SeededDataset(Dataset):
         number, index = divmod(item, len(self))
         for offset in range(len(self) if self.skip else 1):
             try:
-                with _seeded(self.seed, number):
+                with seeded(self.seed, number):
                     return self.mapper(self.records[(index + offset) % len(self)])
             except BadImageError as error:
                 if not self.skip:
@@ -172,7 +172,7 @@ class _SeededDataset(Dataset):
 
 
 @contextlib.contextmanager
-def _seeded(seed: int, number: int) -> Iterator[None]:
+def seeded(seed: int, number: int) -> Iterator[None]:
     """Seed numpy's and Python's global generators, and give them their state back."""
     states = np.random.get_state(), random.getstate()
     try:

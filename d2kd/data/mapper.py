@@ -1,11 +1,13 @@
 """Detectron2's mapper, with errors that name the image."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import build_augmentation
+from fvcore.transforms.transform import Transform
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -14,9 +16,18 @@ class BadImageError(ValueError):
     """An image or its annotation cannot be read; the message names the file."""
 
 
-def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
-    """Build a `DatasetMapper` that raises `BadImageError` for whatever it stumbles over."""
-    return _NamedErrors(DatasetMapper(cfg, is_train))
+def build_mapper(cfg: CfgNode, is_train: bool, first: Sequence[Transform] = ()) -> Mapper:
+    """Build a `DatasetMapper` that raises `BadImageError` for whatever it stumbles over.
+
+    Args:
+        cfg: the config.
+        is_train: whether to augment the images and to keep their objects.
+        first: transforms of the image as it is read, before it is resized.
+    """
+    if not first:
+        return _NamedErrors(DatasetMapper(cfg, is_train))
+    augmentations = [*first, *build_augmentation(cfg, is_train)]
+    return _NamedErrors(DatasetMapper(cfg, is_train, augmentations=augmentations))
 
 
 class _NamedErrors:
