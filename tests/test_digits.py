@@ -42,6 +42,19 @@ def test_a_second_build_writes_nothing_and_repairs_what_is_missing(root):
     assert digest(root) == before
 
 
+def test_one_photograph_gives_other_files_and_both_are_described_as_before(root, tmp_path):
+    for photo in (0, 1):
+        build_digits(tmp_path / str(photo), DigitsSpec(2, 1, seed=3, photos=(photo,)))
+    photos = [
+        [np.asarray(Image.open(p)).mean((0, 1)) for p in sorted((tmp_path / str(i)).rglob("*.jpg"))]
+        for i in (0, 1)
+    ]
+    blue = [np.mean([x[2] - x[0] for x in colors]) for colors in photos]
+    assert blue[0] > blue[1] + 5  # sky over a temple, a red flower on green
+    assert json.loads((tmp_path / "0" / "manifest.json").read_text())["spec"]["photos"] == [0]
+    assert "photos" not in json.loads((root / "manifest.json").read_text())["spec"]
+
+
 def test_a_smaller_spec_leaves_no_stale_image(tmp_path):
     build_digits(tmp_path, SPEC)
     assert build_digits(tmp_path, DigitsSpec(num_train=2, num_test=1, seed=3))

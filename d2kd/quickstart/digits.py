@@ -36,6 +36,7 @@ class DigitsSpec:
         digits_per_image: smallest and largest number of digits in an image.
         digit_size: smallest and largest side of the square scan before its ink is boxed, pixels.
         version: raised when the drawing changes, so that older files are built again.
+        photos: which of the two photographs, 0 and 1, the backgrounds are crops of.
     """
 
     num_train: int = 3000
@@ -45,6 +46,7 @@ class DigitsSpec:
     digits_per_image: Tuple[int, int] = (3, 8)
     digit_size: Tuple[int, int] = (14, 48)
     version: int = 1
+    photos: Tuple[int, ...] = (0, 1)
 
 
 def split_scans(labels: np.ndarray, seed: int) -> Dict[str, np.ndarray]:
@@ -150,6 +152,7 @@ def _draw_split(root: Path, split: str, spec: DigitsSpec) -> None:
     from sklearn.datasets import load_digits, load_sample_images
 
     digits, photos = load_digits(), load_sample_images().images
+    photos = [photos[i] for i in spec.photos]
     chosen = split_scans(digits.target, spec.seed)[split]
     scans, labels = digits.images[chosen], digits.target[chosen]
     (root / split).mkdir(parents=True, exist_ok=True)
@@ -176,7 +179,10 @@ def _manifest(root: Path, spec: DigitsSpec) -> Dict[str, Any]:
     for split in SPLITS:
         digest = hashlib.sha256((root / f"{split}.json").read_bytes()).hexdigest()
         splits[split] = {"sha256": digest, "images": len(list((root / split).glob("*.jpg")))}
-    return {"spec": json.loads(json.dumps(asdict(spec))), "splits": splits}
+    described = json.loads(json.dumps(asdict(spec)))
+    if spec.photos == DigitsSpec.photos:
+        del described["photos"]  # as in manifests from before there was a choice
+    return {"spec": described, "splits": splits}
 
 
 def build_digits(root: Union[str, Path], spec: Optional[DigitsSpec] = None) -> bool:
@@ -228,8 +234,10 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=spec.num_train, help="training images")
     parser.add_argument("--test", type=int, default=spec.num_test, help="test images")
     parser.add_argument("--seed", type=int, default=spec.seed)
+    parser.add_argument("--photo", type=int, choices=[0, 1], help="backgrounds from one photograph")
     args = parser.parse_args()
-    spec = DigitsSpec(num_train=args.train, num_test=args.test, seed=args.seed)
+    photos = spec.photos if args.photo is None else (args.photo,)
+    spec = DigitsSpec(num_train=args.train, num_test=args.test, seed=args.seed, photos=photos)
     built = build_digits(args.root, spec)
     print(f"{args.root}: {'built' if built else 'already complete, nothing to do'}")
 
