@@ -1,0 +1,110 @@
+"""Running a plan: one evaluation after another, finished ones are never run again."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from ..checks import ConfigError
+from ..config import get_d2kd_cfg
+from ..files import write_atomically
+from ..provenance import dataset_fingerprint, plain
+from ..validate import flatten
+from .cells import Cell
+from .evaluate import Results, Subject, evaluate_cell, load_subject
+from .plan import Plan
+
+_SECTIONS = ("MODEL.", "INPUT.", "TEST.")
+_FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE")
+
+
+def run_plan(plan: Plan) -> None:
+    """Run what is not finished yet and store every result.
+
+    Raises:
+        ConfigError: a config, checkpoint or data set that does not fit, or a result that was made
+            with other settings.
+    """
+    subjects = load_subjects(plan)
+    pairs = [(subject, cell) for subject in subjects for cell in plan.cells]
+    open_pairs = [pair for pair in pairs if read_result(plan, *pair) is None]
+    print(f"{len(pairs) - len(open_pairs)} of {len(pairs)} evaluations are finished", flush=True)
+    for subject, cell in open_pairs:
+        start = time.time()
+        results = evaluate_cell(plan, subject, cell)
+        seconds = round(time.time() - start, 1)
+        write_result(plan, subject, cell, {"seconds": seconds, "results": results})
+        ap = results["bbox"]["AP"]
+        print(f"{subject.name}, {cell.name}: AP {ap:.1f}, {seconds} s", flush=True)
+
+
+def load_subjects(plan: Plan) -> List[Subject]:
+    """Read the configs of all models.
+
+    Raises:
+        ConfigError: see `load_subject`, or the models are tested on different data.
+    """
+    subjects = [load_subject(plan, name) for name in plan.models]
+    tested = {x.name: x.cfg.DATASETS.TEST[0] for x in subjects}
+    if len({dataset_fingerprint(name) or name for name in tested.values()}) > 1:
+        raise ConfigError(
+            f"the models are tested on different data sets: {tested}. Name one in the plan: "
+            "dataset, and its entry in datasets if no config registers it."
+        )
+    return subjects
+
+
+def identity(plan: Plan, subject: Subject, cell: Cell) -> Dict[str, Any]:
+    """What a result depends on: weights, model, data and the cell's options."""
+    defaults = dict(flatten(get_d2kd_cfg()))
+    changed = {key: x for key, x in flatten(subject.cfg) if defaults.get(key) != x}
+    dataset = cell.options.get("dataset", subject.cfg.DATASETS.TEST[0])
+    return {
+        "weights": next(iter(subject.run["weights"].values())),
+        "config": {k: x for k, x in changed.items() if k.startswith(_SECTIONS) and k not in _FREE},
+        "dataset": {dataset: dataset_fingerprint(dataset)},
+        "images": plan.images,
+        "cell": plain(cell.options),
+    }
+
+
+def result_path(plan: Plan, model: str, cell: Cell) -> Path:
+    """The file of one result."""
+    return plan.output / model / f"{cell.name}.json"
+
+
+def write_result(plan: Plan, subject: Subject, cell: Cell, result: Dict[str, Any]) -> None:
+    """Store a result with its identity and circumstances."""
+    path = result_path(plan, subject.name, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {"identity": identity(plan, subject, cell), **plain(result), "run": subject.run}
+    text = json.dumps(data, indent=1)
+    write_atomically(path, lambda part: part.write_text(text))
+
+
+def read_result(plan: Plan, subject: Subject, cell: Cell) -> Optional[Results]:
+    """The stored result of an evaluation, None if it is not finished.
+
+    Raises:
+        ConfigError: it was made with other settings.
+    """
+    path = result_path(plan, subject.name, cell)
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text())
+    now = json.loads(json.dumps(identity(plan, subject, cell)))
+    if other := [key for key in now if data["identity"].get(key) != now[key]]:
+        raise ConfigError(
+            f"{path} was made with another {' and '.join(other)}. Remove it to evaluate again, or "
+            "give the plan another output folder."
+        )
+    return data["results"]
+
+
+def collect(plan: Plan) -> Dict[str, Dict[str, Results]]:
+    """Every finished result: model -> cell -> results."""
+    found = {}
+    for subject in load_subjects(plan):
+        results = {cell.name: read_result(plan, subject, cell) for cell in plan.cells}
+        found[subject.name] = {cell: x for cell, x in results.items() if x is not None}
+    return found

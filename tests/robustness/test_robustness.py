@@ -1,0 +1,232 @@
+"""Plans on a real tiny detector: run, killed and resumed, reported; mistakes."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from detectron2.modeling import build_model
+
+from d2kd.checks import ConfigError
+from d2kd.config import load_config
+from d2kd.robustness import collect, load_plan, run_plan, write_report
+from d2kd.robustness.summary import summarize
+from tests.conftest import ROOT
+from tests.helpers import write_config
+
+pytest.importorskip("imagecorruptions", reason="needs imagecorruptions-imaug")
+TOOL = str(ROOT / "tools" / "evaluate_robustness.py")
+ATTACKS = {"epsilons": [4], "steps": 2, "images": 3}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory, squares):
+    """A config, and two checkpoints of untrained detectors that find something."""
+    folder = tmp_path_factory.mktemp("robustness")
+    config = write_config(folder, squares, MODEL__RETINANET__SCORE_THRESH_TEST=0.0)
+    cfg = load_config(str(config), [])
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save({"model": build_model(cfg).state_dict()}, folder / f"{seed}.pth")
+    return folder, config
+
+
+def write_plan(setting, output, names=("a",), **changes):
+    folder, config = setting
+    data = {
+        "title": "Toy", "output": str(output),
+        "models": {
+            name: {"config": str(config), "options": ["MODEL.WEIGHTS", str(folder / f"{i}.pth")]}
+            for i, name in enumerate(names)
+        },
+        "corruptions": {"names": ["fog", "contrast"], "severities": [1, 5]},
+    }  # fmt: skip
+    data.update(changes)
+    path = output.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return str(path)
+
+
+def files(folder):
+    return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*.json") if p.parent != folder}
+
+
+def test_all_sections_for_two_models(setting, squares, tmp_path):
+    name = f"squares_{squares.name}"
+    twin = ["twin", str(squares / "squares.json"), str(squares)]
+    path = write_plan(
+        setting, tmp_path / "out", ("a", "b"), baseline="b", datasets=[twin], attacks=ATTACKS,
+        shift={"swapped": {"dataset": "twin", "classes": {"red": "green"}}}, images=6,
+        errors={"sizes": [16]},
+    )  # fmt: skip
+    plan = load_plan(path)
+    assert plan.output == tmp_path / "out"
+    run_plan(plan)
+    found = collect(plan)
+    cells = ["clean", "fog-1", "fog-5", "contrast-1", "contrast-5",
+             "attack-none", "fgsm-4", "projected-4", "shift-swapped"]  # fmt: skip
+    assert [list(x) for x in found.values()] == [cells, cells]
+    values = [found["a"][c]["bbox"]["AP"] for c in ("fog-1", "fog-5", "contrast-1", "contrast-5")]
+    summary = summarize(plan, found["a"])
+    assert summary["mPC"] == pytest.approx(sum(values) / 4)
+    assert summary["drop"] == pytest.approx(found["a"]["clean"]["bbox"]["AP"] - sum(values) / 4)
+    assert len({round(found[m][c]["bbox"]["AP"], 9) for m in "ab" for c in cells}) > 6
+    mapping = found["a"]["shift-swapped"]["mapping"]
+    assert mapping["ignored_detector"] == ["green"] and mapping["ignored_dataset"] == ["red"]
+    result = json.loads((tmp_path / "out" / "a" / "fog-5.json").read_text())
+    assert len(result["identity"]["weights"]) == 64 and name in result["identity"]["dataset"]
+
+    text = write_report(plan, found)
+    for title in ("Summary", "Corruptions", "AP by severity: b", "Domain shift", "Attacks",
+                  "Errors", "Groups of objects"):  # fmt: skip
+        assert f"## {title}" in text
+    assert "1 of the detector: green; 1 of the data set: red" in text
+    own = [f"(from {found[m]['clean']['bbox']['AP-red']:.1f})" for m in "ab"]
+    assert all(x in text for x in own)
+    assert (tmp_path / "out" / "report.png").read_bytes()[:4] == b"\x89PNG"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["summary"]["a"] == summary
+
+    before = files(tmp_path / "out")
+    run_plan(plan)
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("meta", ["GeneralizedRCNN", "GFL"])
+def test_other_detectors(meta, squares, tmp_path):
+    config = write_config(tmp_path / meta, squares, meta, MODEL__MASK_ON=False)
+    weights = tmp_path / "model.pth"
+    torch.manual_seed(0)
+    torch.save({"model": build_model(load_config(str(config), [])).state_dict()}, weights)
+    models = {"a": {"config": str(config), "options": ["MODEL.WEIGHTS", str(weights)]}}
+    corruptions = {"names": "fog", "severities": [3]}
+    path = write_plan((tmp_path, config), tmp_path / "out", models=models, attacks=ATTACKS,
+                      corruptions=corruptions, images=3)  # fmt: skip
+    run_plan(load_plan(path))
+    assert len(files(tmp_path / "out")) == 5
+
+
+def test_a_killed_evaluation_goes_on(setting, tmp_path):
+    corruptions = {"names": "weather", "severities": [1, 2, 3, 4, 5]}
+    path = write_plan(setting, tmp_path / "killed", corruptions=corruptions)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    registers = tmp_path / "registers.py"
+    registers.write_text("import d2kd.testing")
+    command = [sys.executable, "-W", "ignore", TOOL, path, "--import", str(registers)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
+    folder, limit = tmp_path / "killed" / "a", time.time() + 120
+    while len(list(folder.glob("*.json"))) < 4 and time.time() < limit:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = files(tmp_path / "killed")
+    assert 4 <= len(kept) < 21
+    (folder / "fog-3.json.tmp").write_text("{")  # what a kill while writing leaves
+    plan = load_plan(path)
+    partial = summarize(plan, collect(plan)["a"])
+    assert partial["mPC"] is None and "| a |" in write_report(plan, collect(plan))
+
+    run_plan(plan)
+    after = files(tmp_path / "killed")
+    assert len(after) == 21 and {k: after[k] for k in kept} == kept
+    whole = load_plan(write_plan(setting, tmp_path / "whole", corruptions=corruptions))
+    run_plan(whole)
+    assert collect(plan) == collect(whole)
+
+
+def test_a_result_of_other_weights_is_not_taken(setting, tmp_path):
+    corruptions = {"names": "fog", "severities": [1]}
+    path = write_plan(setting, tmp_path / "out", corruptions=corruptions)
+    run_plan(load_plan(path))
+    folder, config = setting
+    other = {"a": {"config": str(config), "options": ["MODEL.WEIGHTS", str(folder / "1.pth")]}}
+    plan = load_plan(write_plan(setting, tmp_path / "out", models=other, corruptions=corruptions))
+    with pytest.raises(ConfigError, match=r"clean\.json was made with another weights"):
+        run_plan(plan)
+
+
+def test_the_quick_set(setting, tmp_path):
+    plan = load_plan(write_plan(setting, tmp_path / "out", attacks=ATTACKS), quick=True)
+    assert [x.name for x in plan.cells if x.kind == "corruption"] == [
+        "gaussian_noise-3", "defocus_blur-3", "fog-3", "jpeg_compression-3"]  # fmt: skip
+    assert plan.images == 100 and plan.output == tmp_path / "out" / "quick"
+
+
+def test_the_tool(setting, tmp_path, monkeypatch, capsys):
+    path = write_plan(setting, tmp_path / "out", corruptions={"names": "fog", "severities": [2]})
+    monkeypatch.setattr(sys, "argv", [TOOL, path])
+    runpy.run_path(TOOL, run_name="__main__")
+    assert "| fog |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [TOOL, str(tmp_path / "gone.yaml")])
+    with pytest.raises(SystemExit, match="FileNotFoundError.*gone.yaml"):
+        runpy.run_path(TOOL, run_name="__main__")
+
+
+@pytest.mark.parametrize("changes, match", [
+    ({"corruption": {}}, "key: unknown 'corruption'.*Did you mean 'corruptions'"),
+    ({"corruptions": {"names": ["fogg"]}}, "names: unknown 'fogg'.*Did you mean 'fog'"),
+    ({"corruptions": {"severities": [0]}}, "severities: 0 is not one of 1 to 5"),
+    ({"corruptions": {"severities": 3}}, "severities is 3: give a list of numbers"),
+    ({"errors": {"sizes": [96, 32]}}, "the smallest first"),
+    ({"attacks": [2, 8]}, "attacks: give keys and values"),
+    ({"images": -1}, "images is -1"),
+    ({"corruptions": {"severity": [1]}}, "corruptions: unknown 'severity'"),
+    ({"attacks": {"epsilons": [0]}}, "attacks: epsilons, steps and images must be above 0"),
+    ({"shift": {"x": {"classes": {}}}}, "shift: x: give dataset"),
+    ({"models": {}}, "models: give at least one"),
+    ({"models": {"a": {"options": []}}}, "models: a: give config"),
+    ({"models": {"a/b": {"config": "x"}}}, "models: 'a/b': it names a folder"),
+    ({"baseline": "b"}, "baseline: unknown 'b'"),
+])  # fmt: skip
+def test_mistakes_in_a_plan_are_explained(setting, tmp_path, changes, match):
+    with pytest.raises(ConfigError, match=match):
+        load_plan(write_plan(setting, tmp_path / "out", **changes))
+
+
+def test_mistakes_that_show_when_models_are_read(setting, squares, tmp_path):
+    gone = {"a": {"config": "gone.yaml"}}
+    with pytest.raises(FileNotFoundError, match="models: a: 'gone.yaml' is neither a file"):
+        load_plan(write_plan(setting, tmp_path / "out", models=gone))
+    unnamed = {"a": {"config": str(setting[1])}}
+    plan = load_plan(write_plan(setting, tmp_path / "out", models=unnamed))
+    with pytest.raises(ConfigError, match="models: a: name a checkpoint"):
+        run_plan(plan)
+    shift = {"x": {"dataset": "nowhere"}}
+    with pytest.raises(ConfigError, match="no data set is named 'nowhere'"):
+        run_plan(load_plan(write_plan(setting, tmp_path / "out", shift=shift)))
+    shift = {"x": {"dataset": f"squares_{squares.name}", "classes": {"blue": "red"}}}
+    with pytest.raises(ConfigError, match="shift: x: classes, of the detector: unknown 'blue'"):
+        run_plan(load_plan(write_plan(setting, tmp_path / "out", shift=shift)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_are_tested_on_different_data(setting, squares, tmp_path):
+    folder, config = setting
+    data = json.loads((squares / "squares.json").read_text())
+    part = tmp_path / "part.json"
+    part.write_text(json.dumps({**data, "images": data["images"][:6]}))
+    weights = ["MODEL.WEIGHTS", str(folder / "0.pth")]
+    options = ["DATASETS.CUSTOM", str([["part", str(part), str(squares)]]),
+               "DATASETS.TEST", "('part',)"]  # fmt: skip
+    models = {
+        "a": {"config": str(config), "options": weights},
+        "b": {"config": str(config), "options": [*weights, *options]},
+    }
+    plan = load_plan(write_plan(setting, tmp_path / "out", models=models))
+    with pytest.raises(ConfigError, match="different data sets: .*'b': 'part'"):
+        run_plan(plan)
+
+
+def test_the_plans_of_the_repository_load(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = sorted(ROOT.glob("evaluations/*.yaml"))
+    assert found
+    for path in found:
+        assert load_plan(str(path)).cells
