@@ -55,6 +55,8 @@ setup(
         "quickstart": QUICKSTART,
         "export": EXPORT,
         "docs": DOCS,
+        # and imagecorruptions-imaug without its dependencies, for the reason above
+        "robustness": ["numba", "scikit-image"],
         "dev": [*QUICKSTART, *EXPORT, "hypothesis", "pytest", "pytest-xdist", "ruff", "pre-commit"],
     },
     classifiers=[

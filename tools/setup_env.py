@@ -51,6 +51,7 @@ def main():
             install_git(venv, args.git or GIT)
         else:
             install_wheel(venv)
+    pip(venv, "--no-deps", "-r", str(REQUIREMENTS / "no_deps.txt"))
     pip(venv, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     check_imports(venv)
     say("ready:", venv)
