@@ -35,7 +35,7 @@ $(STAMP): tools/setup_env.py setup.py $(wildcard requirements/*.txt)
 venv: $(STAMP)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile tests
 
 test-faults: $(STAMP)
 	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/test_resume.py

@@ -1,7 +1,6 @@
 """The trainer: Detectron2's DefaultTrainer with d2kd's solver, data, checkpoints and hooks."""
 
 import logging
-import os
 import re
 import weakref
 from contextlib import nullcontext
@@ -10,28 +9,29 @@ from typing import List, Optional
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 
-from .adapters import build_adapter
 from .balance import GradientBalance
 from .best import BestStudent
 from .checkpoint import SafeCheckpointer
-from .checks import RunError, class_count_key
-from .data import BadImageError, build_mapper, build_train_loader, check_datasets
+from .checks import RunError
+from .data import BadImageError, build_mapper, build_train_loader
 from .distiller import Distiller
-from .evaluation import CrowdHumanEvaluator, FastCOCOEvaluator, evaluated_class
+from .evaluation import build_evaluator
+from .evaluation.classes import check_classes
 from .guards import GradientGuard
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import Pictures
 from .progress import ProgressPrinter
 from .provenance import RunRecord
+from .ranks import make_deterministic, step_class, wrap_ddp
 from .resume import ExactResume
 from .signals import StopOnSignal
 from .solver import build_lr_scheduler, build_optimizer
@@ -65,7 +65,7 @@ class DistillationTrainer(DefaultTrainer):
         with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
             data_loader = self.build_train_loader(cfg)
             check_classes(cfg, model)
-        self._trainer = _step_class(cfg)(_wrap_ddp(model), data_loader, optimizer)
+        self._trainer = step_class(cfg)(wrap_ddp(model), data_loader, optimizer)
         amp = isinstance(self._trainer, AMPTrainer)
         self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)
         self._trainer.register_hooks([self.guard])
@@ -193,44 +193,7 @@ class DistillationTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """The evaluator of a data set, by its `evaluator_type`; results go to OUTPUT_DIR."""
-        kind = _evaluator_type(dataset_name)
-        if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
-        if kind == "crowdhuman":
-            return CrowdHumanEvaluator(dataset_name)
-        if kind != "coco":
-            raise ValueError(
-                f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: coco, "
-                "crowdhuman, pascal_voc. Override DistillationTrainer.build_evaluator for others."
-            )
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return FastCOCOEvaluator(dataset_name, output_dir=folder)
-
-
-def make_deterministic(on: bool) -> None:
-    """Let PyTorch use operators that give the same bits again; it warns where it has none.
-
-    The seed covers the rest: see `d2kd.resume` and `d2kd.data.loader`.
-    """
-    torch.use_deterministic_algorithms(on, warn_only=True)
-    if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-
-
-def check_classes(cfg: CfgNode, model: torch.nn.Module, train: bool = True) -> None:
-    """Compare the data sets' classes with the model's; see `d2kd.data.check_datasets`.
-
-    Raises:
-        ValueError: they differ, a data set is unknown or empty, or CrowdHuman's evaluator finds no
-            class "person" in a test set of several.
-    """
-    detector = model.student if isinstance(model, Distiller) else model
-    num_classes = build_adapter(detector).spec().num_classes
-    check_datasets(cfg, num_classes, class_count_key(type(detector).__name__), train)
-    for name in cfg.DATASETS.TEST:
-        if _evaluator_type(name) == "crowdhuman":
-            evaluated_class(name)
+        return build_evaluator(cfg, dataset_name)
 
 
 def _keep_last(hooks: List[HookBase], count: int) -> List[HookBase]:
@@ -239,23 +202,3 @@ def _keep_last(hooks: List[HookBase], count: int) -> List[HookBase]:
         if count > 0 and isinstance(hook, PeriodicCheckpointer):
             hook.max_to_keep = count
     return hooks
-
-
-def _wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    device = {"device_ids": None} if on_cpu else {}
-    return create_ddp_model(model, broadcast_buffers=False, **device)
-
-
-def _step_class(cfg: CfgNode) -> type:
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        logging.getLogger(__name__).warning(
-            "SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is %r, training goes on in fp32.",
-            cfg.MODEL.DEVICE,
-        )
-        return SimpleTrainer
-    return AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-
-
-def _evaluator_type(dataset_name: str) -> str:
-    return MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")

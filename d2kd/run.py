@@ -23,7 +23,8 @@ from .config import (
     without_pretrained,
 )
 from .data import register_custom_datasets
-from .engine import DistillationTrainer, check_classes
+from .engine import DistillationTrainer
+from .evaluation.classes import check_classes
 from .one_key import distil, use_data
 from .provenance import describe_run, write_results
 from .validate import check_config

@@ -1,6 +1,7 @@
 """Evaluators that Detectron2 lacks."""
 
 from .adversarial import AttackedDetector, fgsm, projected_gradient
+from .build import build_evaluator, evaluator_type
 from .coco import FastCOCOEvaluator
 from .corruptions import corrupt_image, corrupted_mapper, corruption_summary
 from .crowdhuman import CrowdHumanEvaluator, evaluated_class
@@ -21,8 +22,10 @@ __all__ = [
     "corrupt_image",
     "corrupted_mapper",
     "corruption_summary",
-    "evaluated_class",
     "fgsm",
     "map_classes",
     "projected_gradient",
+    "build_evaluator",
+    "evaluated_class",
+    "evaluator_type",
 ]
