@@ -4,13 +4,14 @@ import logging
 import tempfile
 import time
 from collections import defaultdict
-from typing import Dict, Iterator, List
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Tuple
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import nn
 
 from .adapters import DetectorAdapter
 from .checkpoint import SafeCheckpointer
@@ -21,7 +22,6 @@ from .hooks import gradient_norms
 
 STEPS = 2
 DOMINATES = 0.9  # share of the gradient norm
-VANISHES = 0.005
 
 
 def check_run(cfg: CfgNode) -> Iterator[str]:
@@ -37,27 +37,40 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
-        logging.disable(logging.INFO)
-        trainer = DistillationTrainer(cfg)
-        SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
-        logging.disable(logging.NOTSET)
+        with _quiet():
+            trainer = DistillationTrainer(cfg)
+            SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         yield from describe_model(trainer.model, cfg)
         yield (
             f"{len(trainer.data_loader.dataset.dataset):,} training images, "
             f"{cfg.SOLVER.IMS_PER_BATCH} per step, {cfg.SOLVER.MAX_ITER:,} steps"
         )
-        with EventStorage(0):
-            measured = [measure_step(trainer) for _ in range(STEPS)]
-        times, norms = measured[-1][0], measured[0][1]
-        yield "Time of the second step:\n" + table(
-            [(part, f"{1000 * x:.0f} ms") for part, x in times.items()]
-        )
-        shares = gradient_shares(norms)
-        yield "Gradient of each loss at the student's features, first step:\n" + table(
-            [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
-        )
-        found = find_problems(shares)
-        yield "\n".join(f"Problem: {x}" for x in found) if found else "No problem found."
+        yield from _describe_steps(trainer)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _describe_steps(trainer: DistillationTrainer) -> Iterator[str]:
+    stream = iter(trainer.data_loader)
+    with EventStorage(0):
+        model, optimizer = trainer.model, trainer.optimizer
+        measured = [measure_step(model, optimizer, stream) for _ in range(STEPS)]
+    times, norms = measured[-1][0], measured[0][1]
+    rows = [(part, f"{1000 * x:.0f} ms") for part, x in times.items()]
+    yield f"Time of the second step:\n{table(rows)}"
+    shares = gradient_shares(norms)
+    rows = [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
+    if rows:
+        yield f"Gradient of each loss at the student's features, first step:\n{table(rows)}"
+    found = find_problems(shares)
+    yield "\n".join(f"Problem: {x}" for x in found) if found else "No problem found."
 
 
 def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
@@ -96,13 +109,14 @@ def table(rows: List[tuple], headers: tuple = ()) -> str:
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)
 
 
-def measure_step(trainer: DistillationTrainer) -> tuple[Dict[str, float], Dict[str, float]]:
+def measure_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, stream: Iterator[List[dict]]
+) -> Tuple[Dict[str, float], Dict[str, float]]:
     """One training step, in parts: seconds of each, and the gradient norm of each loss."""
     times: Dict[str, float] = defaultdict(float)
     clock = _Clock(times)
-    batch = next(trainer._trainer._data_loader_iter)
+    batch = next(stream)
     clock("data")
-    model = trainer.model
     if isinstance(model, Distiller):
         student = model.run_student(batch)
         clock("student, forward")
@@ -115,15 +129,11 @@ def measure_step(trainer: DistillationTrainer) -> tuple[Dict[str, float], Dict[s
         losses, norms = model(batch), {}
         clock("student, forward")
     clock.restart()
-    _update(trainer, losses)
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
     clock("backward and update")
     return dict(times), norms
-
-
-def _update(trainer: DistillationTrainer, losses: Dict[str, Tensor]) -> None:
-    trainer._trainer.optimizer.zero_grad()
-    sum(losses.values()).backward()
-    trainer._trainer.optimizer.step()
 
 
 class _Clock:

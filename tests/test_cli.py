@@ -90,6 +90,8 @@ def test_check(runs, squares, tmp_path):
     done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD",
                 "DISTILL.PKD.WEIGHT", "0.0")  # fmt: skip
     assert "Problem: loss_PKD_feat has no gradient" in done.output
+    done = d2kd("check", plain)
+    assert "A plain RetinaNet" in done.output and "No problem found." in done.output
 
 
 def test_methods_and_detectors():
