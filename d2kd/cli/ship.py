@@ -26,7 +26,7 @@ def predict(
     config: str, source: Path, weights: str, output: Path, threshold: float,
     coco: Path | None, options: Tuple[str, ...],
 ) -> None:  # fmt: skip
-    r"""Detect objects in SOURCE: an image, a folder of images, or a video.
+    """Detect objects in SOURCE: an image, a folder of images, or a video.
 
     \b
     d2kd predict output/distilled photos --threshold 0.6
@@ -70,7 +70,7 @@ def predict(
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) -> None:
-    r"""Write a RetinaNet, FCOS, ATSS or GFL student as ONNX; the file needs no d2kd.
+    """Write a RetinaNet, FCOS, ATSS or GFL student as ONNX; the file needs no d2kd.
 
     \b
     d2kd export output/distilled --output student.onnx
@@ -91,7 +91,7 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
 @click.option("--images", default=4, show_default=True, help="Test images to draw detections on.")
 @debug_option
 def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
-    r"""Write a page that compares the folders of RUNS: curves, AP, speed, pictures, commands.
+    """Write a page that compares the folders of RUNS: curves, AP, speed, pictures, commands.
 
     \b
     d2kd report output/student output/distilled

@@ -19,7 +19,7 @@ from .base import SETTINGS, namespace, run_weights, with_config
 @click.option("--machine-rank", default=0, show_default=True)
 @click.option("--dist-url", default="auto", show_default=True, help="tcp://HOST:PORT of rank 0.")
 def train(config: str, options: Tuple[str, ...], output: str | None, **given: Any) -> None:
-    r"""Train a detector; with --teacher, distil it.
+    """Train a detector; with --teacher, distil it.
 
     \b
     d2kd train train/gfl_R_18_FPN_1x.yaml --data cells --output output/student
@@ -41,7 +41,7 @@ def train(config: str, options: Tuple[str, ...], output: str | None, **given: An
 def evaluate(
     config: str, options: Tuple[str, ...], weights: str, output: str | None, **given: Any
 ) -> None:
-    r"""Evaluate a checkpoint as a plain detector on DATASETS.TEST.
+    """Evaluate a checkpoint as a plain detector on DATASETS.TEST.
 
     \b
     d2kd eval output/distilled
