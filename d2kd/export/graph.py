@@ -92,13 +92,17 @@ def classwise_nms(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: flo
     """Indices that NMS within each class keeps, best first.
 
     Boxes of different classes are moved apart, as torchvision's `batched_nms` does for up to 1,000
-    boxes; its branch on their number cannot be in a graph.
+    boxes; its branch on their number cannot be in a graph. Two empty boxes, which suppress nothing
+    and come last, make it work for no box at all: torchvision tells torch.export that NMS keeps at
+    least two.
 
     Args:
         boxes: (n, 4) XYXY px.
-        scores: (n,).
+        scores: (n,) in [0, 1].
         classes: (n,) long.
         threshold: IoU above which the lower score goes.
     """
-    largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
-    return nms(boxes + (classes * (largest + 1))[:, None], scores, threshold)
+    boxes = torch.cat([boxes, boxes.new_zeros(2, 4)])
+    scores = torch.cat([scores, scores.new_full((2,), -1.0)])
+    classes = torch.cat([classes, classes.new_zeros(2)])
+    return nms(boxes + (classes * (boxes.max() + 1))[:, None], scores, threshold)[:-2]

@@ -91,6 +91,19 @@ def test_limits_are_those_asked_for(digits, tmp_path):
     assert 8 <= check_export(path, model, digits.images).detections <= 72
 
 
+def test_a_few_objects(teacher, teacher_onnx, digits):
+    exported, counts = open_exported(teacher_onnx), []
+    for rows in range(0, 80, 3):
+        image = digits.images[0].copy()
+        image[rows:] = 124
+        padded, _ = fit_image(image, exported.description)
+        counts.append(len(exported.run(padded)[1]))
+        with torch.no_grad():
+            stock = teacher([{"image": torch.from_numpy(padded[0])}])[0]["instances"]
+        assert counts[-1] == len(stock)
+    assert {0, 1} <= set(counts)
+
+
 def test_an_image_without_objects(teacher_onnx):
     boxes, scores, classes = open_exported(teacher_onnx).run(np.zeros((1, 3, 128, 128), np.float32))
     assert boxes.shape == (0, 4) and scores.shape == classes.shape == (0,)

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from d2kd.export import check_export, export_pt2, fit_image, open_exported
 from tests.conftest import ROOT
@@ -24,6 +25,25 @@ def test_every_box_coding(variant, nms, digits, tmp_path):
     found = check_export(path, model, digits.images)
     assert found.detections > 80 and found.missing == found.added == 0
     assert found.box_difference < 1e-3
+
+
+def test_few_and_no_detections(digits, tmp_path):
+    model, path = lively("GFL"), tmp_path / "model.pt2"
+    model.test_score_thresh = 0.0
+    scores = _best_scores(model, digits.images[0])
+    for wanted in (3, 2, 1, 0):
+        threshold = (scores[wanted] + scores[wanted - 1]) / 2 if wanted else 1.0
+        export_pt2(model, path, **{**SIZE, "score_threshold": threshold})
+        exported = open_exported(path)
+        image, _ = fit_image(digits.images[0], exported.description)
+        assert len(exported.run(image)[1]) == wanted
+
+
+def _best_scores(model, image):
+    options = {"size": SIZE["size"], "pad_value": model.pixel_mean.flatten().tolist()}
+    with torch.no_grad():
+        found = model([{"image": torch.from_numpy(fit_image(image, options)[0][0])}])
+    return found[0]["instances"].scores.tolist()
 
 
 RUN = """
