@@ -1,7 +1,8 @@
 """Size and latency of exported detectors beside PyTorch, on one CPU thread, with random weights.
 
-The score threshold is set so that `--candidates` scores of the image exceed it and boxes reach
-NMS, as with a trained detector. Times are medians of runs that take turns.
+The predictors are scaled so that scores scatter, and the threshold is set so that `--candidates`
+of them exceed it and boxes reach NMS, as with a trained detector. Times are medians of
+runs that take turns.
 
     python benchmarks/bm_export.py --size 640 800 configs/detectors/gfl_R_50_FPN.yaml
 """
@@ -29,17 +30,26 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @torch.no_grad()
-def threshold(model: torch.nn.Module, image: np.ndarray, candidates: int) -> float:
+def scatter(model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    """Give class logits and box predictions of the image a deviation of 1."""
+    out = AllBoxes(model, pixels.shape[2:]).predict(pixels)
+    for layer, maps in ((model.head.cls_score, out.logits), (model.head.bbox_pred, out.deltas)):
+        layer.weight.div_(torch.cat(list(maps.values()), 1).std())
+
+
+@torch.no_grad()
+def threshold(model: torch.nn.Module, pixels: torch.Tensor, candidates: int) -> float:
     """The score that so many class scores of the image exceed."""
-    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None]
-    scores = AllBoxes(model, image.shape[:2])(pixels)[1].flatten()
+    scores = AllBoxes(model, pixels.shape[2:])(pixels)[1].flatten()
     return scores.topk(candidates + 1).values[-1].item()
 
 
 def row(path: str, args: argparse.Namespace, folder: Path) -> str:
     model = build_model(load_config(path, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])).eval()
     image = np.random.default_rng(0).integers(0, 256, (*args.size, 3), np.uint8)
-    limits = {"score_threshold": threshold(model, image, args.candidates)}
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None]
+    scatter(model, pixels)
+    limits = {"score_threshold": threshold(model, pixels, args.candidates)}
     common = {"size": tuple(args.size), "input_format": "BGR", **limits}
     cells = [Path(path).stem]
     for write, name, nms in (

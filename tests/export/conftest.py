@@ -67,7 +67,9 @@ def digits(tmp_path_factory):
 def teacher():
     """The trained RetinaNet that comes with the quickstart."""
     pytest.importorskip("timm", reason="the teacher's trunk is timm's")
-    cfg = load_config(str(ROOT / "configs" / "quickstart" / "teacher.yaml"), ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(
+        str(ROOT / "configs" / "quickstart" / "teacher.yaml"), ["MODEL.DEVICE", "cpu"]
+    )
     model = build_model(cfg).eval()
     load_detector(model, str(TEACHER), "teacher")
     return model

@@ -111,10 +111,10 @@ def test_detectors_with_an_inference_of_their_own_are_refused():
     model.__class__ = Renamed
     assert same_detections(model, noise()) > 10
     model.__class__ = Averaging
-    for model in (model, detector("GeneralizedRCNN")):
+    for refused in (model, detector("GeneralizedRCNN")):
         with pytest.raises(ConfigError) as error:
-            prepare(model, Options(SIZE, "BGR"))
-        assert type(model).__name__ in str(error.value)
+            prepare(refused, Options(SIZE, "BGR"))
+        assert type(refused).__name__ in str(error.value)
         assert "RetinaNet, FCOS, ATSS and GFL can" in str(error.value)
 
 

@@ -177,7 +177,9 @@ def test_the_example_of_the_docs_needs_neither_d2kd_nor_torch(
         f"sys.argv = ['run_onnx.py', {str(teacher_onnx)!r}, {str(digits.files[0])!r}, 'x.png']; "
         f"runpy.run_path({str(ROOT / 'docs' / 'run_onnx.py')!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         image = torch.from_numpy(digits.images[0].transpose(2, 0, 1).copy()).float()
