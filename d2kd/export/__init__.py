@@ -1,0 +1,24 @@
+"""Students as ONNX files and torch.export programs that need no d2kd."""
+
+from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, check_export
+from .measure import Measurement, measure_export
+from .options import Options
+from .runner import Exported, fit_image, open_exported
+from .student import export_student
+from .write import export_onnx, export_pt2
+
+__all__ = [
+    "BOX_TOLERANCE",
+    "Comparison",
+    "Exported",
+    "Measurement",
+    "Options",
+    "SCORE_TOLERANCE",
+    "check_export",
+    "export_onnx",
+    "export_pt2",
+    "export_student",
+    "fit_image",
+    "measure_export",
+    "open_exported",
+]

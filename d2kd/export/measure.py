@@ -1,0 +1,57 @@
+"""Size and speed of an exported file."""
+
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from .check import detect, restore
+from .runner import fit_image, open_exported
+
+
+class Measurement(NamedTuple):
+    """Size of the file (1 MB is a million bytes), median time of one image in both, in ms."""
+
+    size_mb: float
+    exported_ms: float
+    torch_ms: float
+
+
+def measure_export(
+    path: str | Path, detector: nn.Module, image: np.ndarray, repeats: int = 20
+) -> Measurement:
+    """Time an exported file and the detector's own inference, on one CPU thread.
+
+    Both take turns on the image, which is resized and padded before, so that a busy machine slows
+    both alike. Without NMS in the file, the detector still has it.
+
+    Args:
+        path: a file of `export_onnx` or `export_pt2`.
+        detector: what it was made of.
+        image: (h, w, 3) uint8 in the detector's channel order.
+        repeats: timed runs of each, after two that are not.
+
+    Raises:
+        ConfigError: the file cannot be opened, or is not of such a detector.
+    """
+    exported = open_exported(path)
+    _, detector = restore(exported, detector)
+    padded, _ = fit_image(image, exported.description)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        turns = [lambda: exported.run(padded), lambda: detect(detector, padded)]
+        times = [[_seconds(turn) for turn in turns] for _ in range(repeats + 2)]
+    finally:
+        torch.set_num_threads(threads)
+    exported_ms, torch_ms = np.median(times[2:], axis=0) * 1000
+    return Measurement(Path(path).stat().st_size / 1e6, float(exported_ms), float(torch_ms))
+
+
+def _seconds(turn: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    turn()
+    return time.perf_counter() - start

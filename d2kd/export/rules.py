@@ -1,0 +1,68 @@
+"""Which inference can be exported: how each detector scores, selects and clips its boxes."""
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional, Tuple
+
+from detectron2.modeling.meta_arch import fcos
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from torch import Tensor, nn
+
+from ..checks import ConfigError
+from ..detectors.base import AnchorPointDetector
+from ..detectors.fcos import FCOS
+from ..detectors.inference import with_quality
+
+Scores = Tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a `forward_inference` does with scores and boxes.
+
+    Attributes:
+        scores: class scores (n, K) in [0, 1] and quality logits (n, 1) or None to the scores that
+            select candidates and those that they are suppressed and reported by, (n, K) each.
+        clip_first: boxes are clipped to the image before NMS, not after.
+    """
+
+    scores: Callable[[Tensor, Optional[Tensor]], Scores]
+    clip_first: bool
+
+
+def _class_alone(scores: Tensor, quality: Optional[Tensor]) -> Scores:
+    return scores, scores
+
+
+def _geometric_mean(scores: Tensor, quality: Tensor) -> Scores:
+    mean = with_quality(scores, quality).sqrt()
+    return mean, mean
+
+
+def _product(scores: Tensor, quality: Tensor) -> Scores:
+    return scores, with_quality(scores, quality)
+
+
+_FCOS = {"sqrt": Rule(_geometric_mean, False), "product": Rule(_product, True)}
+_RULES: Dict[Callable, Callable[[nn.Module], Rule]] = {
+    RetinaNet.forward_inference: lambda detector: Rule(_class_alone, False),
+    fcos.FCOS.forward_inference: lambda detector: _FCOS["sqrt"],
+    FCOS.forward_inference: lambda detector: _FCOS[detector.score],
+    AnchorPointDetector.forward_inference: lambda detector: Rule(
+        _product if detector.rescore else _class_alone, True
+    ),
+}
+
+
+def rule_of(detector: nn.Module) -> Rule:
+    """The rule of a detector's inference.
+
+    Raises:
+        ConfigError: it is another one: a two-stage detector, or a subclass with its own.
+    """
+    build = _RULES.get(getattr(type(detector), "forward_inference", None))
+    if build is None:
+        raise ConfigError(
+            f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS and GFL can, and "
+            "classes derived from them that do not override forward_inference."
+        )
+    return build(detector)

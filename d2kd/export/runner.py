@@ -1,0 +1,99 @@
+"""Running exported files, and preparing images for them."""
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, NamedTuple, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..checks import ConfigError, MissingFileError
+from .options import LIMITS, from_strings
+from .write import ENTRY, require
+
+
+class Exported(NamedTuple):
+    """An exported file, opened.
+
+    Attributes:
+        run: an image (1, 3, H, W) float32 in 0..255 to the arrays of the graph's outputs.
+        description: what `export_onnx` returned.
+    """
+
+    run: Callable[[np.ndarray], Tuple[np.ndarray, ...]]
+    description: Dict[str, Any]
+
+
+def open_exported(path: str | Path) -> Exported:
+    """Open an .onnx file with onnxruntime, or a .pt2 file with torch, for one CPU thread.
+
+    A .pt2 file can hold pickled objects, which torch.export.load runs: open your own only.
+
+    Raises:
+        ConfigError: no such file, or of another kind; a package is missing.
+    """
+    path = Path(path)
+    if path.suffix not in _OPENERS:
+        raise ConfigError(f"{path}: exported files end with .onnx or .pt2.")
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist.")
+    if path.suffix == ".onnx":
+        require("onnxruntime")
+    try:
+        return _OPENERS[path.suffix](path)
+    except Exception as error:  # onnxruntime and torch raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{path} is no file that d2kd exported: {reason}") from error
+
+
+def _open_onnx(path: Path) -> Exported:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    metadata = from_strings(session.get_modelmeta().custom_metadata_map)
+    return _described(lambda image: tuple(session.run(None, {"image": image})), metadata)
+
+
+def _open_pt2(path: Path) -> Exported:
+    extra = {ENTRY: ""}
+    module = torch.export.load(path, extra_files=extra).module()
+
+    @torch.no_grad()
+    def run(image: np.ndarray) -> Tuple[np.ndarray, ...]:
+        return tuple(x.numpy() for x in module(torch.from_numpy(image)))
+
+    return _described(run, json.loads(extra[ENTRY]))
+
+
+def _described(run: Callable, description: Dict[str, Any]) -> Exported:
+    absent = {"size", "channels", "pad_value", "classes", "nms", *LIMITS} - set(description)
+    if absent:
+        raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
+    return Exported(run, description)
+
+
+_OPENERS = {".onnx": _open_onnx, ".pt2": _open_pt2}
+
+
+def fit_image(image: np.ndarray, description: Dict[str, Any]) -> Tuple[np.ndarray, float]:
+    """Resize an image so that it fits and pad it at the right and the bottom.
+
+    Args:
+        image: (h, w, 3) uint8 in the detector's channel order.
+        description: of the exported file.
+
+    Returns:
+        Tuple: (1, 3, H, W) float32, and the factor by which detected boxes are larger than in the
+        given image.
+    """
+    height, width = description["size"]
+    scale = min(height / image.shape[0], width / image.shape[1])
+    h, w = (max(1, round(x * scale)) for x in image.shape[:2])
+    resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    padded = np.empty((1, 3, height, width), np.float32)
+    padded[:] = np.reshape(description["pad_value"], (1, 3, 1, 1))
+    padded[0, :, :h, :w] = resized.transpose(2, 0, 1)
+    return padded, scale

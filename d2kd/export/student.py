@@ -1,0 +1,101 @@
+"""Export of a trained student, from its config and checkpoint to a checked file."""
+
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Iterator, Optional, Tuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.data.transforms import ResizeShortestEdge
+
+from ..checks import ConfigError, MissingFileError
+from ..data import register_custom_datasets
+from ..predict import Predictor, class_names, read_images
+from .check import check_export
+from .measure import measure_export
+from .options import padded_size
+from .rules import rule_of
+from .write import export_onnx, export_pt2, require
+
+
+def export_student(
+    cfg: CfgNode,
+    weights: str,
+    run: Optional[Path] = None,
+    *,
+    output: Path,
+    size: Optional[Tuple[int, int]] = None,
+    no_nms: bool = False,
+    score_threshold: Optional[float] = None,
+    check_images: int = 4,
+) -> Iterator[str]:
+    """Write a student, compare the file with PyTorch, time both, and say so line by line.
+
+    Args:
+        cfg: of the student, plain or distilled.
+        weights: its checkpoint.
+        run: folder of the run, for the class names; None for those of the data set.
+        output: an .onnx or .pt2 file; its folder is made.
+        size: height and width, px, enlarged to what the detector pads to; None for that of the
+            first test image as INPUT.MIN_SIZE_TEST resizes it.
+        no_nms: write all boxes and scores.
+        score_threshold: in [0, 1]; None for the config's.
+        check_images: first images of DATASETS.TEST to compare; 0 for none.
+
+    Raises:
+        ConfigError: the config, the checkpoint, the detector or an option cannot work.
+        RunError: the file does not give the detector's detections.
+    """
+    writers = {".onnx": export_onnx, ".pt2": export_pt2}
+    if output.suffix not in writers:
+        raise ConfigError(f"--output {output}: end the name with .onnx or .pt2.")
+    require(*(("onnx", "onnxscript", "onnxruntime") if output.suffix == ".onnx" else ()))
+    count = max(check_images, size is None)
+    with suppress(*(() if count else (MissingFileError,))):
+        register_custom_datasets(cfg)
+    predictor = Predictor(cfg, weights)
+    rule_of(predictor.detector)
+    images = list(islice(_test_images(cfg), count)) if count else []
+    size = padded_size(predictor.detector, size or _resized(cfg, images[0]))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    writers[output.suffix](
+        predictor.detector,
+        output,
+        size=size,
+        input_format=predictor.format,
+        class_names=class_names(cfg, run),
+        nms=not no_nms,
+        score_threshold=score_threshold,
+    )
+    nms = "without NMS" if no_nms else "with NMS"
+    yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
+    if check_images:
+        yield from _prove(output, predictor, images[:check_images])
+
+
+def _prove(output: Path, predictor: Predictor, images: list) -> Iterator[str]:
+    found = check_export(output, predictor.detector, images)
+    yield (
+        f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, within "
+        f"{found.box_difference:.1g} px and scores within {found.score_difference:.1g}"
+    )
+    cost = measure_export(output, predictor.detector, images[0])
+    yield (
+        f"{cost.size_mb:.1f} MB; {cost.exported_ms:.1f} ms per image on one CPU thread, PyTorch "
+        f"{cost.torch_ms:.1f} ms"
+    )
+
+
+def _test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: give --size H W and --check-images 0.")
+    records = get_detection_dataset_dicts(list(cfg.DATASETS.TEST), filter_empty=False)
+    files = [Path(record["file_name"]) for record in records]
+    return (frame.image for frame in read_images(files, cfg.INPUT.FORMAT))
+
+
+def _resized(cfg: CfgNode, image: np.ndarray) -> Tuple[int, int]:
+    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return tuple(resize.get_transform(image).apply_image(image).shape[:2])

@@ -1,0 +1,57 @@
+"""Detect objects with an exported file: python run_onnx.py student.onnx photo.jpg
+
+Needs numpy, Pillow and onnxruntime, and nothing else. Prints the detections and draws them.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageDraw, ImageOps
+
+
+def load(path):
+    """The session, and the description of the file."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    return session, {key: json.loads(value) for key, value in metadata.items()}
+
+
+def prepare(image, about):
+    """A PIL image as (1, 3, H, W) float32, resized to fit and padded right and below."""
+    height, width = about["size"]
+    scale = min(height / image.height, width / image.width)
+    w, h = (max(1, round(side * scale)) for side in image.size)
+    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR), np.float32)
+    if about["channels"] == "BGR":
+        pixels = pixels[:, :, ::-1]
+    padded = np.empty((1, 3, height, width), np.float32)
+    padded[:] = np.reshape(about["pad_value"], (1, 3, 1, 1))
+    padded[0, :, :h, :w] = pixels.transpose(2, 0, 1)
+    return padded, scale
+
+
+def detect(session, about, image, threshold=0.5):
+    """Boxes (n, 4) XYXY in pixels of the image, scores (n,) and class indices (n,)."""
+    padded, scale = prepare(image, about)
+    boxes, scores, classes = session.run(["boxes", "scores", "classes"], {"image": padded})
+    keep = scores >= threshold
+    boxes = np.clip(boxes[keep] / scale, 0, (image.width, image.height) * 2)
+    return boxes, scores[keep], classes[keep]
+
+
+def main(model, photo, output="detections.png"):
+    session, about = load(model)
+    image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+    draw = ImageDraw.Draw(image)
+    for box, score, index in zip(*detect(session, about, image), strict=True):
+        name = about["classes"][index] if about["classes"] else index
+        print(f"{name} {score:.4f} " + " ".join(f"{x:.2f}" for x in box))
+        draw.rectangle(box.tolist(), outline="red", width=2)
+        draw.text((box[0] + 3, box[1] + 1), f"{name} {score:.2f}", fill="red")
+    image.save(output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

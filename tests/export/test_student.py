@@ -1,0 +1,74 @@
+"""From a config and a checkpoint to a checked file."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from d2kd.checks import ConfigError
+from d2kd.config import load_config
+from d2kd.export import export_student, open_exported
+from tests.helpers import write_config
+
+ONE_LEVEL = {
+    "MODEL__GFL__IN_FEATURES": ["p3"],
+    "MODEL__GFL__QUALITY": "DGQP",
+    "MODEL__ANCHOR_GENERATOR__SIZES": [[32]],
+    "INPUT__MIN_SIZE_TEST": 72,
+}
+
+
+@pytest.fixture(scope="module")
+def student(squares, tmp_path_factory):
+    """The config of a distilled GFLv2 and a plain checkpoint with scattered scores."""
+    folder = tmp_path_factory.mktemp("student")
+    cfg = load_config(str(write_config(folder, squares, "GFL", **ONE_LEVEL)), [])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    weights = {k: v + 0.1 * torch.randn_like(v) for k, v in model.state_dict().items()}
+    torch.save({"model": weights}, folder / "model_final.pth")
+    cfg.MODEL.META_ARCHITECTURE, cfg.DISTILL.STUDENT = "Distiller", "GFL"
+    return cfg, str(folder / "model_final.pth")
+
+
+def test_a_student_is_written_checked_and_timed(student, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"exporting needs {package}")
+    output = tmp_path / "new" / "student.onnx"
+    wrote, checked, cost = export_student(*student, output=output, check_images=3)
+    assert wrote == f"wrote {output}: GFL with NMS, 96x96 px"
+    assert checked.startswith("checked on 3 images: the same ") and " 0 boxes" not in checked
+    assert " ms per image on one CPU thread" in cost
+    about = open_exported(output).description
+    assert about["classes"] == ["red", "green"] and about["size"] == [96, 96]
+
+
+def test_without_nms_at_a_size_and_without_check(student, tmp_path):
+    output = tmp_path / "student.pt2"
+    options = {"size": (60, 100), "no_nms": True, "check_images": 0}
+    lines = list(export_student(*student, output=output, **options))
+    assert lines == [f"wrote {output}: GFL without NMS, 64x128 px"]
+    assert open_exported(output).description["nms"] is False
+
+
+def test_a_threshold_that_nothing_reaches_says_so(student, tmp_path):
+    from d2kd.checks import RunError
+
+    options = {"output": tmp_path / "student.pt2", "score_threshold": 1.0}
+    with pytest.raises(RunError, match="nothing was compared"):
+        list(export_student(*student, **options))
+
+
+def test_what_cannot_be_exported_is_said_first(student, squares, tmp_path):
+    cfg, weights = student
+    with pytest.raises(ConfigError, match="end the name with .onnx or .pt2"):
+        list(export_student(cfg, weights, output=tmp_path / "student.pth"))
+    empty = cfg.clone()
+    empty.DATASETS.TEST = ()
+    with pytest.raises(ConfigError, match="DATASETS.TEST is empty"):
+        list(export_student(empty, weights, output=tmp_path / "student.pt2"))
+    cfg = load_config(str(write_config(tmp_path / "rcnn", squares, "GeneralizedRCNN")), [])
+    path = tmp_path / "rcnn.pth"
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+    with pytest.raises(ConfigError, match="GeneralizedRCNN cannot be exported"):
+        list(export_student(cfg, str(path), output=tmp_path / "student.pt2"))
+    assert not list(tmp_path.glob("student.*"))
