@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.d2kd-stamp
 CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
 
-.PHONY: help venv test test-faults quickstart quickstart-teacher lint clean FORCE
+.PHONY: help venv test test-faults quickstart quickstart-teacher lint docs clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test                run the tests'
 	@echo 'make test-faults         kills, broken files and configs, in full (half an hour)'
 	@echo 'make lint                check style and formatting'
+	@echo 'make docs                build the documentation into docs/_build/html'
 	@echo 'make venv                only set up $(VENV)'
 	@echo 'make clean               remove caches and build folders ($(VENV) and output/ stay)'
 	@echo
@@ -50,6 +51,11 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+docs: $(STAMP)
+	$(RUN) -m pip install --disable-pip-version-check -q -r requirements/docs.txt
+	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache
 	find d2kd tests tools datasets -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ README = ROOT / "README.md"
 
 QUICKSTART = ["timm>=1.0.31", "scikit-learn"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
-DOCS = ["sphinx", "myst-parser", "furo"]
+DOCS = ["sphinx", "myst-parser", "furo", "latex2mathml"]
 
 setup(
     name="d2kd",

@@ -1,0 +1,121 @@
+"""Links, files, and the pages of the methods."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+import setuptools
+
+from d2kd.heads import DISTILLATION_HEAD_REGISTRY, head_defaults
+from tests.conftest import ROOT
+from tests.docs.pages import anchors, fences, pages, prose, section, table
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+OWN = {n: h for n, h in DISTILLATION_HEAD_REGISTRY if h.__module__.startswith("d2kd.")}
+METHODS = {name: f"docs/methods/{name.lower()}.md" for name in OWN}
+NUMBER = re.compile(r"\d+\.\d+")
+FILE = re.compile(r"\b(?:configs|docs|datasets|benchmarks|tools|studies|tests|d2kd)/[\w./-]+\.\w+")
+YOURS = ("datasets/cells", "datasets/digits", "configs/mine", "tools/train_net")
+
+
+@pytest.mark.parametrize("name", pages())
+def test_relative_links_and_their_anchors_exist(name):
+    for target in LINK.findall(prose(pages()[name])):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+@pytest.mark.parametrize("name", pages())
+def test_files_that_a_page_names_exist(name):
+    for file in FILE.findall(pages()[name]):
+        assert file.startswith(YOURS) or (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("name", pages())
+def test_extras_that_a_page_names_exist(name, monkeypatch):
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **kwargs: found.update(kwargs))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
+    named = set(re.findall(r"\.\[([a-z]+)\]", pages()[name]))
+    assert named <= set(found["extras_require"])
+
+
+def test_every_method_has_a_page_and_every_page_a_method():
+    index = pages()["docs/methods/index.md"]
+    found = {str(p.relative_to(ROOT)) for p in (ROOT / "docs" / "methods").glob("*.md")}
+    assert found - {"docs/methods/index.md"} == set(METHODS.values())
+    for name, path in METHODS.items():
+        assert f"[{name}]({path.rpartition('/')[2]})" in index
+        assert pages()[path].startswith(f"# {name}\n")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_keys_of_a_method_are_those_of_the_code(name):
+    head = OWN[name]
+    options = {"WEIGHT": head.default_weight, "TEACHER": 0}
+    options |= {key.upper(): value for key, value in head_defaults(head).items()}
+    expected = {f"`DISTILL.{name}.{key}`": f"`{value!r}`" for key, value in options.items()}
+    rows = list(table(pages()[METHODS[name]], "| key | default | meaning |"))
+    assert {key: default for key, default, _ in rows} == expected
+    assert all(meaning for _, _, meaning in rows)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_detectors_of_a_method_are_those_of_the_readme(name):
+    """The README's table is what tests/test_docs.py builds."""
+    row = rf"^\| {name} \|(?: (?:yes|-) \|){{8}}$"
+    readme = re.findall(row, pages()["README.md"], re.MULTILINE)
+    assert len(readme) == 1 and readme == re.findall(row, pages()[METHODS[name]], re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_measured_numbers_stand_where_they_were_measured(name):
+    sources = [x for x in pages() if re.fullmatch(r"README.md|docs/\w+.md|benchmarks/\w+.md", x)]
+    known = {number for x in sources for number in NUMBER.findall(pages()[x])}
+    text = pages()[METHODS[name]]
+    assert set(NUMBER.findall(section(text, "Measured here"))) <= known
+    for title in ("Formula", "Published", "What differs from the paper", "Recipes"):
+        assert section(text, title).strip(), title
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_recipes_of_a_method_use_it(name):
+    found = re.findall(r"\(\.\./\.\./(configs/\S+)\)", section(pages()[METHODS[name]], "Recipes"))
+    assert found
+    for path in found:
+        assert f'"{name}"' in (ROOT / path).read_text(), path
+
+
+def test_the_recipes_of_the_guide_are_the_files_that_are_tested():
+    code = fences(pages()["docs/guide/extending.md"], "python")
+    assert (ROOT / "docs" / "my_method.py").read_text() in code
+    assert (ROOT / "docs" / "my_detector.py").read_text().endswith("\n\n" + code[1])
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    code = "".join(p.read_text() for p in (ROOT / "d2kd").rglob("*.py"))
+    rows = list(table(pages()["docs/guide/troubleshooting.md"], "| message | what to type |"))
+    assert rows
+    for message, _ in rows:
+        assert " ".join(message.strip("`").split()[:3]) in code, message
+
+
+def test_sphinx_builds_the_pages_without_a_warning(tmp_path):
+    for package in ("sphinx", "myst_parser", "furo", "latex2mathml"):
+        pytest.importorskip(package, reason="pip install -r requirements/docs.txt")
+    command = [sys.executable, "-W", "ignore", "-m", "sphinx", "-W", "--keep-going", "-q"]
+    result = subprocess.run(
+        [*command, "-d", tmp_path / "cache", ROOT / "docs", tmp_path / "html"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "html" / "methods" / "pkd.html").read_text()
+    assert "<mfrac>" in page and "DISTILL.PKD.WEIGHT" in page
+    assert "DetectorOutput" in (tmp_path / "html" / "api" / "adapters.html").read_text()
