@@ -1,6 +1,7 @@
 """What a config builds, what a step of it costs, and what is wrong with it, before training."""
 
 import logging
+import math
 import tempfile
 import time
 from collections import defaultdict
@@ -153,9 +154,9 @@ class _Clock:
 
 
 def gradient_shares(norms: Dict[str, float]) -> Dict[str, float]:
-    """Each loss's part of the sum of the norms, 0 to 1."""
-    total = sum(norms.values())
-    return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}
+    """Each loss's part of the sum of the finite norms, 0 to 1; NaN for those that are not."""
+    total = sum(norm for norm in norms.values() if math.isfinite(norm)) or 1.0
+    return {name: norm / total if math.isfinite(norm) else math.nan for name, norm in norms.items()}
 
 
 def find_problems(shares: Dict[str, float]) -> List[str]:
@@ -164,7 +165,9 @@ def find_problems(shares: Dict[str, float]) -> List[str]:
     for name, share in shares.items():
         head = name.split("_")[1]
         key = f"DISTILL.{head}.WEIGHT"
-        if share == 0:
+        if math.isnan(share):
+            problems.append(f"{name} has a NaN or infinite gradient: check weights and images.")
+        elif share == 0:
             problems.append(f"{name} has no gradient: it teaches the student nothing.")
         elif name.count("_") > 1 and share > DOMINATES:
             problems.append(f"{name} has {share:.0%} of the gradient: lower {key}.")

@@ -1,5 +1,6 @@
 """Detections on images, folders and videos: drawn, and as COCO json."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -21,6 +22,7 @@ from .build import student_config
 from .checkpoint import load_detector
 from .checks import ConfigError, MissingFileError
 from .config import without_pretrained
+from .data import dataset_num_classes, register_custom_datasets
 from .data.yolo import SUFFIXES
 
 VIDEOS = {".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm"}
@@ -76,6 +78,9 @@ def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:
     if record is not None and record.is_file():
         return json.loads(record.read_text(encoding="utf-8")).get("classes") or []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        with contextlib.suppress(ConfigError, KeyError):  # data that is not on this machine
+            register_custom_datasets(cfg)
+            dataset_num_classes(name)
         if MetadataCatalog.get(name).get("thing_classes"):
             return list(MetadataCatalog.get(name).thing_classes)
     return []

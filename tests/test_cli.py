@@ -1,6 +1,7 @@
 """The command d2kd on real runs: one key, repeating, checking, predicting, converting."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from d2kd.checkup import find_problems, gradient_shares
 from d2kd.config import get_d2kd_cfg
+from d2kd.predict import class_names
 from tests.helpers import d2kd, detector, write_config
 
 
@@ -159,12 +162,32 @@ def test_data(runs, tmp_path):
     assert done.exit_code == 0 and "No problem found." in done.output, done.output
 
 
+def test_gradients_that_are_not_finite_are_a_problem():
+    shares = gradient_shares({"loss_cls": 1.0, "loss_PKD_feat": 3.0, "loss_BCKD_cls": math.nan})
+    assert shares["loss_cls"] == 0.25
+    (problem,) = find_problems(shares)
+    assert problem.startswith("loss_BCKD_cls has a NaN or infinite gradient")
+
+
+def test_class_names_of_a_config_without_a_run(runs, squares, tmp_path):
+    """From its data set, if that is here."""
+    cfg = get_d2kd_cfg()
+    cfg.merge_from_file(str(write_config(tmp_path, squares)))
+    names = class_names(cfg)
+    assert len(names) == 2
+    assert names == json.loads((runs / "student" / "run.json").read_text())["classes"]
+    cfg.DATASETS.CUSTOM, cfg.DATASETS.TRAIN = [["gone", "gone.json", "gone"]], ("gone",)
+    cfg.DATASETS.TEST = ()
+    assert class_names(cfg) == []
+
+
 def test_every_command_has_help():
     for command in ("train", "eval", "predict", "check", "methods", "detectors", "data", "convert",
                     "export", "report", "convert voc", "convert yolo", "convert mmdet",
                     "convert weights"):  # fmt: skip
         done = d2kd(*command.split(), "--help")
         assert done.exit_code == 0 and "Usage: d2kd" in done.output, command
+        assert "\\b" not in done.output
 
 
 def test_run_as_a_module():

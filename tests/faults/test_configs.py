@@ -71,6 +71,12 @@ def train(path, options):
     assert trainer.iter == trainer.max_iter
 
 
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path, monkeypatch):
+    """Mutated folders are made here."""
+    monkeypatch.chdir(tmp_path)
+
+
 @settings(max_examples=MUTATIONS, deadline=None, derandomize=True, database=None,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(data=st.data(), meta=st.sampled_from(list(DETECTORS)))
