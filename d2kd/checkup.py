@@ -90,7 +90,7 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
         reads = ", ".join(sorted(head.requires))
         rows.append((name, model.weights[name], model.teacher_of[name], reads,
                      f"{parameters(head):.2f}", text))  # fmt: skip
-    yield table(rows, ("method", "weight", "teacher", "reads", "M parameters", "options"))
+    yield table(rows, ("method", "weight", "teacher", "reads", "M parameters", "options"), 60)
 
 
 def _row(adapter: DetectorAdapter) -> List[str]:
@@ -104,9 +104,9 @@ def parameters(module: nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-def table(rows: List[tuple], headers: tuple = ()) -> str:
-    """Rows as text, in columns."""
-    widths = [None] * (len(rows[0]) - 1) + [60] if rows and len(rows[0]) > 4 else None
+def table(rows: List[tuple], headers: tuple = (), widest: int | None = None) -> str:
+    """Rows as text, in columns; the last one is wrapped at `widest` characters."""
+    widths = [None] * (len(rows[0]) - 1) + [widest] if rows and widest else None
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)
 
 
