@@ -1,17 +1,25 @@
 #!/usr/bin/env python
 """Run a matrix of methods and seeds from one yaml, and report it.
 
-    python tools/study.py configs/study/digits/study.yaml --jobs 2
+    python tools/study.py studies/digits/responses.yaml --jobs 2
 
 Every training is a process of its own. Killed and started again, a study goes on with what is not
 finished. report.md, report.json and report.png are written into its folder at the end, and with
---report at any time.
+--report at any time. With `robustness` in the yaml, every finished run is then evaluated on
+corrupted images, other data sets and attacks, too.
 """
 
 import argparse
 import sys
 
-from d2kd.study import collect, load_study, run_study, write_report
+from d2kd.study import (
+    collect,
+    collect_robustness,
+    load_study,
+    run_robustness,
+    run_study,
+    write_report,
+)
 
 
 def main() -> None:
@@ -26,7 +34,10 @@ def main() -> None:
     try:
         study = load_study(args.study)
         failed = [] if args.report else run_study(study, args.jobs)
-        print(write_report(study, collect(study)))
+        if study.robustness and not args.report:
+            run_robustness(study)
+        more = collect_robustness(study) if study.robustness else {}
+        print(write_report(study, collect(study), more))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if failed:

@@ -23,8 +23,8 @@ from ..data import (
 )
 from ..data.catalog import require_registered
 from ..data.mapper import Mapper
-from ..engine import check_classes
 from ..evaluation.adversarial import Attack, AttackedDetector
+from ..evaluation.classes import check_classes
 from ..evaluation.corruptions import corrupted_mapper
 from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, map_classes
 from ..evaluation.groups import ErrorEvaluator

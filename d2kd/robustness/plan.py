@@ -70,6 +70,15 @@ def load_plan(path: str, quick: bool = False) -> Plan:
         data = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid yaml: {error}") from error
+    return build_plan(data, path, quick)
+
+
+def build_plan(data: Any, path: str, quick: bool = False) -> Plan:
+    """A plan from what its yaml holds; `path` is what errors name. See `load_plan`.
+
+    Raises:
+        ConfigError: the message says which key is wrong.
+    """
     _check(path, data)
     if quick:
         data = _reduced(data)

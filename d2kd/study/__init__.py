@@ -2,6 +2,17 @@
 
 from .plan import Run, Study, load_study
 from .report import summarize, write_report
+from .robustness import collect_robustness, run_robustness
 from .run import collect, run_study
 
-__all__ = ["Run", "Study", "collect", "load_study", "run_study", "summarize", "write_report"]
+__all__ = [
+    "Run",
+    "Study",
+    "collect",
+    "collect_robustness",
+    "load_study",
+    "run_robustness",
+    "run_study",
+    "summarize",
+    "write_report",
+]

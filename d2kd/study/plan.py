@@ -6,7 +6,7 @@ from typing import Any, Dict, List
 
 import yaml
 
-_KEYS = {"title", "output", "baseline", "metric", "seeds", "options", "rows"}
+_KEYS = {"title", "output", "baseline", "metric", "seeds", "options", "rows", "robustness"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Study:
         metric: a key of metrics.json, such as "bbox/AP".
         seeds: SEED of each run of a row.
         rows: row -> its runs.
+        robustness: sections of a robustness plan that every finished run gets; {} for none.
         text: the yaml it was read from.
     """
 
@@ -39,6 +40,7 @@ class Study:
     metric: str
     seeds: List[int]
     rows: Dict[str, List[Run]]
+    robustness: Dict[str, Any]
     text: str
 
     @property
@@ -51,7 +53,8 @@ def load_study(path: str) -> Study:
     """Read a study.
 
     The yaml has `title`, `output`, `seeds`, `rows` (row -> {config, options}) and, if wanted,
-    `baseline` (the first row), `metric` (bbox/AP) and `options` (KEY VALUE pairs for all rows).
+    `baseline` (the first row), `metric` (bbox/AP), `options` (KEY VALUE pairs for all rows) and
+    `robustness` (corruptions, shift, attacks, errors, datasets, images; see docs/robustness.md).
 
     Raises:
         FileNotFoundError: no such file, or a row's config does not exist.
@@ -81,6 +84,7 @@ def load_study(path: str) -> Study:
         metric=data.get("metric", "bbox/AP"),
         seeds=list(data["seeds"]),
         rows=plan,
+        robustness=data.get("robustness") or {},
         text=text,
     )
 

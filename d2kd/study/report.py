@@ -37,23 +37,41 @@ def _moments(values: List[float]) -> Dict[str, float]:
     return {"mean": mean, "sd": sd, "se": sd / math.sqrt(max(len(values), 1))}
 
 
-def write_report(study: Study, values: Values) -> str:
-    """Write report.md, report.json and report.png into the study's folder; returns the markdown."""
-    summary = summarize(values, study.baseline)
-    text = "\n".join(_markdown(study, values, summary)) + "\n"
+def write_report(study: Study, values: Values, more: Dict[str, Values] | None = None) -> str:
+    """Write report.md, report.json and report.png into the study's folder.
+
+    Args:
+        study: what was run.
+        values: its metric: row -> seed -> value.
+        more: other measures, by name, such as those of `collect_robustness`.
+
+    Returns:
+        str: the markdown.
+    """
+    measures = {study.metric: values, **(more or {})}
+    summaries = {name: summarize(v, study.baseline) for name, v in measures.items()}
+    summary = summaries[study.metric]
+    lines = [f"# {study.title}"]
+    for name, found in measures.items():
+        lines += ["", *_markdown(study, name, found, summaries[name])]
+    text = "\n".join(lines) + "\n"
     study.output.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"study": study.text, "values": values, "summary": summary}, indent=1)
+    data = {"study": study.text, "values": values, "summary": summary}
+    if more:
+        data["more"] = {name: {"values": more[name], "summary": summaries[name]} for name in more}
+    data = json.dumps(data, indent=1)
     for name, content in (("report.json", data), ("report.md", text)):
         write_atomically(study.output / name, lambda path, c=content: path.write_text(c))
     _plot(study, summary)
     return text
 
 
-def _markdown(study: Study, values: Values, summary: Dict[str, Dict[str, float]]) -> List[str]:
+def _markdown(
+    study: Study, metric: str, values: Values, summary: Dict[str, Dict[str, float]]
+) -> List[str]:
     seeds = "".join(f" seed {seed} |" for seed in study.seeds)
     lines = [
-        f"# {study.title}", "",
-        f"`{study.metric}`; mean, sample standard deviation (sd), standard error (se); difference "
+        f"`{metric}`; mean, sample standard deviation (sd), standard error (se); difference "
         f"to *{study.baseline}* with the same seed, mean and standard error.", "",
         f"| |{seeds} mean | sd | se | difference | se |", "|---" * (len(study.seeds) + 6) + "|",
     ]  # fmt: skip

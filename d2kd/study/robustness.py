@@ -1,0 +1,58 @@
+"""Robustness of the runs of a study, by row and seed."""
+
+import math
+from typing import Dict
+
+from ..robustness.plan import Plan, build_plan
+from ..robustness.run import collect, run_plan
+from ..robustness.summary import ap_of, cells_of, summarize
+from .plan import Study
+from .report import Values
+from .run import read_result
+
+
+def plans_of(study: Study) -> Dict[int, Plan]:
+    """One plan for each seed: the rows whose training is finished.
+
+    Raises:
+        ConfigError: the study's `robustness` is wrong; the message says which key.
+    """
+    plans = {}
+    for index, seed in enumerate(study.seeds):
+        done = [runs[index] for runs in study.rows.values() if read_result(runs[index]) is not None]
+        models = {
+            run.row: {
+                "config": str(run.folder / "config.yaml"),
+                "options": ["MODEL.WEIGHTS", str(run.folder / "model_final.pth")],
+            }
+            for run in done
+        }
+        if models:
+            output = str(study.output / "robustness" / f"seed_{seed}")
+            data = {"output": output, "models": models, **study.robustness}
+            plans[seed] = build_plan(data, f"robustness of {study.title}")
+    return plans
+
+
+def run_robustness(study: Study) -> None:
+    """Evaluate what is not evaluated yet, one run after another."""
+    for plan in plans_of(study).values():
+        run_plan(plan)
+
+
+def collect_robustness(study: Study) -> Dict[str, Values]:
+    """Every measure that is finished: name -> row -> seed -> value.
+
+    mPC, rPC and drop of the corruptions, AP on other data sets, and AP under each attack.
+    """
+    found: Dict[str, Values] = {}
+    for seed, plan in plans_of(study).items():
+        for row, results in collect(plan).items():
+            measures = {k: v for k, v in summarize(plan, results).items() if k != "clean"}
+            cells = [*cells_of(plan, "shift"), *cells_of(plan, "attack")]
+            measures.update({f"AP, {cell.name}": ap_of(results, cell.name) for cell in cells})
+            for name, value in measures.items():
+                by_row = found.setdefault(name, {r: {} for r in study.rows})
+                if value is not None and not math.isnan(value):
+                    by_row[row][seed] = value
+    return {name: values for name, values in found.items() if any(values.values())}

@@ -1,0 +1,76 @@
+"""A study whose finished runs are evaluated on corrupted images and another data set."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from d2kd.checks import ConfigError
+from d2kd.study import collect, collect_robustness, load_study, run_robustness, write_report
+from tests.helpers import detector, write_config
+
+pytest.importorskip("imagecorruptions")
+
+
+@pytest.fixture
+def study(tmp_path, squares, monkeypatch):
+    """Two rows and two seeds, one run of which is not finished; real configs and weights."""
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path / "c", squares, DATASETS__TRAIN=())
+    data = {
+        "title": "Toy", "output": "out", "seeds": [1, 2],
+        "rows": {"plain": {"config": str(config)}, "distilled": {"config": str(config)}},
+        "robustness": {
+            "corruptions": {"names": ["contrast"], "severities": [1, 5]},
+            "shift": {"same": {"dataset": f"squares_{squares.name}"}},
+            "attacks": {"epsilons": [4], "steps": 2, "images": 2},
+        },
+    }  # fmt: skip
+    Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    study = load_study("study.yaml")
+    for number, run in enumerate(study.runs[:3]):
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.yaml").write_bytes(config.read_bytes())
+        state = detector(seed=number, MODEL__RETINANET__NUM_CLASSES=2).state_dict()
+        torch.save({"model": state}, run.folder / "model_final.pth")
+        result = {"command": run.command, "bbox/AP": float(number)}
+        (run.folder / "result.json").write_text(json.dumps(result))
+    return study
+
+
+def test_measures_by_row_and_seed(study):
+    assert collect_robustness(study) == {}
+    run_robustness(study)
+    files = {str(x.relative_to("out/robustness")): x.read_bytes()
+             for x in Path("out/robustness").rglob("*.json")}  # fmt: skip
+    assert {name.split("/")[0] for name in files} == {"seed_1", "seed_2"}
+    assert "seed_2/distilled/clean.json" not in files
+    found = collect_robustness(study)
+    assert set(found) >= {"mPC", "drop", "AP, shift-same", "AP, fgsm-4", "AP, projected-4"}
+    assert set(found["mPC"]["plain"]) == {1, 2} and set(found["mPC"]["distilled"]) == {1}
+    aps = [json.loads(files[f"seed_1/plain/contrast-{n}.json"])["results"]["bbox"]["AP"] or 0
+           for n in (1, 5)]  # fmt: skip
+    assert found["mPC"]["plain"][1] == pytest.approx(sum(aps) / 2)
+    clean = json.loads(files["seed_1/plain/clean.json"])["results"]["bbox"]["AP"]
+    assert found["AP, shift-same"]["plain"][1] == pytest.approx(clean)
+    run_robustness(study)  # nothing is run again
+    assert {str(x.relative_to("out/robustness")): x.read_bytes()
+            for x in Path("out/robustness").rglob("*.json")} == files  # fmt: skip
+
+
+def test_the_report_has_a_table_for_each(study):
+    run_robustness(study)
+    text = write_report(study, collect(study), collect_robustness(study))
+    for name in ("bbox/AP", "mPC", "AP, shift-same"):
+        assert f"`{name}`; mean, sample standard deviation" in text
+    assert set(json.loads(Path("out/report.json").read_text())["more"]) >= {"mPC", "drop"}
+
+
+def test_a_wrong_section_is_named(study):
+    data = yaml.safe_load(Path("study.yaml").read_text())
+    data["robustness"] = {"corruption": {}}
+    Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    with pytest.raises(ConfigError, match="robustness of Toy: key.*'corruption'.*corruptions"):
+        run_robustness(load_study("study.yaml"))
