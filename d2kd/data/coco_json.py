@@ -1,14 +1,23 @@
-"""Writing COCO's json format, and the sizes of image files."""
+"""COCO's json format, written and read, and the sizes of image files."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..checks import ConfigError, MissingFileError
+from ..files import write_atomically
+
 EXIF_ORIENTATION = 0x0112  # 5 to 8: width and height change places when the image is read
+_NEEDED: dict[str, dict[str, Any]] = {
+    "images": {"id": (str, Real), "file_name": str},
+    "categories": {"id": Real, "name": (str, Real)},
+    "annotations": {"image_id": (str, Real), "category_id": Real},
+}
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -17,7 +26,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else image.size
-    except OSError as e:
+    except Exception as e:  # decoders fail in many ways
         raise ValueError(f"{path}: not an image: {e}") from e
 
 
@@ -26,13 +35,15 @@ def write_coco(path: Path, images: Sequence[dict[str, Any]], classes: Sequence[s
 
     Args:
         path: the file.
-        images: dicts of file_name, width, height and boxes: (class, x, y, width, height) in px.
+        images: dicts of file_name, width, height and boxes: (class, x, y, width, height) in px;
+            maybe polygons: for each box a list of x, y, x, y ... in px, empty if it has none.
         classes: names in the order of their ids, from 1.
     """
-    path.write_text(json.dumps(to_coco(images, list(classes))) + "\n", encoding="utf-8")
+    text = json.dumps(to_coco(images, list(classes))) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def to_coco(images: list[dict[str, Any]], classes: list[str]) -> dict[str, Any]:
+def to_coco(images: Sequence[dict[str, Any]], classes: list[str]) -> dict[str, Any]:
     """Number images, objects and classes from 1, in their order, into COCO's json format."""
     coco = {
         "info": {"description": "converted by d2kd"},
@@ -42,14 +53,55 @@ def to_coco(images: list[dict[str, Any]], classes: list[str]) -> dict[str, Any]:
         "annotations": [],
     }
     for image_id, image in enumerate(images, 1):
-        boxes = image["boxes"]
-        coco["images"].append({"id": image_id, **{k: v for k, v in image.items() if k != "boxes"}})
-        for name, *box in boxes:
+        stated = {k: v for k, v in image.items() if k not in ("boxes", "polygons")}
+        coco["images"].append({"id": image_id, **stated})
+        polygons = image.get("polygons") or [[]] * len(image["boxes"])
+        for (name, *box), polygon in zip(image["boxes"], polygons, strict=True):
             annotation = {"id": len(coco["annotations"]) + 1, "image_id": image_id}
             annotation |= {"category_id": classes.index(name) + 1, "bbox": box}
             annotation |= {"area": box[2] * box[3], "iscrowd": 0}
+            if polygon:
+                annotation |= {"area": polygon_area(polygon), "segmentation": [polygon]}
             coco["annotations"].append(annotation)
     return coco
+
+
+def polygon_area(polygon: Sequence[float]) -> float:
+    """Area of a polygon x, y, x, y ... in px^2 (shoelace formula)."""
+    xs, ys = polygon[::2], polygon[1::2]
+    return abs(sum(xs[i] * ys[i - 1] - xs[i - 1] * ys[i] for i in range(len(xs)))) / 2
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """Read a json file with images, categories and maybe annotations; each has its ids.
+
+    Raises:
+        ConfigError: it is not in COCO's format; the message says what is wrong, in one line.
+    """
+    try:
+        coco = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, str(error)) from None
+    if not isinstance(coco, dict):
+        raise _malformed(path, "it holds no images and categories")
+    coco = {"annotations": [], **coco}
+    for key, needed in _NEEDED.items():
+        entries = coco.get(key)
+        if not isinstance(entries, list) or not (entries or key == "annotations"):
+            raise _malformed(path, f"it has no list of {key}")
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise _malformed(path, f"{key}[{index}] is no dictionary")
+            for name, kind in needed.items():
+                if not isinstance(entry.get(name), kind):
+                    raise _malformed(path, f"{key}[{index}] has the {name} {entry.get(name)!r}")
+    return coco
+
+
+def _malformed(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path} is not in COCO's json format: {reason[:200]}")
 
 
 def summary(path: Path) -> tuple[int, dict[str, int]]:

@@ -40,7 +40,8 @@ def voc_to_coco(
     splits = splits or [split for split in SPLITS if (folder / f"{split}.txt").is_file()]
     if not splits:
         raise FileNotFoundError(
-            f"{folder} holds none of train.txt, val.txt, test.txt: is this a VOC folder?"
+            f"{folder} holds none of train.txt, val.txt, test.txt: is this a VOC folder? "
+            "The lists have one ID per line."
         )
     files = {path.stem: path for path in sorted((root / "JPEGImages").glob("*.*"))}
     images = {split: read_split(root, split, files) for split in splits}
@@ -63,7 +64,7 @@ def read_split(root: Path, split: str, files: dict[str, Path]) -> list[dict[str,
     for line in (root / "ImageSets" / "Main" / f"{split}.txt").read_text("utf-8").splitlines():
         if not line.strip():
             continue
-        name = line.split()[0]
+        name = line.strip() if line.strip() in files else line.split()[0]
         if name not in files:
             raise FileNotFoundError(f"{split}.txt names {name}, which {root / 'JPEGImages'} lacks")
         width, height = image_size(files[name])
