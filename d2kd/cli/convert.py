@@ -80,7 +80,6 @@ def yolo(data_yaml: Path, output: Path) -> None:
     """Convert a data set in YOLO's layout; images stay where they are."""
     from ..data.yolo import image_root, yolo_to_coco
 
-    data_yaml = data_yaml / "data.yaml" if data_yaml.is_dir() else data_yaml
     _write(yolo_to_coco(data_yaml, output), output, image_root(data_yaml))
 
 
