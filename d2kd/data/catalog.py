@@ -160,8 +160,8 @@ def _check_types(name: str, key: str, records: list[dict[str, Any]]) -> None:
     for record in records:
         size = record.get("width", 1), record.get("height", 1)
         found = record.get("annotations", [])
-        wrong = [f"bbox {a['bbox']!r}" for a in found if not _is_box(a["bbox"], a["bbox_mode"])]
-        if not _are_numbers(size) or not min(size) > 0:
+        wrong = [f"bbox {a['bbox']!r}" for a in found if not is_box(a["bbox"], a["bbox_mode"])]
+        if not are_numbers(size) or not min(size) > 0:
             wrong.append(f"width and height {size!r}")
         if wrong:
             raise ConfigError(
@@ -170,10 +170,12 @@ def _check_types(name: str, key: str, records: list[dict[str, Any]]) -> None:
             )
 
 
-def _is_box(box: Any, mode: BoxMode) -> bool:
+def is_box(box: Any, mode: BoxMode) -> bool:
+    """Whether a box has as many numbers as its mode needs; NaN is a number."""
     length = 5 if mode == BoxMode.XYWHA_ABS else 4
-    return isinstance(box, Sequence | np.ndarray) and len(box) == length and _are_numbers(box)
+    return isinstance(box, Sequence | np.ndarray) and len(box) == length and are_numbers(box)
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
+def are_numbers(values: Sequence[Any]) -> bool:
+    """Whether all values are numbers below 1e15 in magnitude, or NaN."""
     return all(isinstance(x, Real) and (abs(x) < 1e15 or x != x) for x in values)

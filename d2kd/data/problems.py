@@ -1,20 +1,17 @@
 """What is wrong with a data set in COCO's json format, as a list to read."""
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import filecmp
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
-import numpy as np
-
-from ..checks import ConfigError
-from .boxes import TOLERANCE
-from .coco_json import image_size
+from .annotation_problems import annotation_problems
+from .coco_json import read_coco
 from .folder import Split
-
-_SHOWN = 3
+from .image_problems import image_problems
+from .listing import listed
 
 
 def find_problems(split: Split, read_images: bool = True) -> list[str]:
@@ -22,7 +19,8 @@ def find_problems(split: Split, read_images: bool = True) -> list[str]:
 
     Args:
         split: see `read_dataset_folder`.
-        read_images: also open each image's header, and compare its size with the json file's.
+        read_images: also decode each image, and compare its size with the json file's; without,
+            only missing files are found.
 
     Returns:
         One line for each kind of problem, with its count and the first examples.
@@ -30,30 +28,37 @@ def find_problems(split: Split, read_images: bool = True) -> list[str]:
     Raises:
         ConfigError: the json file does not have COCO's structure.
     """
-    try:
-        coco = json.loads(split.json.read_text(encoding="utf-8"))
-        images, annotations = coco["images"], coco.get("annotations", [])
-        problems = _image_problems(split, images, read_images)
-        return problems + _annotation_problems(coco["categories"], images, annotations)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ConfigError(
-            f"{split.json} is not in COCO's json format: {type(error).__name__}: {error}"
-        ) from None
+    coco = read_coco(split.json)
+    problems = image_problems(split.images, coco["images"], read_images)
+    return problems + annotation_problems(coco)
 
 
 def compare_splits(splits: dict[str, Split]) -> list[str]:
-    """Classes that are in another order, or differ, and images that are in two splits."""
-    problems, names = [], {}
-    first = next(iter(splits))
-    for name, split in splits.items():
-        images = json.loads(split.json.read_text(encoding="utf-8"))["images"]
-        names[name] = {str((split.images / str(x["file_name"])).resolve()) for x in images}
-        if split.classes != splits[first].classes:
-            problems.append(f"the classes of {name} {split.classes} are not those of {first} "
-                            f"{splits[first].classes}, in order")  # fmt: skip
-    for a, b in ((a, b) for a in names for b in names if a < b):
-        shared = sorted(names[a] & names[b])
-        problems += _report(shared, f"images are in {a} and in {b}")
+    """List what splits do not share, or should not share.
+
+    Classes that differ or are in another order; classes that have objects in another split and
+    none in train; images that are in two splits, also as copies under the same file name.
+
+    Raises:
+        ConfigError: a json file does not have COCO's structure.
+    """
+    if not splits:
+        return []
+    cocos = {name: read_coco(split.json) for name, split in splits.items()}
+    first, *others = splits
+    problems = [
+        f"the classes of {name} {splits[name].classes} are not those of {first} "
+        f"{splits[first].classes}, in order"
+        for name in others
+        if splits[name].classes != splits[first].classes
+    ]
+    used = {name: _classes_with_objects(coco) for name, coco in cocos.items()}
+    for name in (name for name in others if first == "train"):
+        unseen = sorted(used[name] - used["train"])
+        problems += listed(unseen, f"classes have objects in {name} and none in train")
+    paths = {name: _image_paths(splits[name], coco) for name, coco in cocos.items()}
+    for a, b in combinations(splits, 2):
+        problems += listed(_shared(paths[a], paths[b]), f"images are in {a} and in {b}")
     return problems
 
 
@@ -69,81 +74,35 @@ def compare_classes(ours: Sequence[str], teachers: int | Sequence[str]) -> list[
         return []
     pairs = [f"{i}: {a!r} and {b!r}" for i, (a, b) in enumerate(zip(ours, teachers, strict=True))
              if a != b]  # fmt: skip
-    return _report(pairs, "classes differ from the teacher's")
+    return listed(pairs, "classes differ from the teacher's")
 
 
-def _report(found: Iterable[Any], what: str) -> list[str]:
-    found = list(found)
-    if not found:
-        return []
-    shown = ", ".join(map(str, found[:_SHOWN]))
-    more = ", ..." if len(found) > _SHOWN else ""
-    return [f"{len(found):,} {what}: {shown}{more}"]
+def _classes_with_objects(coco: dict[str, Any]) -> set[str]:
+    names = {x["id"]: str(x["name"]) for x in coco["categories"]}
+    return {names[a["category_id"]] for a in coco["annotations"] if a["category_id"] in names}
 
 
-def _twice(values: Iterable[Any]) -> list[Any]:
-    return [value for value, count in Counter(values).items() if count > 1]
+def _image_paths(split: Split, coco: dict[str, Any]) -> list[str]:
+    return [os.path.normpath(split.images / x["file_name"]) for x in coco["images"]]
 
 
-def _image_problems(split: Split, images: list[dict], read_images: bool) -> list[str]:
-    problems = _report(_twice(x["id"] for x in images), "image ids are used more than once")
-    problems += _report(_twice(x["file_name"] for x in images), "files are listed more than once")
-    check: Callable[[dict], str] = _image_problem if read_images else _missing
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda x: (check(split.images, x), x["file_name"]), images))
-    for kind in ("do not exist", "cannot be read", "have another size than stated"):
-        problems += _report((name for state, name in found if state == kind), f"images {kind}")
-    return problems
+def _shared(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """Paths of `theirs` that are, or equal byte by byte, one of the same name in `ours`."""
+    alike = defaultdict(list)
+    for path in ours:
+        alike[_name_and_size(path)].append(path)
+    return [
+        path
+        for path in theirs
+        if any(_is_copy(other, path) for other in alike.get(_name_and_size(path), []))
+    ]
 
 
-def _missing(folder: Path, image: dict) -> str:
-    return "" if (folder / image["file_name"]).is_file() else "do not exist"
+def _name_and_size(path: str) -> tuple[str, int]:
+    return os.path.basename(path), os.path.getsize(path) if os.path.isfile(path) else -1
 
 
-def _image_problem(folder: Path, image: dict) -> str:
-    path = folder / image["file_name"]
-    if not path.is_file():
-        return "do not exist"
-    try:
-        size = image_size(path)
-    except ValueError:
-        return "cannot be read"
-    stated = image.get("width"), image.get("height")
-    return "" if stated == size else "have another size than stated"
-
-
-def _annotation_problems(
-    categories: list[dict], images: list[dict], annotations: list[dict]
-) -> list[str]:
-    sizes = {x["id"]: (x.get("width", np.inf), x.get("height", np.inf)) for x in images}
-    names = {x["id"]: x["name"] for x in categories}
-    problems = _report(_twice(a.get("id") for a in annotations), "annotation ids are used twice")
-    problems += _report(_twice(names.values()), "class names are used twice")
-    lost = [a.get("id") for a in annotations if a["image_id"] not in sizes]
-    problems += _report(lost, "annotations are of images that are not listed, ids")
-    lost = [a.get("id") for a in annotations if a["category_id"] not in names]
-    problems += _report(lost, "annotations are of classes that are not listed, ids")
-    kept = [a for a in annotations if a["image_id"] in sizes]
-    used = {a["category_id"] for a in kept}
-    problems += _report((n for i, n in names.items() if i not in used), "classes have no object")
-    with_objects = {a["image_id"] for a in kept}
-    empty = [x["file_name"] for x in images if x["id"] not in with_objects]
-    if kept:
-        problems += _report(empty, "images have no object, and training leaves them out")
-    return problems + _box_problems(kept, sizes)
-
-
-def _box_problems(annotations: list[dict], sizes: dict[Any, tuple]) -> list[str]:
-    ids = np.array([str(a.get("id")) for a in annotations])
-    boxes = np.array([a["bbox"] for a in annotations], dtype=float).reshape(-1, 4)
-    limits = np.array([sizes[a["image_id"]] for a in annotations], dtype=float).reshape(-1, 2)
-    finite = np.isfinite(boxes).all(1)
-    flat = finite & (boxes[:, 2:] <= 0).any(1)
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-    outside = ((corners[:, :2] < -TOLERANCE) | (corners[:, 2:] > limits + TOLERANCE)).any(1)
-    kinds = {
-        "boxes have NaN or infinite values, ids": ~finite,
-        "boxes have no width or height, ids": flat,
-        "boxes reach outside of their image and will be clipped, ids": finite & ~flat & outside,
-    }
-    return [line for what, mask in kinds.items() for line in _report(ids[mask].tolist(), what)]
+def _is_copy(ours: str, theirs: str) -> bool:
+    if ours == theirs or not os.path.isfile(ours):
+        return ours == theirs
+    return os.path.samefile(ours, theirs) or filecmp.cmp(ours, theirs, shallow=False)
