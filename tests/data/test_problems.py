@@ -33,6 +33,7 @@ def problems_of(tmp_path, change, read_images=True):
 
 PROBLEMS = {
     "1 images do not exist: a.png": lambda c, at: (at / "a.png").unlink(),
+    "1 images do not exist: a b": lambda c, at: c["images"][0].update(file_name="a\nb"),
     "1 images cannot be read or are cut off: b.png": lambda c, at: (at / "b.png").write_bytes(b"x"),
     "1 images have another size than stated: a.png": lambda c, at: c["images"][0].update(width=41),
     "1 boxes have no width or height, ids: 2": lambda c, at: c["annotations"][1].update(
@@ -84,6 +85,13 @@ PROBLEMS = {
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_problem(tmp_path, problem):
     assert problem in problems_of(tmp_path, PROBLEMS[problem])
+
+
+def test_boxes_are_in_one_line_each(tmp_path):
+    found = problems_of(
+        tmp_path, lambda c, at: c["annotations"][0].update(bbox=[-9, 1, 5, 5]), read_images=False
+    )
+    assert found == ["1 boxes lie outside of their image and will be dropped, ids: 1"]
 
 
 def test_no_problem(tmp_path):
