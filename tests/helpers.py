@@ -7,6 +7,7 @@ from typing import Sequence
 
 import torch
 from click.testing import CliRunner
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
@@ -85,9 +86,19 @@ def make_identity(head):
 
 
 def d2kd(*arguments):
-    """The command line in this process: a result with exit_code and output."""
-    with warnings.catch_warnings():
-        return CliRunner().invoke(main, [str(x) for x in arguments], prog_name="d2kd")
+    """The command line in this process: a result with exit_code and output.
+
+    Data sets that it registers are forgotten, as at the end of a process.
+    """
+    catalogs = DatasetCatalog, MetadataCatalog
+    before = [set(catalog) for catalog in catalogs]
+    try:
+        with warnings.catch_warnings():
+            return CliRunner().invoke(main, [str(x) for x in arguments], prog_name="d2kd")
+    finally:
+        for catalog, names in zip(catalogs, before, strict=True):
+            for name in set(catalog) - names:
+                catalog.remove(name)
 
 
 def clone(module):
