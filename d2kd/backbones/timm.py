@@ -3,13 +3,14 @@
 import difflib
 import math
 from types import ModuleType
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from ..checks import ConfigError
 from .extractor import drop_unused, load_weights, modules_up_to
 from .fpn import Pyramid, build_pyramid
 
@@ -44,6 +45,20 @@ def _check_name(timm: ModuleType, name: str) -> None:
     nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
     hint = f"Nearest: {', '.join(nearest)}." if nearest else "See timm.list_models()."
     raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm does not have. {hint}")
+
+
+def _create(timm: ModuleType, name: str, pretrained: bool, options: Dict[str, Any]) -> nn.Module:
+    """The model; weights that cannot be downloaded are an error that names the key."""
+    try:
+        return timm.create_model(name, pretrained, **options)
+    except OSError as error:
+        if not pretrained:
+            raise
+        raise ConfigError(
+            f"MODEL.TIMM.PRETRAINED: the weights of {name} cannot be downloaded "
+            f"({type(error).__name__}). Connect to the internet, or give a file of them in "
+            "MODEL.TIMM.CHECKPOINT, or train from scratch with MODEL.TIMM.PRETRAINED False."
+        ) from error
 
 
 def _stages(strides: Sequence[int]) -> Dict[str, int]:
@@ -98,7 +113,7 @@ class TimmBackbone(Backbone):
         _check_stages(name, stages, out_features, freeze_at)
         indices = tuple(stages[feature] for feature in out_features)
         options.update(out_indices=indices, in_chans=in_channels)
-        self.body = timm.create_model(name, pretrained and not checkpoint, **options)
+        self.body = _create(timm, name, pretrained and not checkpoint, options)
         info = self.body.feature_info
         self._out_features: List[str] = list(out_features)
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))

@@ -10,6 +10,7 @@ from detectron2.modeling import build_backbone
 from safetensors.torch import save_file
 
 from d2kd.backbones import TimmBackbone, build_timm_fpn_backbone
+from d2kd.checks import ConfigError
 from d2kd.config import get_d2kd_cfg
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -196,3 +197,17 @@ def test_missing_timm_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"needs timm: pip install d2kd\[timm\]"):
         build_backbone(config())
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch):
+    """A hub that does not answer."""
+    create = timm.create_model
+
+    def fail(name, pretrained=False, **options):
+        if pretrained:
+            raise FileNotFoundError("an error happened while trying to locate the file on the Hub")
+        return create(name, pretrained, **options)
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ConfigError, match="MODEL.TIMM.PRETRAINED: the weights of resnet18 cannot"):
+        TimmBackbone("resnet18", ["c3"], pretrained=True)
