@@ -160,6 +160,12 @@ def test_data(runs, tmp_path):
     finally:
         (tmp_path / "val.json").rename(runs / "cells" / "val.json")
     assert done.exit_code == 0 and "No problem found." in done.output, done.output
+    shutil.copytree(runs / "teacher", tmp_path / "teacher")
+    record = json.loads((tmp_path / "teacher" / "run.json").read_text())
+    record["classes"].reverse()
+    (tmp_path / "teacher" / "run.json").write_text(json.dumps(record))
+    done = d2kd("data", runs / "cells", "--teacher", tmp_path / "teacher")
+    assert "2 classes differ from the teacher's: 0:" in done.output and done.exit_code == 1
 
 
 def test_gradients_that_are_not_finite_are_a_problem():

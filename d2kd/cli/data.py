@@ -40,12 +40,12 @@ def _print(problems: list[str]) -> int:
     return len(problems)
 
 
-def _classes_of(config: str) -> int:
+def _classes_of(config: str) -> int | list[str]:
+    """A teacher's class names, if it is a run's folder that tells them, or else their number."""
     from ..adapters import build_adapter
-    from ..build import student_config
-    from ..config import load_config, without_pretrained
+    from ..config import load_config
+    from ..predict import build_student, class_names
 
-    cfg = without_pretrained(student_config(load_config(config, ["MODEL.DEVICE", "cpu"])))
-    from detectron2.modeling import build_model
-
-    return build_adapter(build_model(cfg)).spec().num_classes
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
+    names = class_names(cfg, Path(config)) if Path(config, "run.json").is_file() else []
+    return names or build_adapter(build_student(cfg)).spec().num_classes
