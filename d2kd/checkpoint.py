@@ -61,9 +61,18 @@ class SafeCheckpointer(DetectionCheckpointer):
 
         Raises:
             ValueError: it is not the pinned file, is damaged, or holds more than arrays.
+            MissingFileError: there is no such file.
         """
         path, self._pin = split_pin(path or "")
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except AssertionError as error:
+            if "not found" not in str(error):
+                raise
+            raise MissingFileError(
+                f"the checkpoint {path!r} does not exist. It is named by MODEL.WEIGHTS, or in a "
+                "resumed run by OUTPUT_DIR/last_checkpoint."
+            ) from None
 
     def _load_file(self, filename: str) -> Dict[str, Any]:
         check_pin(filename, self._pin)

@@ -114,6 +114,9 @@ def _check_known(value: Any, known: Tuple[Any, ...], key: str) -> None:
 
 def _check_lengths(values: Dict[str, Any]) -> None:
     """Lists whose lengths are fixed, or depend on each other."""
+    for key in ("MODEL.PIXEL_MEAN", "DISTILL.SCHEDULE"):
+        if not values[key] or not all(map(is_number, values[key])):
+            raise ConfigError(f"{key} is {values[key]!r}: it must be a list of numbers.")
     fixed = {"INPUT.CROP.SIZE": 2, "DISTILL.SCHEDULE": 2}
     if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range":
         fixed["INPUT.MIN_SIZE_TRAIN"] = 2
@@ -123,9 +126,6 @@ def _check_lengths(values: Dict[str, Any]) -> None:
     for key, length in fixed.items():
         if len(values[key]) != length:
             raise ConfigError(f"{key} is {values[key]!r}: it must have {length} entries.")
-    for key in ("MODEL.PIXEL_MEAN", "DISTILL.SCHEDULE"):
-        if not values[key] or not all(map(is_number, values[key])):
-            raise ConfigError(f"{key} is {values[key]!r}: it must be a list of numbers.")
     for entry in values["TEST.EXPECTED_RESULTS"]:
         if not isinstance(entry, (list, tuple)) or len(entry) != 5:
             raise ConfigError(

@@ -88,6 +88,10 @@ MISTAKES = {
         "train {plain} --data {at}/lost", "names the image 'no/.*which is in none of"),
     "a tab in yaml": ("train {at}/tab.yaml", "tab.yaml is not valid yaml.*line 2"),
     "yaml that can run code": ("train {at}/tag.yaml", "holds a yaml tag that can run code"),
+    "weights that do not exist": (
+        "train {plain} MODEL.WEIGHTS {at}/x.pth", "x.pth' does not exist. It is named by MODEL"),
+    "weights to evaluate that do not exist": (
+        "eval {plain} --weights {at}/x.pth", "x.pth' does not exist. It is named by MODEL.WEIGHTS"),
     "no checkpoint to evaluate": ("eval {plain}", "has no checkpoint: add --weights FILE"),
     "a picture that is none": (
         "predict {teacher} {at}/photo.txt --weights {at}/teacher.pth",
