@@ -5,7 +5,7 @@ import re
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import List, Optional
+from typing import ContextManager, List, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -132,6 +132,15 @@ class DistillationTrainer(DefaultTrainer):
         with torch.jit.optimized_execution(next(self.model.parameters()).is_cuda):
             return super().train()
 
+    def after_step(self) -> None:
+        """The hooks' turn; see `naming_keys` for what fails in the first steps."""
+        with self._naming_keys():
+            super().after_step()
+
+    def _naming_keys(self) -> ContextManager:
+        first = self.iter - self.start_iter < 2
+        return naming_keys(self.cfg, "any section") if first else nullcontext()
+
     def run_step(self) -> None:
         """One stock step; what stops it is named.
 
@@ -141,9 +150,8 @@ class DistillationTrainer(DefaultTrainer):
             BadImageError: with the name of the image.
             RunError: a data-loader worker died.
         """
-        first = self.iter - self.start_iter < 2
         try:
-            with naming_keys(self.cfg, "any section") if first else nullcontext():
+            with self._naming_keys():
                 super().run_step()
         except FloatingPointError as error:
             bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
