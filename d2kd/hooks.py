@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from .adapters import DetectorOutput
+from .checks import ConfigError
 from .teacher import Teacher
 
 
@@ -107,7 +108,16 @@ class TeacherCheck(HookBase):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Read DISTILL.TEACHER.CHECK_IMAGES and CHECK_MIN_AP; data is DATASETS.TEST[0]."""
+        """Read DISTILL.TEACHER.CHECK_IMAGES and CHECK_MIN_AP; data is DATASETS.TEST[0].
+
+        Raises:
+            ConfigError: DATASETS.TEST is empty.
+        """
+        if not cfg.DATASETS.TEST:
+            raise ConfigError(
+                "DISTILL.TEACHER.CHECK_IMAGES evaluates teachers on images of DATASETS.TEST, which "
+                "is empty: name a data set there, or set it to 0."
+            )
         self.cfg = cfg
 
     def before_train(self) -> None:

@@ -120,12 +120,10 @@ def _check_lengths(values: Dict[str, Any]) -> None:
     fixed = {"INPUT.CROP.SIZE": 2, "DISTILL.SCHEDULE": 2}
     if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range":
         fixed["INPUT.MIN_SIZE_TRAIN"] = 2
-    fixed["MODEL.PIXEL_STD"] = len(values["MODEL.PIXEL_MEAN"])
-    for section in ("MODEL.RETINANET", "MODEL.RPN", "MODEL.ROI_HEADS"):
-        fixed[f"{section}.IOU_LABELS"] = len(values[f"{section}.IOU_THRESHOLDS"]) + 1
     for key, length in fixed.items():
         if len(values[key]) != length:
             raise ConfigError(f"{key} is {values[key]!r}: it must have {length} entries.")
+    _check_pairs(values)
     for entry in values["TEST.EXPECTED_RESULTS"]:
         if not isinstance(entry, (list, tuple)) or len(entry) != 5:
             raise ConfigError(
@@ -134,6 +132,20 @@ def _check_lengths(values: Dict[str, Any]) -> None:
             )
     if not values["INPUT.MIN_SIZE_TRAIN"]:
         raise ConfigError("INPUT.MIN_SIZE_TRAIN is empty: give at least one size in px.")
+
+
+def _check_pairs(values: Dict[str, Any]) -> None:
+    """Lists that must be as long as another one, or one longer."""
+    pairs = [("MODEL.PIXEL_STD", "MODEL.PIXEL_MEAN", 0)]
+    for section in ("MODEL.RETINANET", "MODEL.RPN", "MODEL.ROI_HEADS"):
+        pairs.append((f"{section}.IOU_LABELS", f"{section}.IOU_THRESHOLDS", 1))
+    for key, other, more in pairs:
+        length = len(values[other]) + more
+        if len(values[key]) != length:
+            raise ConfigError(
+                f"{key} is {values[key]!r}: it must have {length} entries, since {other} is "
+                f"{values[other]!r}."
+            )
 
 
 def _check_solver(values: Dict[str, Any]) -> None:
