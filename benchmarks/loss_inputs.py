@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from d2kd import DetectorOutput, DetectorSpec, build_adapter
-from d2kd.adapters.base import MaskOutput, RoIOutput
+from d2kd.adapters.output import MaskOutput, RoIOutput
 from d2kd.detectors.assigner import atss_assign
 from d2kd.labels import positives_per_batch
 from d2kd.testing import tiny_cfg

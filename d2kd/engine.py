@@ -1,7 +1,6 @@
 """The trainer: Detectron2's DefaultTrainer with d2kd's solver, data, checkpoints and hooks."""
 
 import logging
-import re
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,11 +20,11 @@ from detectron2.utils.logger import setup_logger
 from .balance import GradientBalance
 from .best import BestStudent
 from .checkpoint import SafeCheckpointer
-from .checks import RunError
-from .data import BadImageError, build_mapper, build_train_loader
+from .data import build_mapper, build_train_loader
 from .distiller import Distiller
 from .evaluation import build_evaluator
 from .evaluation.classes import check_classes
+from .failures import explained_failures
 from .guards import GradientGuard
 from .hooks import DistillationSchedule, GradientShare, TeacherCheck
 from .pictures import Pictures
@@ -34,7 +33,7 @@ from .provenance import RunRecord
 from .ranks import make_deterministic, step_class, wrap_ddp
 from .resume import ExactResume
 from .signals import StopOnSignal
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, scale_learning_rate
 from .validate import check_config, naming_keys
 from .watch import LossWatch
 
@@ -61,6 +60,8 @@ class DistillationTrainer(DefaultTrainer):
             model = self.build_model(cfg)
         with naming_keys(cfg, "SOLVER"):
             optimizer = self.build_optimizer(cfg, model)
+            if isinstance(model, Distiller):
+                scale_learning_rate(optimizer, model.heads.parameters(), cfg.DISTILL.LR_FACTOR)
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
             data_loader = self.build_train_loader(cfg)
@@ -142,35 +143,9 @@ class DistillationTrainer(DefaultTrainer):
         return naming_keys(self.cfg, "any section") if first else nullcontext()
 
     def run_step(self) -> None:
-        """One stock step; what stops it is named.
-
-        Raises:
-            FloatingPointError: with the names of the losses and the last good checkpoint, or of the
-                parameters; see `GradientGuard`.
-            BadImageError: with the name of the image.
-            RunError: a data-loader worker died.
-        """
-        try:
-            with self._naming_keys():
-                super().run_step()
-        except FloatingPointError as error:
-            bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
-            raise FloatingPointError(
-                f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {self.iter}; "
-                f"the last checkpoint is {self._last_checkpoint()}. Lower SOLVER.BASE_LR, set "
-                "SOLVER.CLIP_GRADIENTS.ENABLED True, or lower that loss's weight in DISTILL."
-            ) from error
-        except BadImageError as error:  # from a worker it comes with a traceback in its text
-            raise BadImageError(str(error).rpartition("BadImageError: ")[2].strip()) from error
-        except (RuntimeError, EOFError, ConnectionError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            reason = str(error).split("\n")[0].strip() or "its pipe is closed."
-            raise RunError(
-                f"A DataLoader worker has died: {reason} It may have run out of memory or shared "
-                "memory: lower DATALOADER.NUM_WORKERS, and go on with --resume from "
-                f"{self._last_checkpoint()}."
-            ) from error
+        """One stock step; what stops it is named, see `explained_failures` and `GradientGuard`."""
+        with explained_failures(self.iter, self._last_checkpoint), self._naming_keys():
+            super().run_step()
         self.guard.check()
 
     def _last_checkpoint(self) -> str:

@@ -1,5 +1,7 @@
 """AdamW and the one-cycle schedule beside Detectron2's own optimizers and schedules."""
 
+from typing import Iterable
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, get_default_optimizer_params
@@ -68,6 +70,25 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     adamw = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
     return maybe_add_gradient_clipping(cfg, adamw)
+
+
+def scale_learning_rate(
+    optimizer: torch.optim.Optimizer, params: Iterable[nn.Parameter], factor: float
+) -> None:
+    """Multiply the learning rate of some parameters, which get groups of their own, in place.
+
+    Args:
+        optimizer: before a scheduler is built for it.
+        params: the parameters; those that the optimizer does not have are ignored.
+        factor: above 0; 1 leaves the groups as they are.
+    """
+    chosen = {id(p) for p in params}
+    for group in list(optimizer.param_groups) if factor != 1 else []:
+        scaled = [p for p in group["params"] if id(p) in chosen]
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+        if scaled:
+            optimizer.add_param_group({**group, "params": scaled, "lr": group["lr"] * factor})
+    optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
 
 
 def _without_foreach_on_cpu(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

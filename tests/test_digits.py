@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as rle
 
 from d2kd.quickstart.digits import DigitsSpec, build_digits, split_scans
 
@@ -82,3 +83,23 @@ def test_train_and_test_share_no_scan():
     assert not set(splits["train"]) & set(splits["test"])
     assert sorted(np.concatenate(list(splits.values()))) == list(range(1797))
     assert len(splits["test"]) == 360
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_masks_fill_their_boxes_and_lie_on_ink(root, split):
+    data = json.loads((root / f"{split}.json").read_text())
+    for digit in data["annotations"]:
+        mask = rle.decode(digit["segmentation"])
+        assert mask.shape == (128, 128)
+        rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
+        x, y, w, h = digit["bbox"]
+        assert (columns[0], rows[0]) == (x, y)
+        assert (columns[-1] + 1 - x, rows[-1] + 1 - y) == (w, h)
+        assert 0.1 * digit["area"] < mask.sum() < digit["area"]
+
+
+def test_detectron2_reads_the_masks(root):
+    from detectron2.data.datasets import load_coco_json
+
+    records = load_coco_json(str(root / "train.json"), str(root / "train"))
+    assert all("segmentation" in digit for x in records for digit in x["annotations"])

@@ -8,7 +8,7 @@ from detectron2.solver.build import build_optimizer as build_stock_optimizer
 from torch import nn
 
 from d2kd.config import get_d2kd_cfg
-from d2kd.solver import build_lr_scheduler, build_optimizer
+from d2kd.solver import build_lr_scheduler, build_optimizer, scale_learning_rate
 
 
 def config(**solver):
@@ -163,3 +163,26 @@ def test_full_model_clipping_clips_the_gradient_of_all_parameters_together(name)
         plain.step()
     for a, b in zip(mine.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_scaled_parameters_get_their_own_rate_and_keep_the_rest(name):
+    model = network()
+    optimizer = build_optimizer(config(OPTIMIZER=name, WEIGHT_DECAY_NORM=0.02), model)
+    before = settings(optimizer, model)
+    other = nn.Linear(1, 1)
+    scale_learning_rate(optimizer, [*model[1].parameters(), model[2].weight, other.weight], 0.1)
+    rates = settings(optimizer, model)
+    for key, (rate, decay) in before.items():
+        factor = 0.1 if key in ("1.weight", "1.bias", "2.weight") else 1.0
+        assert rates[key] == (pytest.approx(rate * factor), decay)
+    assert all(group["params"] for group in optimizer.param_groups)
+    step(model, optimizer)
+
+
+def test_a_factor_of_one_changes_no_group():
+    model = network()
+    optimizer = build_optimizer(config(), model)
+    groups = [list(map(id, group["params"])) for group in optimizer.param_groups]
+    scale_learning_rate(optimizer, model.parameters(), 1.0)
+    assert [list(map(id, group["params"])) for group in optimizer.param_groups] == groups

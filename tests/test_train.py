@@ -109,6 +109,18 @@ def test_resume_continues_with_projections(tmp_path, squares, teacher):
                            before["distillation"]["PKD.project.8.weight"])  # fmt: skip
 
 
+def test_lr_factor_is_of_the_projections_alone(tmp_path, squares, teacher):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, str(write_config(tmp_path, squares)), "")
+    cfg.merge_from_list([str(x) for x in distilled(teacher, "DISTILL.LR_FACTOR", 0.25)])
+    trainer = DistillationTrainer(cfg)
+    projections = {id(p) for p in trainer.distiller.heads.parameters()}
+    rates = {id(p): g["lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+    student = {rate for p, rate in rates.items() if p not in projections}
+    assert projections and projections < set(rates) and len(student) == 1
+    assert {rates[p] for p in projections} == {0.25 * student.pop()}
+
+
 def test_nan_names_the_loss_and_leaves_the_checkpoint(tmp_path, squares, teacher):
     path = write_config(tmp_path, squares)
     with pytest.raises(

@@ -1,18 +1,16 @@
 """Adapters: what a stock detector computes in a training step, as named fields."""
 
 from .anchor_point import AnchorPointDetectorAdapter
-from .base import (
-    DETECTOR_ADAPTER_REGISTRY,
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, build_adapter
+from .dense import DenseDetectorAdapter
+from .output import (
     STUDENT_ONLY,
     DenseMaps,
-    DetectorAdapter,
     DetectorOutput,
     DetectorSpec,
     MaskOutput,
     RoIOutput,
-    build_adapter,
 )
-from .dense import DenseDetectorAdapter
 from .rcnn import GeneralizedRCNNAdapter
 
 __all__ = [

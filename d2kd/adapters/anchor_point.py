@@ -8,8 +8,9 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor
 
 from ..detectors.base import AnchorPointDetector
-from .base import DETECTOR_ADAPTER_REGISTRY, DetectorOutput, DetectorSpec
+from .base import DETECTOR_ADAPTER_REGISTRY
 from .dense import DenseDetectorAdapter
+from .output import DetectorOutput, DetectorSpec
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()

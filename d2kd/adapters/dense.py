@@ -10,14 +10,8 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..detectors.head import AnchorPointHead
-from .base import (
-    DETECTOR_ADAPTER_REGISTRY,
-    DetectorAdapter,
-    DetectorOutput,
-    DetectorSpec,
-    _refuse_overrides,
-    valid_cells,
-)
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, refuse_overrides, valid_cells
+from .output import DetectorOutput, DetectorSpec
 
 _TAPS = frozenset({"cls_taps", "reg_taps"})
 _HEADS = (RetinaNetHead.forward, FCOSHead.forward, AnchorPointHead.forward)
@@ -197,7 +191,7 @@ def run_head_with_taps(
     Raises:
         TypeError: the head overrides forward.
     """
-    _refuse_overrides(head, _HEADS, "run_head_with_taps")
+    refuse_overrides(head, _HEADS, "run_head_with_taps")
     levels, cls_taps, reg_taps = [], [], []
     for level, x in enumerate(features):
         cls_x, cls_tap = run_tower(head.cls_subnet, x)

@@ -9,13 +9,8 @@ from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import ImageList, Instances
 
-from .base import (
-    DETECTOR_ADAPTER_REGISTRY,
-    DenseMaps,
-    DetectorAdapter,
-    DetectorOutput,
-    DetectorSpec,
-)
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
+from .output import DenseMaps, DetectorOutput, DetectorSpec
 from .regions import Masks, as_proposals, build_regions, replayable
 
 

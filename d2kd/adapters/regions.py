@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .base import MaskOutput, RoIOutput
+from .output import MaskOutput, RoIOutput
 
 Pyramid = Dict[str, Tensor]
 Losses = Dict[str, Tensor]

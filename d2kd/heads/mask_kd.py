@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..adapters.base import MaskOutput
+from ..adapters.output import MaskOutput
 from ..losses import mask_divergence, mean_over_ranks
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, check_options
 

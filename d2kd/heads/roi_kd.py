@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..adapters.base import RoIOutput
+from ..adapters.output import RoIOutput
 from ..losses import decoupled_kl, mean_over_ranks, relation_losses, softened_kl
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, check_options
 

@@ -1,0 +1,132 @@
+"""What a detector computes, by name.
+
+Shapes in this package: N images, C channels, H x W cells of a level, A anchors a cell, K classes,
+R = sum of H*W*A over the levels. Maps are keyed by FPN stride in image px. Boxes are XYXY in px of
+the padded input image.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Dict, List, Optional
+
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import DetectorAdapter
+
+STUDENT_ONLY = frozenset({"labels", "matched_boxes", "proposals", "gt"})
+"""Fields of `DetectorOutput` that a teacher never has."""
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What is known of a detector without an image.
+
+    `features` maps stride (px) to `ShapeSpec`; tower_width and num_convs are 0 without a dense
+    head; reg_max is 0 unless boxes are distributions; box_coding is "anchor_delta", "distance",
+    "distribution" or ""; quality is what a quality logit predicts, "centerness", "iou" or the name
+    of a predictor such as "DGQP", "" without one.
+    """
+
+    name: str
+    features: Dict[int, ShapeSpec]
+    num_classes: int
+    tower_width: int = 0
+    num_convs: int = 0
+    num_anchors: int = 0
+    reg_max: int = 0
+    box_coding: str = ""
+    quality: str = ""
+
+
+@dataclass
+class DenseMaps:
+    """RPN maps by stride: objectness `logits` (N, HWA, 1), `deltas` (N, HWA, 4), `labels` (N, R).
+
+    Labels are 1 object, 0 background, -1 not sampled; None for a teacher.
+    """
+
+    logits: Dict[int, Tensor]
+    deltas: Dict[int, Tensor]
+    labels: Optional[Tensor] = None
+
+
+@dataclass
+class RoIOutput:
+    """One stage of a RoI head on P proposals of the whole batch, image after image.
+
+    `logits` (P, K+1) with background last, `deltas` (P, 4K) or (P, 4); `proposals`, the N
+    `Instances` of this stage with proposal_boxes (XYXY px) and, a student's, gt_classes.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    proposals: List[Instances]
+
+
+@dataclass
+class MaskOutput:
+    """Masks of F foreground proposals of the whole batch, image after image.
+
+    `logits` (F, K, M, M), or (F, 1, M, M) for masks without class; `proposals` as for `RoIOutput`.
+    """
+
+    logits: Tensor
+    proposals: List[Instances]
+
+
+@dataclass
+class DetectorOutput:
+    """Everything a distillation head may read; fields nobody asked for stay empty.
+
+    Attributes:
+        images: normalized, padded batch.
+        adapter: the adapter that made this output, for `decode` and `head_from`.
+        features: (N, C, H, W) FPN maps.
+        cls_taps, reg_taps: (N, C', H, W) pre-activation of each tower block, in order.
+        logits: (N, HWA, K) raw class logits.
+        scores: (N, HWA, K) in [0, 1], float32, detached: sigmoid of the logits, times that of the
+            quality logit for GFLv2.
+        deltas: (N, HWA, D) raw box predictions in the detector's own coding, D = 4 or, for
+            distributions, 4 * (reg_max + 1).
+        distributions: (N, HWA, 4, reg_max + 1) view of `deltas`, logits of the sides l, t, r, b.
+        quality: (N, HWA, 1) logit of centerness, IoU or quality.
+        valid: (N, HWA) bool, False in the batch padding.
+        anchors: HWA boxes, XYXY px.
+        labels: (N, R) long, K background, -1 ignored.
+        matched_boxes: (N, R, 4) XYXY px, undefined where labels are not foreground.
+        gt: N `Instances` with gt_boxes (XYXY px) and gt_classes.
+        num_pos: scalar >= 1, mean over ranks of sum over images of max(positives, 1).
+        proposals: N `Instances`, the sampled RoIs of a two-stage student.
+        rpn, roi, masks: see `DenseMaps`, `RoIOutput` (one per stage), `MaskOutput`. A teacher's
+            are on the student's proposals.
+        losses: supervised losses, {} for a teacher.
+    """
+
+    images: ImageList
+    adapter: "DetectorAdapter"
+    features: Dict[int, Tensor]
+    cls_taps: Dict[int, List[Tensor]] = field(default_factory=dict)
+    reg_taps: Dict[int, List[Tensor]] = field(default_factory=dict)
+    logits: Dict[int, Tensor] = field(default_factory=dict)
+    scores: Dict[int, Tensor] = field(default_factory=dict)
+    deltas: Dict[int, Tensor] = field(default_factory=dict)
+    distributions: Dict[int, Tensor] = field(default_factory=dict)
+    quality: Dict[int, Tensor] = field(default_factory=dict)
+    valid: Dict[int, Tensor] = field(default_factory=dict)
+    anchors: Dict[int, Boxes] = field(default_factory=dict)
+    labels: Optional[Tensor] = None
+    matched_boxes: Optional[Tensor] = None
+    gt: List[Instances] = field(default_factory=list)
+    num_pos: Optional[Tensor] = None
+    proposals: Optional[List[Instances]] = None
+    rpn: Optional[DenseMaps] = None
+    roi: List[RoIOutput] = field(default_factory=list)
+    masks: Optional[MaskOutput] = None
+    losses: Dict[str, Tensor] = field(default_factory=dict)
+
+    def labels_by_stride(self) -> Dict[int, Tensor]:
+        """`labels` cut into levels: stride -> (N, HWA)."""
+        sizes = [len(boxes) for boxes in self.anchors.values()]
+        return dict(zip(self.anchors, self.labels.split(sizes, dim=1), strict=True))
