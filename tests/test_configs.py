@@ -11,8 +11,9 @@ from detectron2.modeling import build_model
 import d2kd.teacher
 from d2kd import Distiller
 from d2kd.build import student_config
-from d2kd.config import get_d2kd_cfg, merge_config_file
+from d2kd.config import get_d2kd_cfg, merge_config_file, merge_options
 from d2kd.solver import build_lr_scheduler, build_optimizer
+from d2kd.study import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml"))
@@ -50,6 +51,18 @@ def test_config_builds(path, monkeypatch):
     if path in DISTILLED:
         assert len(loaded) == len(cfg.DISTILL.TEACHER.CONFIG_FILES) and all(loaded)
         assert len(model.heads) == len(cfg.DISTILL.HEADS)
+
+
+STUDIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "studies").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_every_row_of_a_study_builds(path, monkeypatch):
+    monkeypatch.setattr(d2kd.teacher, "load_detector", lambda *args: None)
+    for runs in load_study(path).rows.values():
+        cfg = load(runs[0].command[2])
+        merge_options(cfg, runs[0].command[3:])
+        build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "/schedules/" in p])

@@ -5,8 +5,8 @@
 
 Every training is a process of its own. Killed and started again, a study goes on with what is not
 finished. report.md, report.json and report.png are written into its folder at the end, and with
---report at any time. With `robustness` in the yaml, every finished run is then evaluated on
-corrupted images, other data sets and attacks, too.
+--report at any time; what was not run is listed with its command. With `robustness` in the yaml,
+finished runs are then evaluated on corrupted images, other data sets and attacks, too.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 
 from d2kd.study import (
     collect,
+    collect_more,
     collect_robustness,
     load_study,
     run_robustness,
@@ -36,7 +37,7 @@ def main() -> None:
         failed = [] if args.report else run_study(study, args.jobs)
         if study.robustness and not args.report:
             run_robustness(study)
-        more = collect_robustness(study) if study.robustness else {}
+        more = collect_more(study) | (collect_robustness(study) if study.robustness else {})
         print(write_report(study, collect(study), more))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

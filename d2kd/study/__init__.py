@@ -3,12 +3,13 @@
 from .plan import Run, Study, load_study
 from .report import summarize, write_report
 from .robustness import collect_robustness, run_robustness
-from .run import collect, run_study
+from .run import collect, collect_more, run_study
 
 __all__ = [
     "Run",
     "Study",
     "collect",
+    "collect_more",
     "collect_robustness",
     "load_study",
     "run_robustness",

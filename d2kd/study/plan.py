@@ -1,12 +1,14 @@
 """What a study runs, from its yaml."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List
 
 import yaml
 
-_KEYS = {"title", "output", "baseline", "metric", "seeds", "options", "rows", "robustness"}
+_KEYS = {"title", "output", "baseline", "metric", "more_metrics", "seeds", "options", "rows",
+         "robustness"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,17 @@ class Run:
     folder: Path
     command: List[str]
 
+    @property
+    def shell(self) -> str:
+        """The command as one types it."""
+        return " ".join(["python", *map(_quoted, self.command)])
+
+
+def _quoted(word: str) -> str:
+    """As shlex does it, but in double quotes where they do."""
+    quoted = shlex.quote(word)
+    return quoted if quoted == word or set(word) & set('"$`\\!') else f'"{word}"'
+
 
 @dataclass(frozen=True)
 class Study:
@@ -28,9 +41,12 @@ class Study:
         output: folder of all results.
         baseline: the row that the others are compared with, seed by seed.
         metric: a key of metrics.json, such as "bbox/AP".
+        more_metrics: further ones that are reported.
         seeds: SEED of each run of a row.
         rows: row -> its runs.
-        robustness: sections of a robustness plan that every finished run gets; {} for none.
+        only_named: rows that are not run, but reported with their commands.
+        robustness: sections of a robustness plan that finished runs get; {} for none.
+        robustness_rows: the rows that get it.
         text: the yaml it was read from.
     """
 
@@ -38,23 +54,29 @@ class Study:
     output: Path
     baseline: str
     metric: str
+    more_metrics: List[str]
     seeds: List[int]
     rows: Dict[str, List[Run]]
+    only_named: List[str]
     robustness: Dict[str, Any]
+    robustness_rows: List[str]
     text: str
 
     @property
     def runs(self) -> List[Run]:
-        """Every run, seed after seed, so that an unfinished study compares what it has."""
-        return [runs[i] for i in range(len(self.seeds)) for runs in self.rows.values()]
+        """What is to run, seed after seed, so that an unfinished study compares what it has."""
+        rows = [runs for row, runs in self.rows.items() if row not in self.only_named]
+        return [runs[i] for i in range(len(self.seeds)) for runs in rows]
 
 
 def load_study(path: str) -> Study:
     """Read a study.
 
-    The yaml has `title`, `output`, `seeds`, `rows` (row -> {config, options}) and, if wanted,
-    `baseline` (the first row), `metric` (bbox/AP), `options` (KEY VALUE pairs for all rows) and
-    `robustness` (corruptions, shift, attacks, errors, datasets, images; see docs/robustness.md).
+    The yaml has `title`, `output`, `seeds`, `rows` (row -> {config, options, run}) and, if wanted,
+    `baseline` (the first row), `metric` (bbox/AP), `more_metrics` (none), `options` (KEY VALUE
+    pairs for all rows) and `robustness` (corruptions, shift, attacks, errors, datasets, images; see
+    docs/robustness.md; and `rows`, those that get it, by default all). A row with `run: false` is
+    reported as not run, with its command.
 
     Raises:
         FileNotFoundError: no such file, or a row's config does not exist.
@@ -77,14 +99,18 @@ def load_study(path: str) -> Study:
         ]
         for name, row in rows.items()
     }
+    robustness = dict(data.get("robustness") or {})
     return Study(
         title=data.get("title", Path(path).stem),
         output=output,
         baseline=data.get("baseline", next(iter(rows))),
         metric=data.get("metric", "bbox/AP"),
+        more_metrics=list(data.get("more_metrics", [])),
         seeds=list(data["seeds"]),
         rows=plan,
-        robustness=data.get("robustness") or {},
+        only_named=[name for name, row in rows.items() if not row.get("run", True)],
+        robustness_rows=list(robustness.pop("rows", rows)),
+        robustness=robustness,
         text=text,
     )
 
@@ -105,11 +131,14 @@ def _check(path: str, data: Any) -> None:
         raise ValueError(f"{path}: missing {missing}.")
     if not data["seeds"] or len(set(data["seeds"])) < len(data["seeds"]):
         raise ValueError(f"{path}: seeds must name at least one seed, each once.")
-    if data.get("baseline", next(iter(data["rows"]))) not in data["rows"]:
+    rows = data["rows"]
+    if data.get("baseline", next(iter(rows))) not in rows:
         raise ValueError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")
-    for name, row in data["rows"].items():
-        if set(row) - {"config", "options"} or "config" not in row:
-            raise ValueError(f"{path}: rows: {name}: give config and, if wanted, options.")
+    if unknown := sorted(set((data.get("robustness") or {}).get("rows", [])) - set(rows)):
+        raise ValueError(f"{path}: robustness: rows: {unknown} are not rows of the study.")
+    for name, row in rows.items():
+        if set(row) - {"config", "options", "run"} or "config" not in row:
+            raise ValueError(f"{path}: rows: {name}: give config and, if wanted, options and run.")
         if not Path(row["config"]).is_file():
             raise FileNotFoundError(f"{path}: rows: {name}: no such config: {row['config']}")
         if len(row.get("options", [])) % 2:

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from ..files import write_atomically
 from .plan import Study
@@ -15,7 +15,8 @@ def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
     """Statistics of each row.
 
     Args:
-        values: row -> seed -> metric.
+        values: row -> seed -> metric; NaN, such as the AP of large objects where there are none,
+            counts as missing.
         baseline: the row that the others are compared with, on the seeds that both have.
 
     Returns:
@@ -23,6 +24,7 @@ def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
         "difference", "difference_se" of the paired differences; nan where there are too few runs.
     """
     summary = {}
+    values = {r: {s: v for s, v in x.items() if not math.isnan(v)} for r, x in values.items()}
     for row, found in values.items():
         pairs = [v - values[baseline][s] for s, v in found.items() if s in values[baseline]]
         summary[row] = {"seeds": len(found), **_moments(list(found.values()))}
@@ -43,7 +45,7 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     Args:
         study: what was run.
         values: its metric: row -> seed -> value.
-        more: other measures, by name, such as those of `collect_robustness`.
+        more: other measures, by name, such as those of `collect_more` and `collect_robustness`.
 
     Returns:
         str: the markdown.
@@ -52,18 +54,29 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     summaries = {name: summarize(v, study.baseline) for name, v in measures.items()}
     summary = summaries[study.metric]
     lines = [f"# {study.title}"]
-    for name, found in measures.items():
+    for name, found in measures.items() if set(study.only_named) < set(study.rows) else ():
         lines += ["", *_markdown(study, name, found, summaries[name])]
+    lines += _not_run(study, values)
     text = "\n".join(lines) + "\n"
     study.output.mkdir(parents=True, exist_ok=True)
-    data = {"study": study.text, "values": values, "summary": summary}
-    if more:
-        data["more"] = {name: {"values": more[name], "summary": summaries[name]} for name in more}
-    data = json.dumps(data, indent=1)
+    parts = {
+        name: {"values": _with_null(found), "summary": _with_null(summaries[name])}
+        for name, found in measures.items()
+    }
+    data = {"study": study.text, **parts.pop(study.metric)}
+    data = json.dumps(data | ({"more": parts} if parts else {}), indent=1, allow_nan=False)
     for name, content in (("report.json", data), ("report.md", text)):
         write_atomically(study.output / name, lambda path, c=content: path.write_text(c))
     _plot(study, summary)
     return text
+
+
+def _with_null(table: Dict[str, Dict[Any, float]]) -> Dict[str, Dict[Any, float | None]]:
+    """For JSON, which has no NaN."""
+    return {
+        row: {key: None if math.isnan(value) else value for key, value in numbers.items()}
+        for row, numbers in table.items()
+    }
 
 
 def _markdown(
@@ -76,6 +89,8 @@ def _markdown(
         f"| |{seeds} mean | sd | se | difference | se |", "|---" * (len(study.seeds) + 6) + "|",
     ]  # fmt: skip
     for row, s in summary.items():
+        if not s["seeds"] and (row in study.only_named or metric != study.metric):
+            continue
         cells = "".join(f" {_number(values[row].get(seed))} |" for seed in study.seeds)
         difference = "- | -" if row == study.baseline else (
             f"{_number(s['difference'], '+')} | {_number(s['difference_se'], digits=2)}"
@@ -84,6 +99,19 @@ def _markdown(
             f"| {row} |{cells} {_number(s['mean'])} | {_number(s['sd'], digits=2)} "
             f"| {_number(s['se'], digits=2)} | {difference} |"
         )
+    return lines
+
+
+def _not_run(study: Study, values: Values) -> List[str]:
+    open_runs = {row: [run for run in runs if run.seed not in values[row]]
+                 for row, runs in study.rows.items()}  # fmt: skip
+    lines = ["", "Not run:", ""] if any(open_runs.values()) else []
+    for row, runs in open_runs.items():
+        if runs:
+            seeds = ", ".join(str(run.seed) for run in runs)
+            lines.append(
+                f"- {row}, {'seed' if len(runs) == 1 else 'seeds'} {seeds}: `{runs[0].shell}`"
+            )
     return lines
 
 

@@ -12,14 +12,15 @@ from .run import read_result
 
 
 def plans_of(study: Study) -> Dict[int, Plan]:
-    """One plan for each seed: the rows whose training is finished.
+    """One plan for each seed: those of `robustness_rows` whose training is finished.
 
     Raises:
         ConfigError: the study's `robustness` is wrong; the message says which key.
     """
     plans = {}
     for index, seed in enumerate(study.seeds):
-        done = [runs[index] for runs in study.rows.values() if read_result(runs[index]) is not None]
+        runs = [study.rows[row][index] for row in study.robustness_rows]
+        done = [run for run in runs if read_result(run) is not None]
         models = {
             run.row: {
                 "config": str(run.folder / "config.yaml"),

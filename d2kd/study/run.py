@@ -84,6 +84,18 @@ def collect(study: Study) -> Dict[str, Dict[int, float]]:
     return found
 
 
+def collect_more(study: Study) -> Dict[str, Dict[str, Dict[int, float]]]:
+    """The further metrics of every finished run that has them: metric -> row -> seed -> value."""
+    found: Dict[str, Dict[str, Dict[int, float]]] = {}
+    for metric in study.more_metrics:
+        found[metric] = {row: {} for row in study.rows}
+        for run in study.runs:
+            value = last_value(run.folder / "metrics.json", metric)
+            if value is not None and read_result(run) is not None:
+                found[metric][run.row][run.seed] = value
+    return found
+
+
 def last_value(path: Path, metric: str) -> Optional[float]:
     """The last value of a metric in Detectron2's metrics.json, None if it is not there."""
     if not path.is_file():

@@ -100,7 +100,7 @@ def check_python(words, monkeypatch):
     if hasattr(given, "config_file"):
         check_options(given)
     if hasattr(given, "study"):
-        assert load_study(given.study).runs
+        assert load_study(given.study).rows
 
 
 def imported(files):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,7 +10,15 @@ import pytest
 import yaml
 from torch.testing import assert_close
 
-from d2kd.study import collect, load_study, run_study, summarize, write_report
+from d2kd.study import (
+    Run,
+    collect,
+    collect_more,
+    load_study,
+    run_study,
+    summarize,
+    write_report,
+)
 
 TRAINER = """
 import json, sys
@@ -21,7 +30,7 @@ with open(folder / "calls.txt", "a") as f: f.write(" ".join(sys.argv[1:]) + "\\n
 if bonus < 0 and "--resume" not in sys.argv:
     (folder / "last_checkpoint").write_text("model_1.pth"); sys.exit(3)
 (folder / "metrics.json").write_text(json.dumps({"iteration": 1, "bbox/AP": 1.0}) + "\\n"
-    + json.dumps({"iteration": 9, "bbox/AP": 10.0 * seed + bonus}) + "\\n")
+    + json.dumps({"iteration": 9, "bbox/AP": 10.0 * seed + bonus, "segm/AP": seed}) + "\\n")
 """  # noqa: E501
 
 
@@ -104,7 +113,51 @@ def test_the_command(folder):
     assert sys.executable
 
 
+def test_rows_that_are_only_named_are_reported_with_their_command(folder):
+    rows = {"plain": {"config": "plain.yaml", "options": ["BONUS", 0]},
+            "named": {"config": "plain.yaml", "run": False,
+                      "options": ["BONUS", "('a b',)"]}}  # fmt: skip
+    plan = study(rows=rows)
+    assert {run.row for run in plan.runs} == {"plain"} and run_study(plan) == []
+    assert calls("named", 1) == []
+    text = write_report(plan, collect(plan))
+    assert "| named |" not in text and "| plain |" in text
+    assert ("- named, seeds 1, 2, 3: `python train_net.py --config-file plain.yaml BONUS "
+            """"('a b',)" SEED 1 OUTPUT_DIR out/named/seed_1`""") in text  # fmt: skip
+    assert "Not run" not in write_report(study(), {"plain": {1: 1, 2: 2, 3: 3},
+                                                   "better": {1: 1, 2: 2, 3: 3}})  # fmt: skip
+
+
+def test_what_is_not_known_is_null_in_the_json(folder):
+    plain = {"config": "plain.yaml"}
+    plan = study(rows={"plain": plain, "named": {**plain, "run": False}})
+    write_report(plan, {"plain": {1: 2.0, 2: math.nan}, "named": {}}, {"AR": {"plain": {1: 3.0}}})
+    data = json.loads(Path("out/report.json").read_text(), parse_constant=pytest.fail)
+    assert data["values"] == {"plain": {"1": 2.0, "2": None}, "named": {}}
+    assert data["summary"]["plain"]["seeds"] == 1 and data["summary"]["plain"]["mean"] == 2
+    assert data["summary"]["named"]["mean"] is None
+    assert data["more"]["AR"]["summary"]["plain"] == {
+        "seeds": 1, "mean": 3.0, "sd": None, "se": None, "difference": 0.0, "difference_se": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["a", "('a',)", "a b", 'a"b', "$a", "it's", "a!b", "a\\b", ""])
+def test_the_command_that_is_reported_is_what_a_shell_reads(word):
+    run = Run("row", 1, Path("out"), ["train_net.py", "KEY", word])
+    assert shlex.split(run.shell) == ["python", "train_net.py", "KEY", word]
+
+
+def test_more_metrics_are_reported_too(folder):
+    plan = study(more_metrics=["segm/AP", "keypoints/AP"])
+    assert collect_more(plan)["segm/AP"] == {"plain": {}, "better": {}}
+    run_study(plan)
+    more = collect_more(plan)
+    assert more["segm/AP"]["better"] == {1: 1, 2: 2, 3: 3} and more["keypoints/AP"]["plain"] == {}
+    assert "`segm/AP`; mean" in write_report(plan, collect(plan), more)
+
+
 @pytest.mark.parametrize(("changes", "match"), [
+    ({"robustness": {"rows": ["x"]}}, r"robustness: rows: \['x'\] are not rows"),
     ({"seed": [1]}, r"unknown keys \['seed'\]"), ({"seeds": []}, "at least one seed"),
     ({"seeds": [1, 1]}, "each once"), ({"baseline": "none"}, "baseline 'none' is not one"),
     ({"rows": {"a": {"options": []}}}, "rows: a: give config"),
@@ -126,4 +179,5 @@ def test_the_studies_of_the_repository_load(monkeypatch):
     found = sorted(root.glob("studies/**/*.yaml"))
     assert found
     for path in found:
-        assert load_study(str(path)).runs
+        study = load_study(str(path))
+        assert study.runs or set(study.only_named) == set(study.rows)

@@ -68,6 +68,20 @@ def test_the_report_has_a_table_for_each(study):
     assert set(json.loads(Path("out/report.json").read_text())["more"]) >= {"mPC", "drop"}
 
 
+def test_only_the_rows_asked_for_are_evaluated(study):
+    data = yaml.safe_load(Path("study.yaml").read_text())
+    data["robustness"] = {"rows": ["distilled"], "corruptions": {"names": ["contrast"],
+                                                                 "severities": [1]}}  # fmt: skip
+    Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    study = load_study("study.yaml")
+    run_robustness(study)
+    assert [x.name for x in Path("out/robustness/seed_1").iterdir()] == ["distilled"]
+    more = collect_robustness(study)
+    assert set(more["mPC"]["distilled"]) == {1}
+    first, *others = write_report(study, collect(study), more).split("`mPC`")
+    assert "| plain |" in first and "| distilled |" in others[0] and "| plain |" not in others[0]
+
+
 def test_a_wrong_section_is_named(study):
     data = yaml.safe_load(Path("study.yaml").read_text())
     data["robustness"] = {"corruption": {}}
