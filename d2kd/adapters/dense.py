@@ -4,17 +4,16 @@ from typing import Dict, FrozenSet, List, Optional, Tuple
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
-from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
-from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from ..detectors.head import AnchorPointHead
-from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, refuse_overrides, valid_cells
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, valid_cells
 from .output import DetectorOutput, DetectorSpec
+from .towers import predict_level, run_head_with_taps, run_tower
 
 _TAPS = frozenset({"cls_taps", "reg_taps"})
-_HEADS = (RetinaNetHead.forward, FCOSHead.forward, AnchorPointHead.forward)
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()
@@ -153,61 +152,3 @@ class DenseDetectorAdapter(DetectorAdapter):
         reg_x, _ = run_tower(head.bbox_subnet, reg_x, block)
         maps = predict_level(head, self._strides.index(stride), cls_x, reg_x)
         return tuple(permute_to_N_HWA_K(x, d) for x, d in zip(maps, self._dims(), strict=False))
-
-
-def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, List[Tensor]]:
-    """Run conv-norm-ReLU blocks, keeping each block's pre-activation.
-
-    Args:
-        tower: modules in which every block ends with a ReLU.
-        x: (N, C, H, W) input of block 0, or the pre-activation of block `start`.
-        start: number of blocks already applied.
-
-    Returns:
-        Tuple: output (N, C', H, W) and the pre-activations of the blocks run.
-    """
-    ends = [i for i, layer in enumerate(tower) if isinstance(layer, nn.ReLU)]
-    taps = []
-    for layer in tower[ends[start - 1] if start else 0 :]:
-        if isinstance(layer, nn.ReLU):
-            taps.append(x)
-        x = layer(x)
-    return x, taps[1:] if start else taps
-
-
-def run_head_with_taps(
-    head: nn.Module, features: List[Tensor]
-) -> Tuple[List[List[Tensor]], List[List[Tensor]], List[List[Tensor]]]:
-    """Run a dense head and keep its taps; outputs equal `head(features)` bit by bit.
-
-    Args:
-        head: RetinaNetHead, FCOSHead, AnchorPointHead or a subclass that keeps their forward.
-        features: one (N, C, H, W) per level.
-
-    Returns:
-        Tuple: predictions as the stock head returns them, class taps and box taps (per level a
-        list of (N, C', H, W)).
-
-    Raises:
-        TypeError: the head overrides forward.
-    """
-    refuse_overrides(head, _HEADS, "run_head_with_taps")
-    levels, cls_taps, reg_taps = [], [], []
-    for level, x in enumerate(features):
-        cls_x, cls_tap = run_tower(head.cls_subnet, x)
-        reg_x, reg_tap = run_tower(head.bbox_subnet, x)
-        levels.append(predict_level(head, level, cls_x, reg_x))
-        cls_taps.append(cls_tap)
-        reg_taps.append(reg_tap)
-    return [list(maps) for maps in zip(*levels, strict=True)], cls_taps, reg_taps
-
-
-def predict_level(head: nn.Module, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
-    """Predictions of one level, maps (N, A*D, H, W), from the outputs of both towers.
-
-    d2kd's own heads have a method for it; the stock ones apply their predictors.
-    """
-    if hasattr(head, "predict"):
-        return head.predict(level, cls_x, reg_x)
-    maps = head.cls_score(cls_x), head.bbox_pred(reg_x)
-    return (*maps, head.ctrness(reg_x)) if hasattr(head, "ctrness") else maps
