@@ -94,10 +94,12 @@ class OutputCache:
     """A teacher's outputs, image by image.
 
     An image is known by its pixels, after augmentation, and the size that its batch is padded to;
-    a cached output by that, the teacher's weights and settings, and what the heads need. So a
-    cached training step is what it would be without a cache, whatever the augmentation; how often
-    the cache helps is another matter (`teacher_cache/hits` in the metrics, 0 to 1). Outputs on a
-    student's proposals are always computed, from cached features.
+    a cached output by that, the teacher's weights and settings, and what the heads need. Images are
+    computed one by one, since the last digits of a map depend on how many are computed together:
+    so a training step is the same whatever is stored already, and what it would be without a cache
+    but for those digits, whatever the augmentation. How often the cache helps is another matter
+    (`teacher_cache/hits` in the metrics, 0 to 1). Outputs on a student's proposals are always
+    computed, from cached features.
     """
 
     def __init__(self, store: TensorStore, adapter: DetectorAdapter, settings: str) -> None:
@@ -134,12 +136,10 @@ class OutputCache:
         keys = self._keys(batched_inputs, images, need)
         known = [self._store.read(key) for key in keys]
         new = [i for i, tensors in enumerate(known) if tensors is None]
-        if new:
-            sizes = [images.image_sizes[i] for i in new]
-            output = run(ImageList(images.tensor[new], sizes), need)
-            for row, i in enumerate(new):
-                known[i] = _of_image(output, row, need)
-                self._store.write(keys[i], known[i])
+        for i in new:
+            output = run(ImageList(images.tensor[i : i + 1], [images.image_sizes[i]]), need)
+            known[i] = _of_image(output, need)
+            self._store.write(keys[i], known[i])
         get_event_storage().put_scalar("teacher_cache/hits", 1 - len(new) / len(known))
         return self._assemble(known, images, need)
 
@@ -172,12 +172,12 @@ class OutputCache:
         return out
 
 
-def _of_image(output: DetectorOutput, row: int, need: FrozenSet[str]) -> Tensors:
-    """What is stored of one image, on the CPU: "field/stride" or "field/stride/block"."""
-    found = {f"{f}/{s}": x[row] for f in _MAPS for s, x in getattr(output, f).items()}
+def _of_image(output: DetectorOutput, need: FrozenSet[str]) -> Tensors:
+    """What is stored of the one image, on the CPU: "field/stride" or "field/stride/block"."""
+    found = {f"{f}/{s}": x[0] for f in _MAPS for s, x in getattr(output, f).items()}
     for field in _TAPS:
         for stride, blocks in getattr(output, field).items():
-            found.update({f"{field}/{stride}/{i}": x[row] for i, x in enumerate(blocks)})
+            found.update({f"{field}/{stride}/{i}": x[0] for i, x in enumerate(blocks)})
     if not need & {"features", "roi", "masks"}:
         found = {name: x for name, x in found.items() if not name.startswith("features/")}
     found.update({f"anchors/{stride}": x.tensor for stride, x in output.anchors.items()})
