@@ -57,7 +57,16 @@ setup(
         "docs": DOCS,
         # and imagecorruptions-imaug without its dependencies, for the reason above
         "robustness": ["numba", "scikit-image"],
-        "dev": [*QUICKSTART, *EXPORT, "hypothesis", "pytest", "pytest-xdist", "ruff", "pre-commit"],
+        "dev": [
+            *QUICKSTART,
+            *EXPORT,
+            "adversarial-robustness-toolbox",
+            "hypothesis",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "pre-commit",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

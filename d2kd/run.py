@@ -4,7 +4,7 @@ import logging
 import runpy
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Iterable, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -50,14 +50,19 @@ def argument_parser() -> ArgumentParser:
     return parser
 
 
+def import_files(paths: Iterable[str]) -> None:
+    """Run Python files that register heads, detectors or data sets."""
+    for path in paths:
+        runpy.run_path(path, run_name="__d2kd_import__")
+
+
 def resolve_config(args: Namespace) -> CfgNode:
     """The config of the command line, on the CPU where there is no GPU; not checked yet.
 
     Raises:
         ConfigError: a file, a key, a value or a combination of them is wrong.
     """
-    for path in args.imports:
-        runpy.run_path(path, run_name="__d2kd_import__")
+    import_files(args.imports)
     cfg = get_d2kd_cfg()
     if args.config_file:
         merge_config_file(cfg, args.config_file, "--config-file")

@@ -4,6 +4,7 @@ from .base import main
 from .convert import convert
 from .data import data
 from .inspect import check, detectors, methods
+from .robustness import robustness
 from .ship import export, predict, report
 from .train import evaluate, train
 
@@ -18,6 +19,7 @@ for _command in (
     convert,
     export,
     report,
+    robustness,
 ):
     main.add_command(_command)
 

@@ -2,8 +2,10 @@
 
 One step is FGSM (Goodfellow et al., arXiv 1412.6572); several, from a random start, are the
 projected gradient attack of Madry et al. (arXiv 1706.06083). White box, untargeted: the sum of the
-detector's losses on the true objects is raised. Libraries of attacks take class scores, not a
-detector's losses, so these lines are plain PyTorch.
+detector's losses on the true objects is raised. The library that fits detectors, ART, takes
+torchvision's formats and a detector whose training mode changes nothing; what that asks for is most
+of this file, and the steps themselves are few lines, so they are here. A test compares them with
+ART's, image by image.
 """
 
 from contextlib import contextmanager

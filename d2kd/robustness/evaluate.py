@@ -1,5 +1,6 @@
 """One evaluation of one model."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
@@ -11,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..build import student_config
-from ..checkpoint import load_detector
+from ..checkpoint import last_checkpoint, load_detector
 from ..checks import ConfigError, MissingFileError
 from ..config import load_config, without_pretrained
 from ..data import (
@@ -54,7 +55,10 @@ def load_subject(plan: Plan, name: str) -> Subject:
         ConfigError: no weights, an unknown data set, or classes that do not fit.
     """
     model = plan.models[name]
-    cfg = load_config(model["config"], [str(x) for x in model.get("options", ())])
+    options = [str(x) for x in model.get("options", ())]
+    if os.path.isdir(model["config"]) and "MODEL.WEIGHTS" not in options:
+        options += ["MODEL.WEIGHTS", last_checkpoint(model["config"])]
+    cfg = load_config(model["config"], options)
     cfg = without_pretrained(student_config(cfg))
     if plan.dataset:
         cfg.DATASETS.TEST = (plan.dataset,)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Sequence, Set
 
 import yaml
 
@@ -71,6 +71,29 @@ def load_plan(path: str, quick: bool = False) -> Plan:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid yaml: {error}") from error
     return build_plan(data, path, quick)
+
+
+def plan_of_runs(folders: Sequence[Path], output: Path, quick: bool = False) -> Plan:
+    """Everything but domain shift, of the last checkpoints of runs; the first is the baseline.
+
+    Args:
+        folders: of runs; a model is named after its folder, or after the whole path where two
+            folders have one name.
+        output: folder of all results.
+        quick: see `load_plan`.
+
+    Raises:
+        ConfigError: a folder is given twice, or is not that of a run.
+    """
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder).strip("/").replace("/", "-") for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"a run is given twice: {', '.join(map(str, folders))}.")
+    models = {name: {"config": str(f)} for name, f in zip(names, folders, strict=True)}
+    sections = {"corruptions": {}, "attacks": {}, "errors": {}}
+    data = {"title": "Robustness", "output": str(output), "models": models, **sections}
+    return build_plan(data, "robustness", quick)
 
 
 def build_plan(data: Any, path: str, quick: bool = False) -> Plan:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 import yaml
 
 _KEYS = {"title", "output", "baseline", "metric", "more_metrics", "seeds", "options", "rows",
-         "robustness"}  # fmt: skip
+         "robustness", "imports"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Study:
         seeds: SEED of each run of a row.
         rows: row -> its runs.
         only_named: rows that are not run, but reported with their commands.
+        imports: Python files that every run executes first, as `--import` does.
         robustness: sections of a robustness plan that finished runs get; {} for none.
         robustness_rows: the rows that get it.
         text: the yaml it was read from.
@@ -58,6 +59,7 @@ class Study:
     seeds: List[int]
     rows: Dict[str, List[Run]]
     only_named: List[str]
+    imports: List[str]
     robustness: Dict[str, Any]
     robustness_rows: List[str]
     text: str
@@ -74,19 +76,22 @@ def load_study(path: str) -> Study:
 
     The yaml has `title`, `output`, `seeds`, `rows` (row -> {config, options, run}) and, if wanted,
     `baseline` (the first row), `metric` (bbox/AP), `more_metrics` (none), `options` (KEY VALUE
-    pairs for all rows) and `robustness` (corruptions, shift, attacks, errors, datasets, images; see
-    docs/robustness.md; and `rows`, those that get it, by default all). A row with `run: false` is
-    reported as not run, with its command.
+    pairs for all rows), `imports` (Python files that register methods or detectors) and
+    `robustness` (corruptions, shift, attacks, errors, datasets, images; see docs/robustness.md; and
+    `rows`, those that get it, by default all). A row with `run: false` is reported as not run, with
+    its command.
 
     Raises:
-        FileNotFoundError: no such file, or a row's config does not exist.
+        FileNotFoundError: no such file, or a row's config or one of `imports` does not exist.
         ValueError: not a study; the message says which key is wrong.
     """
     text = Path(path).read_text()
     data = yaml.safe_load(text)
     _check(path, data)
     output, rows = Path(data["output"]), data["rows"]
-    shared = [str(x) for x in data.get("options", [])]
+    imports = [str(x) for x in data.get("imports", [])]
+    shared = [x for path in imports for x in ("--import", path)]
+    shared += [str(x) for x in data.get("options", [])]
     plan = {
         name: [
             Run(
@@ -109,6 +114,7 @@ def load_study(path: str) -> Study:
         seeds=list(data["seeds"]),
         rows=plan,
         only_named=[name for name, row in rows.items() if not row.get("run", True)],
+        imports=imports,
         robustness_rows=list(robustness.pop("rows", rows)),
         robustness=robustness,
         text=text,
@@ -131,6 +137,9 @@ def _check(path: str, data: Any) -> None:
         raise ValueError(f"{path}: missing {missing}.")
     if not data["seeds"] or len(set(data["seeds"])) < len(data["seeds"]):
         raise ValueError(f"{path}: seeds must name at least one seed, each once.")
+    for name in data.get("imports", []):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"{path}: imports: no such file: {name}")
     rows = data["rows"]
     if data.get("baseline", next(iter(rows))) not in rows:
         raise ValueError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")

@@ -1,14 +1,13 @@
-"""Means, spreads and paired differences of a study, as markdown, JSON and a plot."""
+"""Means, spreads and paired differences of a study, and its report: markdown, JSON and a plot."""
 
 import json
 import math
 import statistics
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from ..files import write_atomically
 from .plan import Study
-
-Values = Dict[str, Dict[int, float]]
+from .tables import Values, not_run, table_of_family, table_of_seeds
 
 
 def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
@@ -53,11 +52,7 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     measures = {study.metric: values, **(more or {})}
     summaries = {name: summarize(v, study.baseline) for name, v in measures.items()}
     summary = summaries[study.metric]
-    lines = [f"# {study.title}"]
-    for name, found in measures.items() if set(study.only_named) < set(study.rows) else ():
-        lines += ["", *_markdown(study, name, found, summaries[name])]
-    lines += _not_run(study, values)
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([f"# {study.title}", *_tables(study, measures, summaries)]) + "\n"
     study.output.mkdir(parents=True, exist_ok=True)
     parts = {
         name: {"values": _with_null(found), "summary": _with_null(summaries[name])}
@@ -71,52 +66,29 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     return text
 
 
+def _tables(study: Study, measures: Dict[str, Values], summaries: Dict[str, dict]) -> List[str]:
+    """A table for each measure; those named "family: column" share one."""
+    if not set(study.only_named) < set(study.rows):
+        return not_run(study, measures[study.metric])
+    families: Dict[str, Dict[str, dict]] = {}
+    lines = []
+    for name, found in measures.items():
+        family, colon, column = name.partition(": ")
+        if colon:
+            families.setdefault(family, {})[column] = summaries[name]
+        else:
+            lines += ["", *table_of_seeds(study, name, found, summaries[name])]
+    for family, columns in families.items():
+        lines += ["", *table_of_family(study, family, columns)]
+    return lines + not_run(study, measures[study.metric])
+
+
 def _with_null(table: Dict[str, Dict[Any, float]]) -> Dict[str, Dict[Any, float | None]]:
     """For JSON, which has no NaN."""
     return {
         row: {key: None if math.isnan(value) else value for key, value in numbers.items()}
         for row, numbers in table.items()
     }
-
-
-def _markdown(
-    study: Study, metric: str, values: Values, summary: Dict[str, Dict[str, float]]
-) -> List[str]:
-    seeds = "".join(f" seed {seed} |" for seed in study.seeds)
-    lines = [
-        f"`{metric}`; mean, sample standard deviation (sd), standard error (se); difference "
-        f"to *{study.baseline}* with the same seed, mean and standard error.", "",
-        f"| |{seeds} mean | sd | se | difference | se |", "|---" * (len(study.seeds) + 6) + "|",
-    ]  # fmt: skip
-    for row, s in summary.items():
-        if not s["seeds"] and (row in study.only_named or metric != study.metric):
-            continue
-        cells = "".join(f" {_number(values[row].get(seed))} |" for seed in study.seeds)
-        difference = "- | -" if row == study.baseline else (
-            f"{_number(s['difference'], '+')} | {_number(s['difference_se'], digits=2)}"
-        )  # fmt: skip
-        lines.append(
-            f"| {row} |{cells} {_number(s['mean'])} | {_number(s['sd'], digits=2)} "
-            f"| {_number(s['se'], digits=2)} | {difference} |"
-        )
-    return lines
-
-
-def _not_run(study: Study, values: Values) -> List[str]:
-    open_runs = {row: [run for run in runs if run.seed not in values[row]]
-                 for row, runs in study.rows.items()}  # fmt: skip
-    lines = ["", "Not run:", ""] if any(open_runs.values()) else []
-    for row, runs in open_runs.items():
-        if runs:
-            seeds = ", ".join(str(run.seed) for run in runs)
-            lines.append(
-                f"- {row}, {'seed' if len(runs) == 1 else 'seeds'} {seeds}: `{runs[0].shell}`"
-            )
-    return lines
-
-
-def _number(value: Optional[float], sign: str = "", digits: int = 1) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 def _plot(study: Study, summary: Dict[str, Dict[str, float]]) -> None:

@@ -1,14 +1,22 @@
 """Robustness of the runs of a study, by row and seed."""
 
 import math
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Dict
 
+from ..evaluation.error_types import ERROR_TYPES
+from ..robustness.evaluate import Results
 from ..robustness.plan import Plan, build_plan
 from ..robustness.run import collect, run_plan
 from ..robustness.summary import ap_of, cells_of, summarize
+from ..run import import_files
 from .plan import Study
-from .report import Values
 from .run import read_result
+from .tables import Values
+
+GROUPS = {"AP_by_size": "AP by size", "AP_by_objects": "AP by crowding",
+          "recall_by_overlap": "Recall by overlap"}  # fmt: skip
 
 
 def plans_of(study: Study) -> Dict[int, Plan]:
@@ -35,16 +43,29 @@ def plans_of(study: Study) -> Dict[int, Plan]:
     return plans
 
 
-def run_robustness(study: Study) -> None:
-    """Evaluate what is not evaluated yet, one run after another."""
-    for plan in plans_of(study).values():
-        run_plan(plan)
+def run_robustness(study: Study, jobs: int = 1) -> None:
+    """Evaluate what is not evaluated yet.
+
+    Args:
+        study: its `imports` are executed in the processes of several jobs, not in this one.
+        jobs: seeds at the same time.
+    """
+    plans = list(plans_of(study).values())
+    if jobs == 1:
+        for plan in plans:
+            run_plan(plan)
+        return
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, import_files, (study.imports,)) as pool:
+        list(pool.map(run_plan, plans))
 
 
 def collect_robustness(study: Study) -> Dict[str, Values]:
     """Every measure that is finished: name -> row -> seed -> value.
 
-    mPC, rPC and drop of the corruptions, AP on other data sets, and AP under each attack.
+    mPC, rPC and drop of the corruptions, AP on other data sets, AP under each attack, and, if the
+    study asks for errors, what each type of error costs, AP by size and crowding, and recall by
+    overlap.
     """
     found: Dict[str, Values] = {}
     for seed, plan in plans_of(study).items():
@@ -52,8 +73,20 @@ def collect_robustness(study: Study) -> Dict[str, Values]:
             measures = {k: v for k, v in summarize(plan, results).items() if k != "clean"}
             cells = [*cells_of(plan, "shift"), *cells_of(plan, "attack")]
             measures.update({f"AP, {cell.name}": ap_of(results, cell.name) for cell in cells})
+            if "errors" in study.robustness:
+                measures.update(_error_measures(results.get("clean", {})))
             for name, value in measures.items():
                 by_row = found.setdefault(name, {r: {} for r in study.rows})
                 if value is not None and not math.isnan(value):
                     by_row[row][seed] = value
     return {name: values for name, values in found.items() if any(values.values())}
+
+
+def _error_measures(clean: Results) -> Dict[str, float]:
+    """Of the evaluation on clean images; groups without objects are left out."""
+    costs = clean.get("error_cost", {})
+    measures = {f"AP50 lost to errors: {kind}": costs[kind] for kind in ERROR_TYPES if costs}
+    for key, what in GROUPS.items():
+        groups = clean.get(key, {})
+        measures.update({f"{what}: {name}": groups[name] for name in groups})
+    return measures

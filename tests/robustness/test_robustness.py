@@ -2,7 +2,7 @@
 
 import json
 import os
-import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +15,12 @@ from detectron2.modeling import build_model
 
 from d2kd.checks import ConfigError
 from d2kd.config import load_config
-from d2kd.robustness import collect, load_plan, run_plan, write_report
+from d2kd.robustness import collect, load_plan, plan_of_runs, run_plan, write_report
 from d2kd.robustness.summary import summarize
 from tests.conftest import ROOT
-from tests.helpers import write_config
+from tests.helpers import d2kd, write_config
 
 pytest.importorskip("imagecorruptions", reason="needs imagecorruptions-imaug")
-TOOL = str(ROOT / "tools" / "evaluate_robustness.py")
 ATTACKS = {"epsilons": [4], "steps": 2, "images": 3}
 
 
@@ -118,7 +117,8 @@ def test_a_killed_evaluation_goes_on(setting, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     registers = tmp_path / "registers.py"
     registers.write_text("import d2kd.testing")
-    command = [sys.executable, "-W", "ignore", TOOL, path, "--import", str(registers)]
+    command = [sys.executable, "-W", "ignore", "-m", "d2kd", "robustness", path]
+    command += ["--import", str(registers)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
     folder, limit = tmp_path / "killed" / "a", time.time() + 120
     while len(list(folder.glob("*.json"))) < 4 and time.time() < limit:
@@ -159,14 +159,64 @@ def test_the_quick_set(setting, tmp_path):
     assert plan.images == 100 and plan.output == tmp_path / "out" / "quick"
 
 
-def test_the_tool(setting, tmp_path, monkeypatch, capsys):
+def test_the_command_on_a_plan(setting, tmp_path):
     path = write_plan(setting, tmp_path / "out", corruptions={"names": "fog", "severities": [2]})
-    monkeypatch.setattr(sys, "argv", [TOOL, path])
-    runpy.run_path(TOOL, run_name="__main__")
-    assert "| fog |" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [TOOL, str(tmp_path / "gone.yaml")])
-    with pytest.raises(SystemExit, match="FileNotFoundError.*gone.yaml"):
-        runpy.run_path(TOOL, run_name="__main__")
+    done = d2kd("robustness", path)
+    assert done.exit_code == 0 and "| fog |" in done.output
+    assert f"wrote {tmp_path / 'out' / 'report.md'}" in done.output
+    done = d2kd("robustness", path, "--output", tmp_path / "other")
+    assert done.exit_code == 1 and "give one yaml, whose output is in it, or the" in done.output
+    gone = d2kd("robustness", tmp_path / "gone.yaml")
+    assert gone.exit_code == 1 and "gone.yaml" in gone.output and "Traceback" not in gone.output
+
+
+@pytest.fixture
+def runs(setting, tmp_path):
+    """The folders of two runs, as training leaves them."""
+    folder, config = setting
+    for i, name in enumerate(("plain", "distilled")):
+        run = tmp_path / name
+        run.mkdir()
+        shutil.copy(config, run / "config.yaml")
+        shutil.copy(folder / f"{i}.pth", run / "model_final.pth")
+        (run / "last_checkpoint").write_text("model_final.pth")
+    return [tmp_path / "plain", tmp_path / "distilled"]
+
+
+def test_the_command_on_runs(runs, setting, tmp_path):
+    """Side by side without a yaml: what a plan with the runs' weights gives."""
+    output = tmp_path / "out"
+    done = d2kd("robustness", *runs, "--output", output, "--quick")
+    assert done.exit_code == 0, done.output[-500:]
+    assert "mPC less that of *plain*" in done.output and "## Errors" in done.output
+    found = json.loads((output / "quick" / "report.json").read_text())["results"]
+    assert list(found) == ["plain", "distilled"]
+    assert {"clean", "fog-3", "fgsm-2", "projected-8"} <= set(found["plain"])
+    options = ["MODEL.WEIGHTS", str(setting[0] / "1.pth")]
+    plan = load_plan(write_plan(
+        setting, tmp_path / "plan", models={"d": {"config": str(setting[1]), "options": options}},
+        images=100, corruptions={"names": "fog", "severities": [3]},
+    ))  # fmt: skip
+    run_plan(plan)
+    assert collect(plan)["d"]["fog-3"] == found["distilled"]["fog-3"]
+
+
+def test_runs_of_one_name_and_mistakes(runs, tmp_path):
+    other = tmp_path / "other" / "plain"
+    shutil.copytree(runs[0], other)
+    plan = plan_of_runs([runs[0], other], tmp_path / "out")
+    assert len(plan.models) == 2 and all(name.endswith("-plain") for name in plan.models)
+    assert len(plan.cells) == 1 + 75 + 5
+    with pytest.raises(ConfigError, match="a run is given twice"):
+        plan_of_runs([runs[0], runs[0]], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="models: empty: "):
+        plan_of_runs([tmp_path / "empty"], tmp_path / "out")
+    (runs[1] / "last_checkpoint").unlink()
+    with pytest.raises(FileNotFoundError, match="distilled holds no checkpoint"):
+        run_plan(plan_of_runs(runs, tmp_path / "out"))
+    done = d2kd("robustness", runs[0], tmp_path / "nowhere")
+    assert done.exit_code == 1 and "or the folders of runs" in done.output
 
 
 @pytest.mark.parametrize("changes, match", [

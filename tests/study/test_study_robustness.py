@@ -1,6 +1,7 @@
 """A study whose finished runs are evaluated on corrupted images and another data set."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,16 @@ def study(tmp_path, squares, monkeypatch):
     """Two rows and two seeds, one run of which is not finished; real configs and weights."""
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path / "c", squares, DATASETS__TRAIN=())
+    Path("mine.py").write_text("import d2kd.testing\n")
     data = {
+        "imports": ["mine.py"],
         "title": "Toy", "output": "out", "seeds": [1, 2],
         "rows": {"plain": {"config": str(config)}, "distilled": {"config": str(config)}},
         "robustness": {
             "corruptions": {"names": ["contrast"], "severities": [1, 5]},
             "shift": {"same": {"dataset": f"squares_{squares.name}"}},
             "attacks": {"epsilons": [4], "steps": 2, "images": 2},
+            "errors": {"sizes": [16]},
         },
     }  # fmt: skip
     Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
@@ -62,10 +66,53 @@ def test_measures_by_row_and_seed(study):
 
 def test_the_report_has_a_table_for_each(study):
     run_robustness(study)
-    text = write_report(study, collect(study), collect_robustness(study))
+    found = collect_robustness(study)
+    text = write_report(study, collect(study), found)
     for name in ("bbox/AP", "mPC", "AP, shift-same"):
         assert f"`{name}`; mean, sample standard deviation" in text
-    assert set(json.loads(Path("out/report.json").read_text())["more"]) >= {"mPC", "drop"}
+    assert set(json.loads(Path("out/report.json").read_text())["more"]) == set(found)
+
+
+def test_errors_have_one_table_for_all_types(study):
+    run_robustness(study)
+    found = collect_robustness(study)
+    clean = json.loads(Path("out/robustness/seed_2/plain/clean.json").read_text())["results"]
+    for kind in ("classification", "background", "missed"):
+        value = found[f"AP50 lost to errors: {kind}"]["plain"][2]
+        assert value == clean["error_cost"][kind]
+    assert (
+        found["AP by size: size above 16 px"]["plain"][2] == clean["AP_by_size"]["size above 16 px"]
+    )
+
+    values = {"plain": {1: 3.0, 2: 5.0}, "distilled": {1: 2.0, 2: 3.0}}
+    toy = {"lost: missed": values, "lost: both": {"plain": {1: 1.5}, "distilled": {}}}
+    text = write_report(study, collect(study), toy)
+    assert "| | missed | both |\n|---|---|---|\n| plain | 4.0 | 1.5 |\n" in text
+    assert "| distilled | 2.5 (-1.5 / 0.50) | - (- / -) |" in text and "`lost`; mean" in text
+
+
+def test_seeds_at_the_same_time_give_the_same(study):
+    run_robustness(study, jobs=2)
+    found = collect_robustness(study)
+    shutil.rmtree("out/robustness")
+    run_robustness(study)
+    assert collect_robustness(study) == found and set(found["mPC"]["plain"]) == {1, 2}
+
+
+def test_a_file_to_import_goes_to_every_run(study):
+    assert study.runs[0].command[3:5] == ["--import", "mine.py"]
+    Path("mine.py").unlink()
+    with pytest.raises(FileNotFoundError, match="study.yaml: imports: no such file: mine.py"):
+        load_study("study.yaml")
+
+
+def test_errors_are_left_out_where_a_study_does_not_ask(study):
+    data = yaml.safe_load(Path("study.yaml").read_text())
+    del data["robustness"]["errors"]
+    Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    study = load_study("study.yaml")
+    run_robustness(study)
+    assert not [name for name in collect_robustness(study) if ":" in name]
 
 
 def test_only_the_rows_asked_for_are_evaluated(study):

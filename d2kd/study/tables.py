@@ -1,0 +1,74 @@
+"""The markdown tables of a study."""
+
+import math
+from typing import Dict, List, Optional
+
+from .plan import Study
+
+Values = Dict[str, Dict[int, float]]
+"""Row -> seed -> value of a measure."""
+
+Summary = Dict[str, Dict[str, float]]
+"""Row -> statistic -> value; see `report.summarize`."""
+
+
+def table_of_seeds(study: Study, metric: str, values: Values, summary: Summary) -> List[str]:
+    """Every seed of a measure and its statistics, without rows that lack a further measure."""
+    seeds = "".join(f" seed {seed} |" for seed in study.seeds)
+    lines = [
+        f"`{metric}`; mean, sample standard deviation (sd), standard error (se); difference "
+        f"to *{study.baseline}* with the same seed, mean and standard error.", "",
+        f"| |{seeds} mean | sd | se | difference | se |", "|---" * (len(study.seeds) + 6) + "|",
+    ]  # fmt: skip
+    for row, s in summary.items():
+        if not s["seeds"] and (row in study.only_named or metric != study.metric):
+            continue
+        cells = "".join(f" {number(values[row].get(seed))} |" for seed in study.seeds)
+        difference = "- | -" if row == study.baseline else (
+            f"{number(s['difference'], '+')} | {number(s['difference_se'], digits=2)}"
+        )  # fmt: skip
+        lines.append(
+            f"| {row} |{cells} {number(s['mean'])} | {number(s['sd'], digits=2)} "
+            f"| {number(s['se'], digits=2)} | {difference} |"
+        )
+    return lines
+
+
+def table_of_family(study: Study, family: str, columns: Dict[str, Summary]) -> List[str]:
+    """Means of several measures side by side, with differences to the baseline."""
+    lines = [
+        f"`{family}`; mean over the seeds; in brackets the difference to *{study.baseline}* with "
+        "the same seed and, behind /, its standard error.", "",
+        f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
+    ]  # fmt: skip
+    for row in study.rows:
+        cells = [_mean_and_difference(summary[row]) for summary in columns.values()]
+        if row == study.baseline:
+            cells = [number(summary[row]["mean"]) for summary in columns.values()]
+        if any(summary[row]["seeds"] for summary in columns.values()):
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
+def _mean_and_difference(s: Dict[str, float]) -> str:
+    error = number(s["difference_se"], digits=2)
+    return f"{number(s['mean'])} ({number(s['difference'], '+')} / {error})"
+
+
+def not_run(study: Study, values: Values) -> List[str]:
+    """What is missing, with the command of its first seed."""
+    open_runs = {row: [run for run in runs if run.seed not in values[row]]
+                 for row, runs in study.rows.items()}  # fmt: skip
+    lines = ["", "Not run:", ""] if any(open_runs.values()) else []
+    for row, runs in open_runs.items():
+        if runs:
+            seeds = ", ".join(str(run.seed) for run in runs)
+            lines.append(
+                f"- {row}, {'seed' if len(runs) == 1 else 'seeds'} {seeds}: `{runs[0].shell}`"
+            )
+    return lines
+
+
+def number(value: Optional[float], sign: str = "", digits: int = 1) -> str:
+    """A number for a table, "-" for none."""
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
