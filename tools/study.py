@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("study", help="yaml file")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="trainings, or seeds evaluated, at the same time"
+        "--jobs", type=int, default=1, help="trainings, and then evaluations, at the same time"
     )
     parser.add_argument(
         "--report", action="store_true", help="report what is finished, run nothing"

@@ -16,12 +16,14 @@ from .base import debug_option
               help="For RUNS; default: output/robustness.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Four corruptions at severity 3, 100 images.")
 @click.option("--report", is_flag=True, help="Report what is finished, run nothing.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
+              help="Evaluations at the same time, spread over the GPUs.")  # fmt: skip
 @click.option("--import", "imports", multiple=True, metavar="FILE",
               help="Python file of yours that registers detectors or data sets.")  # fmt: skip
 @debug_option
 def robustness(
     sources: Tuple[Path, ...], output: Path | None, quick: bool, report: bool,
-    imports: Tuple[str, ...],
+    jobs: int, imports: Tuple[str, ...],
 ) -> None:  # fmt: skip
     """Compare models under corruptions and attacks, and by types of errors.
 
@@ -43,6 +45,6 @@ def robustness(
     else:
         raise ConfigError("give one yaml, whose output is in it, or the folders of runs.")
     if not report:
-        run_plan(plan)
+        run_plan(plan, jobs, imports)
     click.echo(write_report(plan, collect(plan)))
     click.echo(f"wrote {plan.output / 'report.md'}")

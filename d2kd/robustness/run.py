@@ -2,13 +2,18 @@
 
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
 
 from ..checks import ConfigError
 from ..config import get_d2kd_cfg
 from ..files import write_atomically
 from ..provenance import dataset_fingerprint, plain
+from ..run import import_files
 from ..validate import flatten
 from .cells import Cell
 from .evaluate import Results, Subject, evaluate_cell, load_subject
@@ -18,19 +23,47 @@ _SECTIONS = ("MODEL.", "INPUT.", "TEST.")
 _FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE")
 
 
-def run_plan(plan: Plan) -> None:
+def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
     """Run what is not finished yet and store every result.
+
+    Args:
+        plan: models and their evaluations.
+        jobs: evaluations at the same time, in processes of their own and on a GPU of their own
+            where there are several.
+        imports: Python files that these processes execute first; this one does not.
 
     Raises:
         ConfigError: a config, checkpoint or data set that does not fit, or a result that was made
             with other settings.
     """
-    subjects = load_subjects(plan)
-    pairs = [(subject, cell) for subject in subjects for cell in plan.cells]
-    open_pairs = [pair for pair in pairs if read_result(plan, *pair) is None]
-    print(f"{len(pairs) - len(open_pairs)} of {len(pairs)} evaluations are finished", flush=True)
-    for subject, cell in open_pairs:
-        start = time.time()
+    pairs = [(subject, cell) for subject in load_subjects(plan) for cell in plan.cells]
+    missing = [
+        (subject.name, cell) for subject, cell in pairs if read_result(plan, subject, cell) is None
+    ]
+    print(f"{len(pairs) - len(missing)} of {len(pairs)} evaluations are finished", flush=True)
+    jobs = min(jobs, len(missing))
+    if jobs <= 1:
+        _run(plan, missing, 0)
+        return
+    shares = [missing[i::jobs] for i in range(jobs)]
+    spawn, threads = get_context("spawn"), max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, spawn, _start, (imports, threads)) as pool:
+        list(pool.map(_run, [plan] * jobs, shares, range(jobs)))
+
+
+def _start(imports: Sequence[str], threads: int) -> None:
+    """Prepare a process: files of the user, and its part of the CPU's cores."""
+    torch.set_num_threads(threads)
+    import_files(imports)
+
+
+def _run(plan: Plan, share: Sequence[Tuple[str, Cell]], job: int) -> None:
+    """Evaluations of models by name, one after another, on the GPU of a job."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(job % torch.cuda.device_count())
+    subjects = {subject.name: subject for subject in load_subjects(plan)}
+    for name, cell in share:
+        subject, start = subjects[name], time.time()
         results = evaluate_cell(plan, subject, cell)
         seconds = round(time.time() - start, 1)
         write_result(plan, subject, cell, {"seconds": seconds, "results": results})

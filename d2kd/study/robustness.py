@@ -1,8 +1,6 @@
 """Robustness of the runs of a study, by row and seed."""
 
 import math
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Dict
 
 from ..evaluation.error_types import ERROR_TYPES
@@ -10,7 +8,6 @@ from ..robustness.evaluate import Results
 from ..robustness.plan import Plan, build_plan
 from ..robustness.run import collect, run_plan
 from ..robustness.summary import ap_of, cells_of, summarize
-from ..run import import_files
 from .plan import Study
 from .run import read_result
 from .tables import Values
@@ -48,16 +45,10 @@ def run_robustness(study: Study, jobs: int = 1) -> None:
 
     Args:
         study: its `imports` are executed in the processes of several jobs, not in this one.
-        jobs: seeds at the same time.
+        jobs: evaluations at the same time.
     """
-    plans = list(plans_of(study).values())
-    if jobs == 1:
-        for plan in plans:
-            run_plan(plan)
-        return
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, import_files, (study.imports,)) as pool:
-        list(pool.map(run_plan, plans))
+    for plan in plans_of(study).values():
+        run_plan(plan, jobs, study.imports)
 
 
 def collect_robustness(study: Study) -> Dict[str, Values]:

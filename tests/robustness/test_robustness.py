@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,6 +200,19 @@ def test_the_command_on_runs(runs, setting, tmp_path):
     ))  # fmt: skip
     run_plan(plan)
     assert collect(plan)["d"]["fog-3"] == found["distilled"]["fog-3"]
+
+
+def test_the_command_in_several_processes(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("registers.py").write_text("import d2kd.testing")
+    plans = [plan_of_runs(runs, tmp_path / x, quick=True) for x in ("one", "several")]
+    for plan, jobs in zip(plans, (1, 3), strict=True):
+        run_plan(plan, jobs, ["registers.py"])
+    one, several = (collect(plan) for plan in plans)
+    assert one == several and len(one["plain"]) == 10
+    (tmp_path / "several" / "quick" / "plain" / "fog-3.json").unlink()
+    run_plan(plans[1], 3, ["registers.py"])
+    assert collect(plans[1]) == one
 
 
 def test_runs_of_one_name_and_mistakes(runs, tmp_path):

@@ -91,7 +91,7 @@ def test_errors_have_one_table_for_all_types(study):
     assert "| distilled | 2.5 (-1.5 / 0.50) | - (- / -) |" in text and "`lost`; mean" in text
 
 
-def test_seeds_at_the_same_time_give_the_same(study):
+def test_evaluations_at_the_same_time_give_the_same(study):
     run_robustness(study, jobs=2)
     found = collect_robustness(study)
     shutil.rmtree("out/robustness")
