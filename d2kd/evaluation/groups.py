@@ -150,7 +150,7 @@ def _names(what: str, limits: Sequence[float], unit: str = "", step: int = 0) ->
     """Names of the groups between limits: "size up to 32 px", "size 32 to 96 px", ..."""
     if not limits:
         return [f"any {what}"]
-    pairs = zip(limits, limits[1:], strict=False)
-    inner = [f"{what} {low + step:g} to {high:g}{unit}" for low, high in pairs]
-    first, last = f"{what} up to {limits[0]:g}{unit}", f"{what} above {limits[-1]:g}{unit}"
-    return [first, *inner, last]
+    ranges = [(low + step, high) for low, high in zip(limits, limits[1:], strict=False)]
+    inner = [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ranges]
+    first = f"up to {limits[0]:g}" if limits[0] else "0"
+    return [f"{what} {x}{unit}" for x in (first, *inner, f"above {limits[-1]:g}")]

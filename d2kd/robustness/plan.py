@@ -1,5 +1,6 @@
 """What a robustness evaluation runs, from its yaml."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Set
@@ -77,8 +78,8 @@ def plan_of_runs(folders: Sequence[Path], output: Path, quick: bool = False) -> 
     """Everything but domain shift, of the last checkpoints of runs; the first is the baseline.
 
     Args:
-        folders: of runs; a model is named after its folder, or after the whole path where two
-            folders have one name.
+        folders: of runs; a model is named after its folder or, where two folders have one name,
+            after what their paths do not share.
         output: folder of all results.
         quick: see `load_plan`.
 
@@ -86,10 +87,12 @@ def plan_of_runs(folders: Sequence[Path], output: Path, quick: bool = False) -> 
         ConfigError: a folder is given twice, or is not that of a run.
     """
     names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder).strip("/").replace("/", "-") for folder in folders]
-    if len(set(names)) < len(names):
+    paths = [os.path.abspath(folder) for folder in folders]
+    if len(set(paths)) < len(paths):
         raise ConfigError(f"a run is given twice: {', '.join(map(str, folders))}.")
+    if len(set(names)) < len(names):
+        shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, shared).replace(os.sep, "-") for path in paths]
     models = {name: {"config": str(f)} for name, f in zip(names, folders, strict=True)}
     sections = {"corruptions": {}, "attacks": {}, "errors": {}}
     data = {"title": "Robustness", "output": str(output), "models": models, **sections}

@@ -13,7 +13,7 @@ NOTES = {
     "clean": "AP of COCO (0 to 100).",
     "summary": "AP of COCO (0 to 100). mPC: mean over corruptions and severities; rPC: mPC in % of "
     "the clean AP; drop: clean AP less mPC; last column: mPC less that of *{baseline}*.",
-    "corruption": "Mean AP over the severities {severities}; in brackets the drop from clean.",
+    "corruption": "AP, mean over severity {severities}; in brackets the difference to clean.",
     "shift": "AP on another data set, over the classes that both have; in brackets the clean AP of "
     "these classes above.",
     "attack": "AP on the first {images} images; epsilon in grey levels of 255. `fgsm` is one step, "

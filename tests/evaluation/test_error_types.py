@@ -174,6 +174,8 @@ def test_groups_by_hand():
     assert counts == {"objects up to 1": 2, "objects above 1": 2}
     assert_close(list(values.values()), [100 * 51 / 101] * 2)
     assert_close(largest_overlaps(truth).tolist(), [0.0, 1 / 3, 1 / 3, 0.0])
+    _, counts = ap_by_objects(truth, detections, [1, 2, 4])
+    assert list(counts) == ["objects up to 1", "objects 2", "objects 3 to 4", "objects above 4"]
     values, counts = recall_by_overlap(truth, judge(truth, detections), [0.0, 0.5])
     assert list(counts.values()) == [2, 2, 0]
     assert list(values.values())[:2] == [50.0, 50.0] and math.isnan(values["overlap above 0.5"])
@@ -190,5 +192,5 @@ def test_the_evaluator_reports_all_of_it():
     assert results["error_count"] == {**dict.fromkeys(ERROR_TYPES, 0), "missed": 2}
     assert results["AP_by_size"] == {"size up to 35 px": 0.0, "size above 35 px": 100.0}
     assert results["AP_by_objects"] == {"objects up to 1": 100.0, "objects above 1": 50.0}
-    assert_close(results["recall_by_overlap"]["overlap up to 0"], 100 * 4 / 6)
+    assert_close(results["recall_by_overlap"]["overlap 0"], 100 * 4 / 6)
     assert results["objects"]["objects above 1"] == 4
