@@ -77,7 +77,8 @@ def plot(plan: Plan, found: Found) -> Figure:
     right.set_xticks([x + 0.4 - 0.4 / len(found) for x in range(len(names))], names, rotation=45,
                      ha="right")  # fmt: skip
     right.set_ylabel("AP, mean over severities")
-    left.legend()
+    left.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     for axis in (left, right):
         axis.grid(axis="y", alpha=0.3)
     return figure
