@@ -36,19 +36,20 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         ConfigError: a config, checkpoint or data set that does not fit, or a result that was made
             with other settings.
     """
-    pairs = [(subject, cell) for subject in load_subjects(plan) for cell in plan.cells]
+    subjects = load_subjects(plan)
+    pairs = [(subject, cell) for subject in subjects for cell in plan.cells]
     missing = [
         (subject.name, cell) for subject, cell in pairs if read_result(plan, subject, cell) is None
     ]
     print(f"{len(pairs) - len(missing)} of {len(pairs)} evaluations are finished", flush=True)
     jobs = min(jobs, len(missing))
     if jobs <= 1:
-        _run(plan, missing, 0)
+        _run(plan, subjects, missing)
         return
     shares = [missing[i::jobs] for i in range(jobs)]
     spawn, threads = get_context("spawn"), max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, spawn, _start, (imports, threads)) as pool:
-        list(pool.map(_run, [plan] * jobs, shares, range(jobs)))
+        list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
 
 
 def _start(imports: Sequence[str], threads: int) -> None:
@@ -57,13 +58,18 @@ def _start(imports: Sequence[str], threads: int) -> None:
     import_files(imports)
 
 
-def _run(plan: Plan, share: Sequence[Tuple[str, Cell]], job: int) -> None:
-    """Evaluations of models by name, one after another, on the GPU of a job."""
+def _job(plan: Plan, share: List[Tuple[str, Cell]], number: int) -> None:
+    """A share of the evaluations, on one of the GPUs."""
     if torch.cuda.is_available():
-        torch.cuda.set_device(job % torch.cuda.device_count())
-    subjects = {subject.name: subject for subject in load_subjects(plan)}
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    _run(plan, load_subjects(plan), share)
+
+
+def _run(plan: Plan, subjects: List[Subject], share: List[Tuple[str, Cell]]) -> None:
+    """Evaluations of models by name, one after another."""
+    by_name = {subject.name: subject for subject in subjects}
     for name, cell in share:
-        subject, start = subjects[name], time.time()
+        subject, start = by_name[name], time.time()
         results = evaluate_cell(plan, subject, cell)
         seconds = round(time.time() - start, 1)
         write_result(plan, subject, cell, {"seconds": seconds, "results": results})
