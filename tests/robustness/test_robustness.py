@@ -215,6 +215,26 @@ def test_the_command_in_several_processes(runs, tmp_path, monkeypatch):
     assert collect(plans[1]) == one
 
 
+def test_the_config_of_a_run_is_that_of_its_yaml(setting, tmp_path):
+    """A run's config.yaml holds every key, and lists where defaults are tuples."""
+    folder, config = setting
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(load_config(str(config), []).dump())
+    short = yaml.safe_load(config.read_text())
+    del short["MODEL"]["ROI_BOX_CASCADE_HEAD"]  # tuples in a tuple by default
+    config = tmp_path / "short.yaml"
+    config.write_text(yaml.safe_dump(short))
+    weights = ["MODEL.WEIGHTS", str(folder / "0.pth")]
+    models = {"a": {"config": str(config), "options": weights}}
+    corruptions = {"names": "fog", "severities": [1]}
+    run_plan(load_plan(write_plan(setting, tmp_path / "out", models=models,
+                                  corruptions=corruptions)))  # fmt: skip
+    models["a"]["config"] = str(run)
+    plan = load_plan(write_plan(setting, tmp_path / "out", models=models, corruptions=corruptions))
+    assert len(collect(plan)["a"]) == 2
+
+
 def test_runs_of_one_name_and_mistakes(runs, tmp_path):
     other = tmp_path / "other" / "plain"
     shutil.copytree(runs[0], other)
