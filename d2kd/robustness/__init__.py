@@ -1,4 +1,4 @@
-"""Robustness of several models side by side, from one yaml: run, collected and reported."""
+"""Robustness of several models side by side, of runs or from one yaml: run and reported."""
 
 from .cells import Cell
 from .plan import Plan, load_plan, plan_of_runs

@@ -1,4 +1,4 @@
-"""What a robustness evaluation runs, from its yaml."""
+"""What a robustness evaluation runs, from its yaml or from the folders of runs."""
 
 import os
 from dataclasses import dataclass

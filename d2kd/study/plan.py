@@ -90,7 +90,7 @@ def load_study(path: str) -> Study:
     _check(path, data)
     output, rows = Path(data["output"]), data["rows"]
     imports = [str(x) for x in data.get("imports", [])]
-    shared = [x for path in imports for x in ("--import", path)]
+    shared = [word for file in imports for word in ("--import", file)]
     shared += [str(x) for x in data.get("options", [])]
     plan = {
         name: [

@@ -76,8 +76,7 @@ def collect_robustness(study: Study) -> Dict[str, Values]:
 def _error_measures(clean: Results) -> Dict[str, float]:
     """Of the evaluation on clean images; groups without objects are left out."""
     costs = clean.get("error_cost", {})
-    measures = {f"AP50 lost to errors: {kind}": costs[kind] for kind in ERROR_TYPES if costs}
+    measures = {f"AP50 lost to errors: {k}": costs[k] for k in ERROR_TYPES if k in costs}
     for key, what in GROUPS.items():
-        groups = clean.get(key, {})
-        measures.update({f"{what}: {name}": groups[name] for name in groups})
+        measures.update({f"{what}: {name}": x for name, x in clean.get(key, {}).items()})
     return measures
