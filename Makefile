@@ -39,7 +39,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile tests
 
 test-faults: $(STAMP)
-	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/test_resume.py
+	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py
 
 quickstart: $(STAMP)
 	$(RUN) -m d2kd.quickstart

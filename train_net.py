@@ -4,8 +4,8 @@
 The same command trains a teacher, a plain student and a distilled student; the config decides.
 """
 
-from d2kd.launch import launch, one_line_errors
-from d2kd.run import argument_parser, main
+from d2kd.engine.launch import launch, one_line_errors
+from d2kd.engine.main import argument_parser, main
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()

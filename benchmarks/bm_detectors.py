@@ -20,7 +20,8 @@ from detectron2.modeling import build_anchor_generator, build_model
 from detectron2.utils.events import EventStorage
 from timing import alternate, default_device, header, timed, training_step
 
-from d2kd.config import get_d2kd_cfg, merge_config_file
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file
 from d2kd.detectors.assigner import atss_assign
 from d2kd.testing import make_batch
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from detectron2.modeling import build_model
 
-from d2kd.config import load_config
+from d2kd.config.loading import load_config
 from d2kd.export import check_export, export_onnx, export_pt2, measure_export
 from d2kd.export.graph import AllBoxes
 

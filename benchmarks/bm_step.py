@@ -29,7 +29,8 @@ from timing import alternate, default_device, header, training_step
 
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.adapters import STUDENT_ONLY
-from d2kd.config import get_d2kd_cfg, merge_config_file, without_pretrained
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file, without_pretrained
 from d2kd.heads import build_head
 from d2kd.testing import make_batch
 

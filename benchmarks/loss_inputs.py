@@ -13,7 +13,7 @@ from torch import Tensor
 from d2kd import DetectorOutput, DetectorSpec, build_adapter
 from d2kd.adapters.output import MaskOutput, RoIOutput
 from d2kd.detectors.assigner import atss_assign
-from d2kd.labels import positives_per_batch
+from d2kd.losses.labels import positives_per_batch
 from d2kd.testing import tiny_cfg
 
 CLASSES, CHANNELS, STRIDES = 80, 256, (8, 16, 32, 64, 128)

@@ -15,7 +15,7 @@ from d2kd import DetectorOutput, losses
 from d2kd.heads import BCKD, LD, CrossKD, MaskKD, Parallel, RoIKD
 from d2kd.heads.base import by_anchor
 from d2kd.heads.region import valuable_region
-from d2kd.labels import foreground
+from d2kd.losses.labels import foreground
 
 
 class OnLogits(CrossKD):

@@ -1,6 +1,5 @@
 """Knowledge distillation of object detectors on Detectron2."""
 
-__version__ = "0.1.0"
 
 try:
     import detectron2  # noqa: F401
@@ -18,14 +17,16 @@ from .adapters import (
     DetectorSpec,
     build_adapter,
 )
-from .config import add_d2kd_config
+from .config.defaults import add_d2kd_config
 from .distiller import Distiller
-from .engine import DistillationTrainer
+from .engine.hooks.schedule import DistillationSchedule
+from .engine.trainer import DistillationTrainer
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead
-from .hooks import DistillationSchedule
-from .teacher import Teacher, build_teacher
+from .teachers.teacher import Teacher, build_teacher
+from .version import __version__
 
 __all__ = [
+    "__version__",
     "DETECTOR_ADAPTER_REGISTRY",
     "DISTILLATION_HEAD_REGISTRY",
     "DetectorAdapter",

@@ -9,10 +9,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from .adapters import DetectorAdapter, build_adapter
-from .balance import check_shares
-from .checks import ConfigError, check_choice
+from .config.validate import check_shares
+from .errors import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, build_head
-from .teacher import Teacher, build_teacher
+from .teachers.teacher import Teacher, build_teacher
 
 
 def student_config(cfg: CfgNode) -> CfgNode:

@@ -9,12 +9,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from .adapters import STUDENT_ONLY, DetectorOutput, build_adapter
-from .averages import moving_averages, set_moving_averages
 from .build import build_distiller
+from .detectors.loss_normalizer import moving_averages, set_moving_averages
 from .heads import DistillationHead
-from .labels import positives_per_batch
 from .losses import mean_over_ranks
-from .teacher import Teacher
+from .losses.labels import positives_per_batch
+from .teachers.teacher import Teacher
 
 
 @META_ARCH_REGISTRY.register()

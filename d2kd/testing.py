@@ -9,7 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from .config import get_d2kd_cfg
+from .config.defaults import get_d2kd_cfg
 
 
 class TinyBackbone(Backbone):

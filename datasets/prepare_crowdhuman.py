@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from d2kd.data.coco_json import image_size
-from d2kd.files import write_atomically
+from d2kd.file_io import write_atomically
 
 SPLITS = ("train", "val")
 

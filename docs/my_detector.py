@@ -9,7 +9,12 @@ from fvcore.nn import giou_loss, sigmoid_focal_loss
 from torch import nn
 from torch.nn.functional import one_hot, pad
 
-from d2kd import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, DetectorOutput, DetectorSpec
+from d2kd import (
+    DETECTOR_ADAPTER_REGISTRY,
+    DetectorAdapter,
+    DetectorOutput,
+    DetectorSpec,
+)
 from d2kd.adapters.base import valid_cells
 
 

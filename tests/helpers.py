@@ -11,7 +11,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
-from d2kd import DetectorOutput, DetectorSpec, Distiller, Teacher, build_adapter
+from d2kd import (
+    DetectorOutput,
+    DetectorSpec,
+    Distiller,
+    Teacher,
+    build_adapter,
+)
 from d2kd.cli import main
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head
 from d2kd.heads.base import head_defaults

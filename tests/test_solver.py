@@ -7,7 +7,7 @@ import torch
 from detectron2.solver.build import build_optimizer as build_stock_optimizer
 from torch import nn
 
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.solver import build_lr_scheduler, build_optimizer, scale_learning_rate
 
 

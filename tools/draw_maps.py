@@ -11,11 +11,11 @@ from pathlib import Path
 
 from detectron2.modeling import build_model
 
-from d2kd.checkpoint import SafeCheckpointer
-from d2kd.config import load_config
+from d2kd.checkpoint.checkpointer import SafeCheckpointer
+from d2kd.config.loading import load_config
 from d2kd.data import register_custom_datasets
 from d2kd.data.catalog import require_registered
-from d2kd.pictures import draw_batch, picture_batch
+from d2kd.inference.distillation_maps import draw_batch, picture_batch
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,8 +14,8 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 
 from d2kd.build import student_config
-from d2kd.checkpoint import SafeCheckpointer
-from d2kd.config import load_config, without_pretrained
+from d2kd.checkpoint.checkpointer import SafeCheckpointer
+from d2kd.config.loading import load_config, without_pretrained
 from d2kd.data import labelled_test_data, register_custom_datasets
 from d2kd.data.catalog import require_registered
 from d2kd.evaluation import QualityEvaluator, QualityProbe

@@ -13,7 +13,7 @@ errors, too.
 import argparse
 import sys
 
-from d2kd.run import import_files
+from d2kd.engine.main import import_files
 from d2kd.study import (
     collect,
     collect_more,

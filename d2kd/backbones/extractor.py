@@ -4,8 +4,8 @@ from typing import Any, Dict, List, Sequence
 
 from torch import nn
 
-from ..checkpoint import SafeCheckpointer
-from ..checks import MissingFileError
+from ..checkpoint.checkpointer import SafeCheckpointer
+from ..errors import MissingFileError
 
 
 def load_weights(body: nn.Module, path: str) -> None:

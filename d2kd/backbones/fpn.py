@@ -9,7 +9,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checks import check_choice
+from ..errors import check_choice
 
 TOP_BLOCKS = ("none", "maxpool", "p6p7")
 TOP_BLOCK_INPUTS = ("stage", "output")

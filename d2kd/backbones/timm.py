@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 from .extractor import drop_unused, load_weights, modules_up_to
 from .fpn import Pyramid, build_pyramid
 

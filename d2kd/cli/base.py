@@ -8,10 +8,10 @@ from typing import Any, Callable, Sequence
 
 import click
 
-from .. import __version__
-from ..checks import ConfigError
-from ..launch import one_line_errors
-from ..run import OPTIONS, argument_parser
+from ..engine.launch import one_line_errors
+from ..engine.main import OPTIONS, argument_parser
+from ..errors import ConfigError
+from ..version import __version__
 
 _HINT = "(--debug shows the traceback)"
 
@@ -111,7 +111,7 @@ def run_weights(config: str, weights: str) -> str:
     Raises:
         ConfigError: neither.
     """
-    from ..checkpoint import last_checkpoint
+    from ..checkpoint.checkpointer import last_checkpoint
 
     if weights:
         return weights

@@ -51,8 +51,8 @@ def weights(source: str, target: Path, half: bool) -> None:
 
     SOURCE is a .pth, .pkl or .safetensors file, a URL or a detectron2:// address, maybe pinned.
     """
-    from ..files import sha256_of
-    from ..weights_file import convert_weights
+    from ..checkpoint.weights_file import convert_weights
+    from ..file_io import sha256_of
 
     convert_weights(source, target, half)
     click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(target)}")

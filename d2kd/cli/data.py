@@ -43,8 +43,8 @@ def _print(problems: list[str]) -> int:
 def _classes_of(config: str) -> int | list[str]:
     """A teacher's class names, if it is a run's folder that tells them, or else their number."""
     from ..adapters import build_adapter
-    from ..config import load_config
-    from ..predict import build_student, class_names
+    from ..config.loading import load_config
+    from ..inference.predict import build_student, class_names
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
     names = class_names(cfg, Path(config)) if Path(config, "run.json").is_file() else []

@@ -14,9 +14,9 @@ def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
 
     Nothing is kept. The arguments are those of `d2kd train`.
     """
-    from ..checkup import check_run
     from ..data import register_custom_datasets
-    from ..run import resolve_config
+    from ..engine.main import resolve_config
+    from ..inspection.checkup import check_run
 
     cfg = resolve_config(namespace(config, options, **given))
     register_custom_datasets(cfg)
@@ -29,7 +29,7 @@ def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
 @debug_option
 def methods(name: str | None) -> None:
     """What can be distilled by which method; with NAME, that method's keys."""
-    from ..catalog import describe_method, method_matrix
+    from ..inspection.combinations import describe_method, method_matrix
 
     click.echo(describe_method(name) if name else method_matrix())
 
@@ -38,6 +38,6 @@ def methods(name: str | None) -> None:
 @debug_option
 def detectors() -> None:
     """The detectors that can be students and teachers, and their configs."""
-    from ..catalog import detector_table
+    from ..inspection.combinations import detector_table
 
     click.echo(detector_table())

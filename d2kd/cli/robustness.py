@@ -5,7 +5,7 @@ from typing import Tuple
 
 import click
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 from .base import debug_option
 
 
@@ -34,8 +34,8 @@ def robustness(
     \b
     d2kd robustness output/student output/distilled output/teacher --quick
     """
+    from ..engine.main import import_files
     from ..robustness import collect, load_plan, plan_of_runs, run_plan, write_report
-    from ..run import import_files
 
     import_files(imports)
     if all(source.is_dir() for source in sources):

@@ -31,8 +31,8 @@ def predict(
     \b
     d2kd predict output/distilled photos --threshold 0.6
     """
-    from .. import predict as library
-    from ..run import resolve_config
+    from ..engine.main import resolve_config
+    from ..inference import predict as library
 
     cfg = resolve_config(namespace(config, options))
     predictor = library.Predictor(cfg, run_weights(config, weights))
@@ -75,8 +75,8 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
     \b
     d2kd export output/distilled --output student.onnx
     """
+    from ..engine.main import resolve_config
     from ..export import export_student
-    from ..run import resolve_config
 
     cfg = resolve_config(namespace(config, options))
     run = Path(config) if os.path.isdir(config) else None

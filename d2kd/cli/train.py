@@ -5,8 +5,8 @@ from typing import Any, Tuple
 
 import click
 
-from ..launch import launch
-from ..run import main as run
+from ..engine.launch import launch
+from ..engine.main import main as run
 from .base import SETTINGS, namespace, run_weights, with_config
 
 

@@ -9,8 +9,8 @@ import yaml
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from ..config import get_d2kd_cfg
-from ..files import write_atomically
+from ..config.defaults import get_d2kd_cfg
+from ..file_io import write_atomically
 from .architecture import Architecture, infer
 from .config import build_config
 from .details import Details, details_from_text, states_classes

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ..checks import ConfigError, MissingFileError
+from ..errors import ConfigError, MissingFileError
 from .custom import EXAMPLE
 
 logger = logging.getLogger(__name__)

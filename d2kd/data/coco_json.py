@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..checks import ConfigError, MissingFileError
-from ..files import write_atomically
+from ..errors import ConfigError, MissingFileError
+from ..file_io import write_atomically
 
 EXIF_ORIENTATION = 0x0112  # 5 to 8: width and height change places when the image is read
 _NEEDED: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..checks import ConfigError, MissingFileError, check_choice
+from ..errors import ConfigError, MissingFileError, check_choice
 from .builtin import register_coco_format
 
 EVALUATORS = ("coco", "crowdhuman")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..checks import ConfigError, MissingFileError
+from ..errors import ConfigError, MissingFileError
 from .coco_json import read_coco
 from .layouts import advice, convert_first
 from .yolo import read_data_yaml

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 from .catalog import load_dataset
 from .coco_json import image_size
 from .yolo import SUFFIXES

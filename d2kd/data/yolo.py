@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ..checks import ConfigError, MissingFileError
+from ..errors import ConfigError, MissingFileError
 from .coco_json import image_size, write_coco
 from .yolo_labels import LabelFormat, label_path, read_labels
 

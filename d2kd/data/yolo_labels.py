@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 
 _ROUNDING = 0.01  # parts of the image by which label tools overshoot it
 

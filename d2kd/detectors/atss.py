@@ -11,10 +11,10 @@ from detectron2.structures import Boxes
 from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
 
-from ..checks import check_choice
-from ..labels import foreground, positives_per_batch
+from ..errors import check_choice
 from ..losses import box_iou_loss, mean_over_ranks
 from ..losses.box import side_distances
+from ..losses.labels import foreground, positives_per_batch
 from .base import AnchorPointDetector
 from .common import add_common_config, common_arguments, head_arguments
 from .head import ATSSHead

@@ -9,7 +9,7 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from ..checks import check_choice
+from ..errors import check_choice
 from .head import ScaledFCOSHead
 from .inference import select, suppress, with_quality
 

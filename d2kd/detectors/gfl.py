@@ -8,8 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from ..checks import check_choice
-from ..labels import foreground, positives_per_batch
+from ..errors import check_choice
 from ..losses import (
     box_iou_loss,
     distribution_focal_loss,
@@ -19,6 +18,7 @@ from ..losses import (
     quality_focal_loss,
 )
 from ..losses.box import side_distances
+from ..losses.labels import foreground, positives_per_batch
 from .base import AnchorPointDetector
 from .common import add_common_config, common_arguments, head_arguments
 from .head import GFLHead

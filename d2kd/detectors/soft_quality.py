@@ -4,7 +4,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..checks import check_choice
+from ..errors import check_choice
 from ..losses.precision import at_least_float
 from .quality import QUALITY_PREDICTOR_REGISTRY, _convolutions
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..resume import moving_averages
+from ..detectors.loss_normalizer import moving_averages
 
 _LIKE_TESTING = (_BatchNorm, _DropoutNd)
 

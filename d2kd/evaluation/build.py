@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 from .coco import FastCOCOEvaluator
 from .crowdhuman import CrowdHumanEvaluator
 

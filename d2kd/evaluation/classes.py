@@ -4,9 +4,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..adapters import build_adapter
-from ..checks import class_count_key
 from ..data import check_datasets
 from ..distiller import Distiller
+from ..errors import class_count_key
 from .build import evaluator_type
 from .crowdhuman import evaluated_class
 

@@ -15,10 +15,10 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ColorTransform
 
-from ..checks import ConfigError, check_choice
 from ..data import build_mapper
 from ..data.loader import seeded
 from ..data.mapper import Mapper
+from ..errors import ConfigError, check_choice
 
 GROUPS: Dict[str, Tuple[str, ...]] = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import torch
 from detectron2.structures import Instances
 
-from ..checks import ConfigError, check_choice
+from ..errors import ConfigError, check_choice
 from .records import RecordsEvaluator, boxes_of
 
 

@@ -12,8 +12,8 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 from ..adapters import build_adapter
-from ..labels import foreground
 from ..losses import box_iou_loss
+from ..losses.labels import foreground
 
 _NEED = frozenset({"logits", "scores", "deltas", "quality", "anchors"})
 

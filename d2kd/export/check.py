@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from ..checks import RunError
+from ..errors import RunError
 from .options import Options, check_described, options_of, prepare
 from .rules import rule_of
 from .runner import Exported, fit_image, open_exported

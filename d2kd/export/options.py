@@ -8,8 +8,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import torch
 from torch import nn
 
-from .. import __version__
-from ..checks import ConfigError, check_choice
+from ..errors import ConfigError, check_choice
+from ..version import __version__
 from .rules import rule_of
 
 LIMITS = {

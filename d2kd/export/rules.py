@@ -7,10 +7,10 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from torch import Tensor, nn
 
-from ..checks import ConfigError
 from ..detectors.base import AnchorPointDetector
 from ..detectors.fcos import FCOS
 from ..detectors.inference import with_quality
+from ..errors import ConfigError
 
 Scores = Tuple[Tensor, Tensor]
 

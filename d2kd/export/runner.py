@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..checks import ConfigError, MissingFileError
+from ..errors import ConfigError, MissingFileError
 from .options import LIMITS, from_strings
 from .write import ENTRY, require
 

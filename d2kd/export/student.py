@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.transforms import ResizeShortestEdge
 
-from ..checks import ConfigError, MissingFileError
 from ..data import register_custom_datasets
-from ..predict import Predictor, class_names, read_images
+from ..errors import ConfigError, MissingFileError
+from ..inference.predict import Predictor, class_names, read_images
 from .check import check_export
 from .measure import measure_export
 from .options import padded_size

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from ..checks import ConfigError
-from ..files import write_atomically
+from ..errors import ConfigError
+from ..file_io import write_atomically
 from .graph import AllBoxes, Detections
 from .options import Options, describe, prepare, to_strings
 

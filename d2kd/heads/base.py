@@ -10,7 +10,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..adapters import STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
-from ..checks import check_choice, class_count_key
+from ..errors import check_choice, class_count_key
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..labels import foreground
 from ..losses import binary_distillation_loss, box_iou_loss
 from ..losses.divergence import class_gap
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
+from ..losses.labels import foreground
+from .base import (
+    DISTILLATION_HEAD_REGISTRY,
+    DistillationHead,
+    by_anchor,
+    check_options,
+)
 
 
 @DISTILLATION_HEAD_REGISTRY.register()

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..labels import foreground
 from ..losses import (
     align_channels,
     binary_distillation_loss,
@@ -19,7 +18,13 @@ from ..losses import (
     softened_kl,
 )
 from ..losses.box import box_area
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
+from ..losses.labels import foreground
+from .base import (
+    DISTILLATION_HEAD_REGISTRY,
+    DistillationHead,
+    by_anchor,
+    check_options,
+)
 
 _PUBLISHED = {"distribution": (1.0, 4.0), "anchor_delta": (1.0, 1.0), "distance": (0.4, 0.75)}
 _BLOCK = {"distribution": 3, "anchor_delta": 3, "distance": 2}

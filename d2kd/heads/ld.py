@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..labels import foreground
 from ..losses import mean_over_ranks, softened_kl
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, at_anchors, by_anchor, check_options
+from ..losses.labels import foreground
+from .base import (
+    DISTILLATION_HEAD_REGISTRY,
+    DistillationHead,
+    at_anchors,
+    by_anchor,
+    check_options,
+)
 from .region import valuable_region
 
 

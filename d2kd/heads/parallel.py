@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..labels import foreground
 from ..losses import (
     binary_distillation_loss,
     box_iou_loss,
@@ -19,7 +18,13 @@ from ..losses import (
     quality_focal_loss,
     softened_kl,
 )
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
+from ..losses.labels import foreground
+from .base import (
+    DISTILLATION_HEAD_REGISTRY,
+    DistillationHead,
+    by_anchor,
+    check_options,
+)
 
 
 @DISTILLATION_HEAD_REGISTRY.register()

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..checks import check_choice
 from ..detectors.assigner import image_of_box
+from ..errors import check_choice
 from ..losses import mean_over_ranks
 from ..losses.pgd import box_tower_loss, class_tower_loss
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor, check_options
+from .base import (
+    DISTILLATION_HEAD_REGISTRY,
+    DistillationHead,
+    by_anchor,
+    check_options,
+)
 from .key_region import covered, key_region_weights
 
 _PUBLISHED = {"anchor_delta": (0.08, 9), "distance": (0.04, 30), "distribution": (0.04, 30)}

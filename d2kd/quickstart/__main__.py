@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .run import run
+from .stages import run
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
-from ..config import get_d2kd_cfg, merge_config_file
-from ..engine import DistillationTrainer
+from ..config.defaults import get_d2kd_cfg
+from ..config.loading import merge_config_file
+from ..engine.trainer import DistillationTrainer
 
 CONFIGS = Path("configs/quickstart")
 EVALUATIONS = 4  # per training run, the last one after the last step

@@ -14,15 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checkpoint import last_checkpoint, load_detector
-from ..checks import ConfigError
-from ..config import load_config
+from ..checkpoint.checkpointer import last_checkpoint, load_detector
+from ..config.loading import load_config
 from ..data import register_custom_datasets
-from ..detections import detect, draw_detections, truth_of
-from ..files import write_atomically
-from ..pictures import picture_batch
-from ..predict import build_student
-from ..quickstart.speed import measure
+from ..errors import ConfigError
+from ..file_io import write_atomically
+from ..inference.detections import detect, draw_detections, truth_of
+from ..inference.distillation_maps import picture_batch
+from ..inference.predict import build_student
+from ..inference.speed import measure
 from .charts import run_charts, shared_charts
 from .runs import Run, different_keys, read_run
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 
 import yaml
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 
 Curve = Tuple[List[int], List[float]]
 

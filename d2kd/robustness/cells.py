@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
-from ..checks import ConfigError
+from ..errors import ConfigError
 from ..evaluation.adversarial import fgsm, projected_gradient
 from ..evaluation.corruptions import SEVERITIES, check_corruption, corruption_names
 

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Sequence, Set
 
 import yaml
 
-from ..checks import ConfigError, check_choice
-from ..config import resolve_config_file
+from ..config.locate import resolve_config_file
+from ..errors import ConfigError, check_choice
 from ..evaluation.corruptions import QUICK_CORRUPTIONS
 from .cells import Cell, build_cells
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from ..evaluation.corruptions import corruption_summary
 from .cells import Cell
-from .evaluate import Results
 from .plan import Plan
+from .subject import Results
 
 Found = Dict[str, Dict[str, Results]]
 """Model -> evaluation -> results."""

@@ -1,9 +1,9 @@
 """Studies: a matrix of methods and seeds from one yaml, run, collected and reported."""
 
+from .markdown import summarize, write_report
 from .plan import Run, Study, load_study
-from .report import summarize, write_report
 from .robustness import collect_robustness, run_robustness
-from .run import collect, collect_more, run_study
+from .trainings import collect, collect_more, run_study
 
 __all__ = [
     "Run",

@@ -4,13 +4,13 @@ import math
 from typing import Dict
 
 from ..evaluation.error_types import ERROR_TYPES
-from ..robustness.evaluate import Results
+from ..robustness.evaluations import collect, run_plan
 from ..robustness.plan import Plan, build_plan
-from ..robustness.run import collect, run_plan
+from ..robustness.subject import Results
 from ..robustness.summary import ap_of, cells_of, summarize
 from .plan import Study
-from .run import read_result
 from .tables import Values
+from .trainings import read_result
 
 GROUPS = {"AP_by_size": "AP by size", "AP_by_objects": "AP by crowding",
           "recall_by_overlap": "Recall by overlap"}  # fmt: skip

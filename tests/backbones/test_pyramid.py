@@ -6,7 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from torch.nn.functional import conv2d
 
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
 
 TRUNKS = {"build_resnet_pyramid_backbone": "res", "build_timm_fpn_backbone": "c"}
 

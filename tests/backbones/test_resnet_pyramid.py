@@ -6,7 +6,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone
 
 from d2kd.backbones import DeformConv2d
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
 
 
 def config(name="build_resnet_pyramid_backbone", depth=50, **resnets):

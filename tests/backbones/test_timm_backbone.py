@@ -10,8 +10,8 @@ from detectron2.modeling import build_backbone
 from safetensors.torch import save_file
 
 from d2kd.backbones import TimmBackbone, build_timm_fpn_backbone
-from d2kd.checks import ConfigError
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.errors import ConfigError
 
 SWIN = "swin_tiny_patch4_window7_224"
 FAMILIES = (

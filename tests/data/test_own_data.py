@@ -5,11 +5,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from d2kd.checks import ConfigError
 from d2kd.data.coco_json import write_coco
 from d2kd.data.folder import read_dataset_folder, write_index
 from d2kd.data.problems import find_problems
 from d2kd.data.yolo import image_root, yolo_to_coco
+from d2kd.errors import ConfigError
 from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 from tests.own_sets import coco_image, yolo_set

@@ -9,13 +9,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from d2kd.checks import ConfigError
 from d2kd.data import clean_boxes, load_dataset
 from d2kd.data.builtin import register_coco_format
 from d2kd.data.coco_json import write_coco
 from d2kd.data.folder import Split, read_dataset_folder
 from d2kd.data.problems import compare_classes, compare_splits, find_problems
 from d2kd.data.voc import voc_to_coco
+from d2kd.errors import ConfigError
 from tests.faults.conftest import FULL
 from tests.own_sets import coco_image
 

@@ -5,12 +5,12 @@ import torch
 from PIL import Image
 
 from d2kd import DistillationTrainer
-from d2kd.averages import moving_averages
-from d2kd.checks import ConfigError
 from d2kd.data import build_train_loader, register_custom_datasets
+from d2kd.detectors.loss_normalizer import moving_averages
+from d2kd.errors import ConfigError
 from d2kd.testing import make_batch
+from tests.engine.hooks.test_exact_resume import config
 from tests.helpers import pair
-from tests.test_resume import config
 
 
 def unlabelled(batch):

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2kd.checks import ConfigError
 from d2kd.data.folder import Split
 from d2kd.data.problems import find_problems
 from d2kd.data.voc import voc_to_coco
 from d2kd.data.yolo import image_root, yolo_to_coco
+from d2kd.errors import ConfigError
 from tests.faults.conftest import FULL
 from tests.own_sets import yolo_set
 

@@ -13,7 +13,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2kd import DETECTOR_ADAPTER_REGISTRY, DISTILLATION_HEAD_REGISTRY
 from d2kd.cli import main as d2kd
-from d2kd.config import get_d2kd_cfg, merge_config_file, merge_options, resolve_config_file
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file, merge_options
+from d2kd.config.locate import resolve_config_file
 from d2kd.study import load_study
 from tests.conftest import ROOT
 from tests.docs.pages import commands, pages

@@ -11,8 +11,9 @@ import yaml
 from detectron2.config import CfgNode
 
 from d2kd import DISTILLATION_HEAD_REGISTRY
-from d2kd.config import get_d2kd_cfg, merge_options
-from d2kd.validate import flatten
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.keys import flatten
+from d2kd.config.loading import merge_options
 from tests.conftest import ROOT
 from tests.docs.pages import fences, pages, spans, table
 

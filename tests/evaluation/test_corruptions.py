@@ -11,9 +11,9 @@ import pytest
 from detectron2.data import build_detection_test_loader
 from torch.testing import assert_close
 
-from d2kd.checks import ConfigError
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data import BadImageError
+from d2kd.errors import ConfigError
 from d2kd.evaluation.corruptions import (
     CORRUPTIONS,
     corrupt_image,

@@ -16,14 +16,14 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from d2kd import DistillationTrainer
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data import register_custom_datasets
+from d2kd.engine.hooks.teacher_check import evaluate_teacher
 from d2kd.evaluation import CrowdHumanEvaluator
 from d2kd.evaluation.crowd_metrics import average_precision
-from d2kd.hooks import evaluate_teacher
+from tests.engine.test_train import run
 from tests.evaluation.test_crowd_metrics import random_images, reference
 from tests.helpers import write_config
-from tests.test_train import run
 
 
 @pytest.fixture

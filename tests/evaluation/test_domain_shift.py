@@ -3,7 +3,7 @@
 import pytest
 from torch.testing import assert_close
 
-from d2kd.checks import ConfigError
+from d2kd.errors import ConfigError
 from d2kd.evaluation.domain_shift import MappedEvaluator, map_classes, mapped_records
 from tests.evaluation.test_records import found, record
 

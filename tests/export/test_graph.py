@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from d2kd.checks import ConfigError
+from d2kd.errors import ConfigError
 from d2kd.export import Options
 from d2kd.export.graph import AllBoxes, Detections, classwise_nms
 from d2kd.export.options import prepare

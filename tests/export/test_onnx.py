@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2kd.checks import ConfigError, RunError
+from d2kd.errors import ConfigError, RunError
 from d2kd.export import (
     check_export,
     export_onnx,

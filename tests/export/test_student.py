@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from d2kd.checks import ConfigError
-from d2kd.config import load_config
+from d2kd.config.loading import load_config
+from d2kd.errors import ConfigError
 from d2kd.export import export_student, open_exported
 from tests.helpers import write_config
 
@@ -51,7 +51,7 @@ def test_without_nms_at_a_size_and_without_check(student, tmp_path):
 
 
 def test_a_threshold_that_nothing_reaches_says_so(student, tmp_path):
-    from d2kd.checks import RunError
+    from d2kd.errors import RunError
 
     options = {"output": tmp_path / "student.pt2", "score_threshold": 1.0}
     with pytest.raises(RunError, match="nothing was compared"):

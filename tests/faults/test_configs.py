@@ -6,10 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from d2kd import DistillationTrainer
-from d2kd.checks import ConfigError
-from d2kd.config import get_d2kd_cfg, merge_config_file, merge_options
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.keys import flatten
+from d2kd.config.loading import merge_config_file, merge_options
 from d2kd.data import register_custom_datasets
-from d2kd.validate import flatten
+from d2kd.errors import ConfigError
 from tests.faults.conftest import FULL
 from tests.helpers import detector, write_config
 

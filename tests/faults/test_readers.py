@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2kd.config import get_d2kd_cfg
+from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data import build_train_loader, register_custom_datasets
 from d2kd.data.voc import voc_to_coco
 from tests.conftest import ROOT
+from tests.data.test_prepare_crowdhuman import RECORDS, folder
 from tests.faults.conftest import FULL
-from tests.test_prepare_crowdhuman import RECORDS, folder
 
 sys.path.insert(0, str(ROOT / "datasets"))
 import prepare_crowdhuman  # noqa: E402

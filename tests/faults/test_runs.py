@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.engine.hooks.test_exact_resume import config, result, train
 from tests.helpers import write_config
-from tests.test_resume import config, result, train
 
 CASE = "RetinaNet, PKD and BCKD"
 STARTED = []

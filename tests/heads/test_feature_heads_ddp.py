@@ -14,8 +14,8 @@ from torch.testing import assert_close
 
 from d2kd.losses import mean_over_ranks
 from d2kd.testing import make_batch
+from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import pair
-from tests.test_ddp import distillation, gradients, whole_batch, worker
 
 LINEAR = ("CWD", "FitNets", "MGD")
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from d2kd.losses import channel_mask, channel_pool, masked_distance, spatial_mask, spatial_pool
+from d2kd.losses import (
+    channel_mask,
+    channel_pool,
+    masked_distance,
+    spatial_mask,
+    spatial_pool,
+)
 
 TEACHER = torch.tensor([[[[1.0, 0], [0, 1]], [[3, 0], [0, 0]]]], dtype=torch.float64)
 STUDENT = torch.tensor([[[[0.0, 1], [0, 1]], [[1, 0], [0, -1]]]], dtype=torch.float64)

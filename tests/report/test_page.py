@@ -5,11 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from d2kd.checks import ConfigError
+from d2kd.errors import ConfigError
 from d2kd.report import write_report
 from d2kd.report.runs import different_keys, read_run
+from tests.engine.hooks.test_exact_resume import config, train
 from tests.helpers import d2kd
-from tests.test_resume import config, train
 
 
 @pytest.fixture(scope="module")

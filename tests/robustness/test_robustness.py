@@ -14,8 +14,8 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from d2kd.checks import ConfigError
-from d2kd.config import load_config
+from d2kd.config.loading import load_config
+from d2kd.errors import ConfigError
 from d2kd.robustness import collect, load_plan, plan_of_runs, run_plan, write_report
 from d2kd.robustness.summary import summarize
 from tests.conftest import ROOT

@@ -8,8 +8,14 @@ import pytest
 import torch
 import yaml
 
-from d2kd.checks import ConfigError
-from d2kd.study import collect, collect_robustness, load_study, run_robustness, write_report
+from d2kd.errors import ConfigError
+from d2kd.study import (
+    collect,
+    collect_robustness,
+    load_study,
+    run_robustness,
+    write_report,
+)
 from tests.helpers import detector, write_config
 
 pytest.importorskip("imagecorruptions")

@@ -1,0 +1,33 @@
+from .defaults import add_d2kd_config, get_d2kd_cfg
+from .keys import changed_keys, flatten
+from .loading import (
+    load_config,
+    merge_config_file,
+    merge_options,
+    teacher_config,
+    without_pretrained,
+)
+from .locate import CONFIGS, resolve_config_file
+from .model_zoo import zoo_checkpoint_url, zoo_config_file
+from .shortcuts import distil, use_data
+from .validate import check_config, naming_keys
+
+__all__ = [
+    "CONFIGS",
+    "add_d2kd_config",
+    "changed_keys",
+    "check_config",
+    "distil",
+    "flatten",
+    "get_d2kd_cfg",
+    "load_config",
+    "merge_config_file",
+    "merge_options",
+    "naming_keys",
+    "resolve_config_file",
+    "teacher_config",
+    "use_data",
+    "without_pretrained",
+    "zoo_checkpoint_url",
+    "zoo_config_file",
+]

@@ -1,0 +1,48 @@
+"""Configs by path, by name, or by the folder of a run."""
+
+import difflib
+import os
+from pathlib import Path
+
+from detectron2.utils.file_io import PathManager
+
+from ..errors import MissingFileError
+from .model_zoo import zoo_config_file
+
+_PACKAGE = Path(__file__).parent.parent
+CONFIGS = next(x for x in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if x.is_dir())
+
+
+def resolve_config_file(path: str, key: str) -> str:
+    """Return the local path of a config.
+
+    Args:
+        path: a file; the folder of a run, whose config.yaml is meant; a config of d2kd, such as
+            "train/gfl_R_50_FPN_1x.yaml"; or one of Detectron2's model zoo, such as
+            "COCO-Detection/retinanet_R_101_FPN_3x.yaml".
+        key: the option that named it, for the error message.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if PathManager.isdir(path):
+        path = os.path.join(path, "config.yaml")
+    if PathManager.isfile(path):
+        return PathManager.get_local_path(path)
+    shipped = CONFIGS / path.removeprefix("configs/")
+    if shipped.is_file():
+        return str(shipped)
+    if (zoo := zoo_config_file(path)) is not None:
+        return str(zoo)
+    raise MissingFileError(
+        f"{key}: {path!r} is neither a file or the folder of a run (looked from {os.getcwd()!r}), "
+        "nor a config of d2kd such as 'train/gfl_R_50_FPN_1x.yaml', nor one of the model zoo such "
+        f"as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'.{_near(path)}"
+    )
+
+
+def _near(path: str) -> str:
+    names = [str(x.relative_to(CONFIGS)) for x in CONFIGS.glob("**/*.yaml")]
+    by_stem = {Path(name).stem: name for name in names}
+    near = difflib.get_close_matches(Path(path).stem, by_stem, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(by_stem[name] for name in near)}?" if near else ""

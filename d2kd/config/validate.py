@@ -1,0 +1,195 @@
+"""Checks of a whole config, before anything is built or read."""
+
+import contextlib
+import os
+import re
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..errors import ConfigError, check_choice
+from .defaults import get_d2kd_cfg
+from .keys import changed_keys, flatten
+from .rules import CHOICES, REGISTRIES, is_number, rules_of
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check the values of all keys, and those that depend on each other.
+
+    Raises:
+        ConfigError: names the key, the value, and what it must be.
+    """
+    values = dict(flatten(cfg))
+    for key, value in values.items():
+        _check_value(key, value)
+    for key, known in CHOICES.items():
+        _check_known(values[key], known, key)
+    for key, registry in REGISTRIES.items():
+        if values[key]:
+            check_choice(values[key], [name for name, _ in registry], key)
+    _check_lengths(values)
+    _check_solver(values)
+    _check_device(values["MODEL.DEVICE"])
+    _check_output(values["OUTPUT_DIR"])
+
+
+@contextlib.contextmanager
+def naming_keys(cfg: CfgNode, section: str) -> Iterator[None]:
+    """Name the keys that are not Detectron2's defaults, where its own code fails over them.
+
+    Errors of d2kd keep their text; those of files, numbers, memory and processes pass.
+
+    Raises:
+        ConfigError: from what went wrong inside.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (AssertionError, LookupError, TypeError, AttributeError, ArithmeticError,
+            NotImplementedError, RuntimeError, ValueError) as error:  # fmt: skip
+        if _is_of_the_run(error):
+            raise
+        if _is_ours(error):
+            raise ConfigError(str(error)) from error
+        keys = ", ".join(changed_keys(cfg, get_d2kd_cfg()))
+        reason = str(error).strip().split("\n")[0] or "no reason given"
+        raise ConfigError(
+            f"Detectron2 stopped with {type(error).__name__}: {reason}. A value in {section} is "
+            f"the likely cause; these keys are not at their defaults: {keys}."
+        ) from error
+
+
+def _is_of_the_run(error: Exception) -> bool:
+    """About numbers, images, memory or processes, not about the config."""
+    names = "FloatingPointError", "BadImageError", "OutOfMemoryError"
+    texts = "out of memory", "DataLoader worker", "Connection closed", "gloo", "NCCL"
+    return type(error).__name__ in names or any(text in str(error) for text in texts)
+
+
+def _is_ours(error: Exception) -> bool:
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "")
+    names_a_key = re.search(r"[A-Z][A-Z_]{2,}", str(error))
+    return isinstance(error, ValueError) and module.startswith("d2kd.") and bool(names_a_key)
+
+
+def _check_value(key: str, value: Any) -> None:
+    if isinstance(value, float) and not is_number(value):
+        raise ConfigError(f"{key} is {value}: give a finite number.")
+    for holds, asked in rules_of(key):
+        if not holds(value):
+            raise ConfigError(f"{key} is {value!r}: it must be {asked}.")
+
+
+def _check_known(value: Any, known: Tuple[Any, ...], key: str) -> None:
+    if isinstance(known[0], str):
+        check_choice(value, known, key)
+    elif value not in known:
+        raise ConfigError(f"{key} is {value!r}: choose one of {', '.join(map(str, known))}.")
+
+
+def _check_lengths(values: Dict[str, Any]) -> None:
+    """Lists whose lengths are fixed, or depend on each other."""
+    for key in ("MODEL.PIXEL_MEAN", "DISTILL.SCHEDULE"):
+        if not values[key] or not all(map(is_number, values[key])):
+            raise ConfigError(f"{key} is {values[key]!r}: it must be a list of numbers.")
+    fixed = {"INPUT.CROP.SIZE": 2, "DISTILL.SCHEDULE": 2}
+    if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range":
+        fixed["INPUT.MIN_SIZE_TRAIN"] = 2
+    for key, length in fixed.items():
+        if len(values[key]) != length:
+            raise ConfigError(f"{key} is {values[key]!r}: it must have {length} entries.")
+    _check_pairs(values)
+    for entry in values["TEST.EXPECTED_RESULTS"]:
+        if not isinstance(entry, (list, tuple)) or len(entry) != 5:
+            raise ConfigError(
+                f"TEST.EXPECTED_RESULTS holds {entry!r}: each entry is [data set, task, metric, "
+                "value, tolerance]."
+            )
+    if not values["INPUT.MIN_SIZE_TRAIN"]:
+        raise ConfigError("INPUT.MIN_SIZE_TRAIN is empty: give at least one size in px.")
+
+
+def _check_pairs(values: Dict[str, Any]) -> None:
+    """Lists that must be as long as another one, or one longer."""
+    pairs = [("MODEL.PIXEL_STD", "MODEL.PIXEL_MEAN", 0)]
+    for section in ("MODEL.RETINANET", "MODEL.RPN", "MODEL.ROI_HEADS"):
+        pairs.append((f"{section}.IOU_LABELS", f"{section}.IOU_THRESHOLDS", 1))
+    for key, other, more in pairs:
+        length = len(values[other]) + more
+        if len(values[key]) != length:
+            raise ConfigError(
+                f"{key} is {values[key]!r}: it must have {length} entries, since {other} is "
+                f"{values[other]!r}."
+            )
+
+
+def _check_solver(values: Dict[str, Any]) -> None:
+    batch, ranks = values["SOLVER.IMS_PER_BATCH"], comm.get_world_size()
+    ranks = values["SOLVER.REFERENCE_WORLD_SIZE"] or ranks
+    if batch % ranks:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, the images of all {ranks} ranks together (they are "
+            f"SOLVER.REFERENCE_WORLD_SIZE, if that is not 0): it must be a multiple of {ranks}."
+        )
+    if values["MODEL.LOAD_PROPOSALS"]:
+        _check_proposals(values)
+    if values["SOLVER.BEST_METRIC"] and not values["TEST.EVAL_PERIOD"]:
+        raise ConfigError(
+            "SOLVER.BEST_METRIC compares evaluations in the training, of which there are none: set "
+            "TEST.EVAL_PERIOD to so many iterations."
+        )
+    if values["SOLVER.GUARD.SPIKE"] and values["SOLVER.AMP.ENABLED"]:
+        raise ConfigError(
+            "SOLVER.GUARD.SPIKE cannot be used with SOLVER.AMP.ENABLED, whose gradients are scaled "
+            "by a changing factor: switch one of them off."
+        )
+
+
+def _check_proposals(values: Dict[str, Any]) -> None:
+    for kind in ("TRAIN", "TEST"):
+        key = f"DATASETS.PROPOSAL_FILES_{kind}"
+        if len(values[key]) != len(values[f"DATASETS.{kind}"]):
+            raise ConfigError(
+                f"MODEL.LOAD_PROPOSALS needs a file of proposals for each data set: {key} is "
+                f"{values[key]!r}, DATASETS.{kind} is {values[f'DATASETS.{kind}']!r}."
+            )
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"MODEL.DEVICE is {device!r}: give cpu, cuda or cuda:0.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {device!r}, but no GPU is found: set it to cpu.")
+
+
+def _check_output(folder: str) -> None:
+    """The folder, or the nearest one above it that exists, can be written."""
+    parent = os.path.abspath(folder)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
+        raise ConfigError(f"OUTPUT_DIR is {folder!r}: {parent} is no folder that can be written.")
+
+
+def check_shares(shares: Sequence[float], heads: Sequence[str]) -> List[float]:
+    """One share per head; a single one is that of each.
+
+    Raises:
+        ConfigError: their number, or what they leave to the task, is wrong.
+    """
+    shares = list(shares) * (len(heads) if len(shares) == 1 else 1)
+    key = f"DISTILL.BALANCE.SHARES is {tuple(shares)}"
+    if len(shares) != len(heads):
+        raise ConfigError(f"{key}: give one share, or one for each of {', '.join(heads)}.")
+    if not all(0 < share < 1 for share in shares) or not sum(shares) < 1:
+        raise ConfigError(f"{key}: each must be above 0, and all together below 1: the rest is the "
+                          "task's.")  # fmt: skip
+    return shares

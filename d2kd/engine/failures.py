@@ -1,0 +1,47 @@
+"""What stops a training step, in words for the user."""
+
+import contextlib
+import re
+from typing import Callable, Iterator
+
+from ..data import BadImageError
+from ..errors import RunError
+
+
+@contextlib.contextmanager
+def explained_failures(iteration: int, last_checkpoint: Callable[[], str]) -> Iterator[None]:
+    """Name the losses, the image or the worker that stop a step, and the way on.
+
+    Args:
+        iteration: of the step.
+        last_checkpoint: gives the file to go on from; called when something fails.
+
+    Raises:
+        FloatingPointError: with the names of the losses and the last checkpoint, or of the
+            parameters; see `GradientGuard`.
+        BadImageError: with the name of the image.
+        RunError: a data-loader worker died.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
+        raise FloatingPointError(
+            f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {iteration}; "
+            f"the last checkpoint is {last_checkpoint()}. Lower SOLVER.BASE_LR, set "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True, or lower that loss's weight in DISTILL."
+        ) from error
+    except BadImageError as error:  # from a worker it comes with a traceback in its text
+        raise BadImageError(str(error).rpartition("BadImageError: ")[2].strip()) from error
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise _dead_worker(error, last_checkpoint()) from error
+
+
+def _dead_worker(error: Exception, checkpoint: str) -> RunError:
+    reason = str(error).split("\n")[0].strip() or "its pipe is closed."
+    return RunError(
+        f"A DataLoader worker has died: {reason} It may have run out of memory or shared memory: "
+        f"lower DATALOADER.NUM_WORKERS, and go on with --resume from {checkpoint}."
+    )

@@ -1,0 +1,109 @@
+"""Weights of the methods from their gradients, instead of by hand."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import torch
+import yaml
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from ...adapters import DetectorOutput
+from ...config.validate import check_shares
+from ...file_io import write_atomically
+from ...losses import mean_over_ranks
+from .gradient_share import gradient_norms
+
+
+def balanced_weights(ratios: Dict[str, float], shares: Dict[str, float]) -> Dict[str, float]:
+    """Weights that give each head its share of the sum of gradient norms, the task the rest.
+
+    Args:
+        ratios: head -> its gradient norm at weight 1, over the task's.
+        shares: head -> share, 0 to 1; their sum is below 1.
+    """
+    rest = 1 - sum(shares.values())
+    return {head: shares[head] / rest / ratio for head, ratio in ratios.items()}
+
+
+class GradientBalance(HookBase):
+    """Sets the heads' weights in the first distilled steps, then leaves them.
+
+    After each of these steps, a head's weight is what gives it its share of the norms of the
+    gradients at the student's features, the norms' ratios being averaged (geometrically, over
+    steps and ranks). The weights are logged, put into OUTPUT_DIR/balance.yaml, and kept in
+    checkpoints. Ours.
+    """
+
+    def __init__(
+        self, shares: Sequence[float], heads: Sequence[str], steps: int, output: str
+    ) -> None:
+        """Set the shares, see `check_shares`, the number of steps and the folder of the file."""
+        self._shares = dict(zip(heads, check_shares(shares, heads), strict=True))
+        self._steps, self._output = steps, output
+        self._logs: Dict[str, List[float]] = {head: [] for head in heads}
+
+    @property
+    def _measured(self) -> int:
+        return max(map(len, self._logs.values()))
+
+    def before_train(self) -> None:
+        """A resumed run goes on with its weights."""
+        self._set_weights()
+
+    def before_step(self) -> None:
+        """Measure in this step, or not any more."""
+        distiller = self.trainer.distiller
+        distiller.probes.pop("balance", None)
+        if self._measured < self._steps and distiller.scale > 0:
+            distiller.probes["balance"] = self.measure
+
+    def measure(self, losses: Dict[str, Tensor], student: DetectorOutput) -> None:
+        """Take the ratios of this step."""
+        distiller = self.trainer.distiller
+        sums = {"task": sum(student.losses.values())}
+        for head in self._shares:
+            terms = [x for name, x in losses.items() if name.startswith(f"loss_{head}_")]
+            sums[head] = sum(terms) / (distiller.weights[head] * distiller.scale)
+        norms = gradient_norms(sums, list(student.features.values()))
+        for head, found in self._logs.items():
+            ratio = norms[head] / norms["task"] if norms["task"] > 0 else 0.0
+            log = math.log(ratio) if 0 < ratio < math.inf else math.nan
+            log = mean_over_ranks(torch.tensor(log, device=distiller.device)).item()
+            if math.isfinite(log):
+                found.append(log)
+
+    def after_step(self) -> None:
+        """Set the weights for the next step, and write them after the last."""
+        if "balance" not in self.trainer.distiller.probes:
+            return
+        self._set_weights()
+        for head, weight in self.trainer.distiller.weights.items():
+            get_event_storage().put_scalar(f"balance/{head}", weight)
+        if self._measured >= self._steps and comm.is_main_process():
+            self._write()
+
+    def _set_weights(self) -> None:
+        ratios = {h: math.exp(sum(x) / len(x)) for h, x in self._logs.items() if x}
+        shares = {head: self._shares[head] for head in ratios}
+        self.trainer.distiller.weights.update(balanced_weights(ratios, shares))
+
+    def _write(self) -> None:
+        weights = {head: {"WEIGHT": float(f"{self.trainer.distiller.weights[head]:.4g}")}
+                   for head in self._shares}  # fmt: skip
+        path = Path(self._output, "balance.yaml")
+        text = yaml.safe_dump({"DISTILL": {**weights, "BALANCE": {"SHARES": []}}})
+        write_atomically(path, lambda part: part.write_text(text))
+        logging.getLogger(__name__).info("Balanced weights, in %s: %s", path, weights)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What was measured."""
+        return {"logs": self._logs}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Go on from there."""
+        self._logs = state["logs"]

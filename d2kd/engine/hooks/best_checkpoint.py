@@ -1,0 +1,64 @@
+"""The checkpoint of the best evaluation so far."""
+
+import json
+from pathlib import Path
+from typing import Optional
+
+from detectron2.engine.hooks import BestCheckpointer
+from torch import nn
+
+from ...checkpoint.checkpointer import SafeCheckpointer
+from ...file_io import write_atomically
+
+NAME = "model_best"
+
+
+class BestStudent(BestCheckpointer):
+    """Writes `model_best.pth`, a plain detector, at each evaluation that is better than all before.
+
+    Value and iteration are in `model_best.json`, which a resumed run goes on from. It is registered
+    on the first rank alone, behind `EvalHook`.
+    """
+
+    def __init__(self, period: int, metric: str, model: nn.Module, folder: str) -> None:
+        """Set what is compared.
+
+        Args:
+            period: TEST.EVAL_PERIOD, iterations.
+            metric: a name in metrics.json that grows with quality, for example "bbox/AP".
+            model: the trained model.
+            folder: OUTPUT_DIR.
+        """
+        super().__init__(period, _UntaggedCheckpointer(model, folder), metric, file_prefix=NAME)
+        self._record, self._metric = Path(folder, f"{NAME}.json"), metric
+
+    def before_train(self) -> None:
+        """Go on from the record of the run that is resumed."""
+        if self.trainer.start_iter > 0 and self._record.exists():
+            record = json.loads(self._record.read_text())
+            self.best_metric, self.best_iter = record["value"], record["iteration"]
+
+    def after_step(self) -> None:
+        """Compare, where an evaluation has been."""
+        before = self.best_iter
+        super().after_step()
+        self._write_record(before)
+
+    def after_train(self) -> None:
+        """Compare the last evaluation."""
+        before = self.best_iter
+        super().after_train()
+        self._write_record(before)
+
+    def _write_record(self, before: Optional[int]) -> None:
+        if self.best_iter == before:
+            return
+        record = {"metric": self._metric, "value": self.best_metric, "iteration": self.best_iter}
+        write_atomically(self._record, lambda part: part.write_text(json.dumps(record)))
+
+
+class _UntaggedCheckpointer(SafeCheckpointer):
+    """The best checkpoint is not the last one, from which a run is resumed."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        pass

@@ -1,0 +1,93 @@
+"""SIGTERM and SIGINT end a training with a checkpoint and an exit code that schedulers know."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import Any, Dict
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from .exact_resume import ExactResume
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GRACE = 45.0  # seconds; a rank that waits for a dead one does not come to the end of its step
+
+
+class StopOnSignal(HookBase):
+    """Ends the step that runs, writes a checkpoint and exits with 128 + the signal's number.
+
+    That is 143 for SIGTERM and 130 for SIGINT. All ranks stop after the same step if one of them
+    gets the signal. A second signal, or a step that does not end in 45 seconds, exits without a
+    checkpoint. Put it behind all other hooks.
+    """
+
+    def __init__(self, resume: ExactResume) -> None:
+        """Set the hook that knows what else a checkpoint needs."""
+        self._resume, self._signal = resume, 0
+        self._previous: Dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        """Take over the signals; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_exit_late, args=(reader,), daemon=True).start()
+
+    def after_step(self) -> None:
+        """Write the checkpoint and exit, if a rank has got a signal.
+
+        Raises:
+            SystemExit: with 128 + the signal's number.
+        """
+        number = max(comm.all_gather(self._signal))
+        done = self.trainer.iter + 1
+        if not number or done >= self.trainer.max_iter:
+            return
+        self._resume.gather()
+        name = f"model_{self.trainer.iter:07d}"
+        self.trainer.checkpointer.save(name, iteration=self.trainer.iter)
+        logging.getLogger(__name__).warning(
+            "%s: stopped after %d of %d iterations with the checkpoint %s.pth; --resume goes on.",
+            signal.Signals(number).name, done, self.trainer.max_iter, name,
+        )  # fmt: skip
+        raise SystemExit(128 + number)
+
+    def after_train(self) -> None:
+        """Give the signals back."""
+        if self._previous:
+            signal.set_wakeup_fd(self._wakeup)
+            self._writer.close()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number: int, _frame: Any) -> None:
+        if self._signal:
+            raise SystemExit(128 + number)
+        self._signal = number
+
+
+def _exit_late(reader: socket.socket) -> None:
+    """Exit the process `_GRACE` seconds after a signal, unless the other end is closed by then.
+
+    Python's handlers wait for the main thread, which may hang in a collective call; this does not.
+    """
+    number = 0
+    while number not in _SIGNALS:
+        data = reader.recv(1)
+        if not data:
+            return
+        number = data[0]
+    reader.settimeout(_GRACE)
+    try:
+        while reader.recv(1):
+            pass
+    except TimeoutError:
+        os.write(2, b"The step did not end after the signal: exit without a checkpoint.\n")
+        os._exit(128 + number)

@@ -1,0 +1,92 @@
+"""Starting the ranks of a run."""
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from multiprocessing import active_children
+from typing import Iterator
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from ..errors import ConfigError, RunError
+
+TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
+_ENDED = "A rank has died, so the run has ended"
+_GO_ON = "--resume goes on from the last checkpoint."
+
+
+@contextmanager
+def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
+    """End the process with one line, and the hint, where the user can put right what went wrong.
+
+    With D2KD_TRACEBACK set, and in the ranks of a run, errors pass.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError, RunError) as error:
+        if os.environ.get("D2KD_TRACEBACK") or comm.get_world_size() > 1:
+            raise
+        sys.exit(f"{type(error).__name__}: {error}\n{hint}")
+
+
+def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
+    """Run `main(args)` once per GPU, or once per process that `torchrun` has already started.
+
+    Args:
+        main: the function every rank runs.
+        args: the result of `detectron2.engine.default_argument_parser().parse_args()`.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        _launch_here(main, args)
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    try:
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _launch_here(main, args) -> None:  # noqa: ANN001
+    """Detectron2's launcher; a signal for this process goes to its ranks, whose exit code it takes.
+
+    A rank that dies ends the others.
+    """
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ConfigError(
+            "--num-machines needs --dist-url tcp://HOST:PORT, the same on all machines: an address "
+            "of the machine of --machine-rank 0, and a free port there."
+        )
+    if args.num_gpus * args.num_machines > 1:
+        signal.signal(signal.SIGTERM, _pass_on)
+    try:
+        detectron2_launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code > 128:
+            sys.exit(error.exit_code)
+        sys.exit(f"{_ENDED}: {error}. {_GO_ON}")
+    except ProcessRaisedException as error:
+        if os.environ.get("D2KD_TRACEBACK"):
+            raise
+        reason = str(error).strip().splitlines()[-1]
+        lost = "onnection" in reason or "gloo" in reason or "NCCL" in reason
+        sys.exit(f"{_ENDED}: {reason}. {_GO_ON}" if lost else f"{reason}\n{TRACEBACK_HINT}")
+
+
+def _pass_on(number: int, _frame: object) -> None:
+    for rank in active_children():
+        os.kill(rank.pid, number)

@@ -1,0 +1,111 @@
+"""One rank of a run: set-up, training or evaluation."""
+
+import logging
+import runpy
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Dict, Iterable, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..build import student_config
+from ..checkpoint.checkpointer import StrictCheckpointer
+from ..config.defaults import get_d2kd_cfg
+from ..config.loading import merge_config_file, merge_options, without_pretrained
+from ..config.locate import resolve_config_file
+from ..config.shortcuts import distil, use_data
+from ..config.validate import check_config
+from ..data import register_custom_datasets
+from ..evaluation.classes import check_classes
+from .provenance import describe_run, write_results
+from .trainer import DistillationTrainer
+
+OPTIONS = {
+    "import": ("FILE", "Python file of yours that registers heads, detectors or data sets"),
+    "teacher": ("CONFIG", "distil from this config, model-zoo name or folder of a run"),
+    "teacher-weights": ("FILE", "its checkpoint; default: the zoo's, or the run's last one"),
+    "distill": ("METHOD", "PKD, or PKD,BCKD; default: what suits student and teacher"),
+    "unlabelled": ("FOLDER", "images without annotations, to distil on as well"),
+    "data": ("FOLDER", "data set of yours, whose splits and classes are found by its layout"),
+}
+
+
+def argument_parser() -> ArgumentParser:
+    """Detectron2's own arguments, and d2kd's."""
+    parser = default_argument_parser()
+    for name, (metavar, help) in OPTIONS.items():
+        one = {"default": ""} if name == "data" else {"action": "append", "default": []}
+        dest = "imports" if name == "import" else name.replace("-", "_")
+        parser.add_argument(f"--{name}", dest=dest, metavar=metavar, help=help, **one)
+    parser.set_defaults(dist_url="auto")  # a free port, so that two runs do not meet
+    return parser
+
+
+def import_files(paths: Iterable[str]) -> None:
+    """Run Python files that register heads, detectors or data sets."""
+    for path in paths:
+        runpy.run_path(path, run_name="__d2kd_import__")
+
+
+def resolve_config(args: Namespace) -> CfgNode:
+    """The config of the command line, on the CPU where there is no GPU; not checked yet.
+
+    Raises:
+        ConfigError: a file, a key, a value or a combination of them is wrong.
+    """
+    import_files(args.imports)
+    cfg = get_d2kd_cfg()
+    if args.config_file:
+        merge_config_file(cfg, args.config_file, "--config-file")
+    if args.data:
+        use_data(cfg, Path(args.data))
+    cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
+    if args.teacher or args.distill or args.teacher_weights:
+        distil(cfg, args.teacher, args.teacher_weights, args.distill)
+    merge_options(cfg, args.opts)
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+        logging.getLogger(__name__).warning("No GPU found: MODEL.DEVICE is set to cpu.")
+    return cfg
+
+
+def setup(args: Namespace) -> CfgNode:
+    """Build the config, write it to OUTPUT_DIR and start logging."""
+    cfg = resolve_config(args)
+    if args.config_file:
+        args.config_file = resolve_config_file(args.config_file, "--config-file")
+    cfg.freeze()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2kd", abbrev_name="d2kd")
+    default_setup(cfg, args)
+    register_custom_datasets(cfg)
+    return cfg
+
+
+def evaluate(cfg: CfgNode, resume: bool = False) -> Dict:
+    """Evaluate MODEL.WEIGHTS, or the last checkpoint, as a plain detector; builds no teacher."""
+    check_config(cfg)
+    cfg = without_pretrained(student_config(cfg))
+    model = build_model(cfg)
+    check_classes(cfg, model, train=False)
+    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
+    last = checkpointer.get_checkpoint_file() if resume else ""
+    weights = last or cfg.MODEL.WEIGHTS
+    checkpointer.load(weights, checkpointables=[])
+    results = DistillationTrainer.test(cfg, model)
+    write_results(cfg, results, describe_run(cfg, [weights]))
+    return results
+
+
+def main(args: Namespace) -> Optional[Dict]:
+    """Train or, with --eval-only, evaluate."""
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate(cfg, args.resume)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()

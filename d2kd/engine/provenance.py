@@ -1,0 +1,145 @@
+"""What a result depends on, written next to it."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import detectron2
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from ..checkpoint.weights_file import split_pin
+from ..file_io import sha256_of, write_atomically
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
+    """Everything that a number depends on beside the config.
+
+    Args:
+        cfg: config whose data sets are registered.
+        weights: paths or URLs of the weights that are read: the start's, the teachers'.
+
+    Returns:
+        Command, versions, git commit ("+changes" behind it when files differ from it), device,
+        ranks, seed, SHA-256 of each data set's annotation file and of each weights file.
+    """
+    from ..version import __version__
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    datasets = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    return {
+        "command": _command(),
+        "d2kd": __version__,
+        "commit": git_commit(PACKAGE),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+        "device": gpu if cfg.MODEL.DEVICE.startswith("cuda") else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "ranks": comm.get_world_size(),
+        "seed": cfg.SEED,
+        "datasets": {name: dataset_fingerprint(name) for name in datasets},
+        "weights": {path: _weights_sha256(path) for path in weights if path},
+        "classes": next((list(_classes(name)) for name in datasets if _classes(name)), []),
+    }
+
+
+def _command() -> List[str]:
+    """As it was typed, or would be."""
+    program = Path(sys.argv[0])
+    is_ours = program.name == "__main__.py" and program.parent == PACKAGE
+    return ["d2kd" if is_ours or program.name == "d2kd" else sys.argv[0], *sys.argv[1:]]
+
+
+def _classes(name: str) -> Sequence[str]:
+    return MetadataCatalog.get(name).get("thing_classes") or []
+
+
+def git_commit(folder: Path) -> str:
+    """The commit of the work tree that `folder` is in, "" where there is none."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def dataset_fingerprint(name: str) -> str:
+    """SHA-256 of a data set's annotation file, or "" if Detectron2 does not know that file.
+
+    Images are not read.
+    """
+    if name not in DatasetCatalog:
+        return ""
+    path = MetadataCatalog.get(name).get("json_file", "")
+    return sha256_of(PathManager.get_local_path(path)) if path else ""
+
+
+def write_results(cfg: CfgNode, results: Dict[str, Any], run: Dict[str, Any]) -> None:
+    """Write OUTPUT_DIR/results.json on the first rank: `results`, and the `run` they are of."""
+    if not comm.is_main_process() or not cfg.OUTPUT_DIR:
+        return
+    _write(Path(cfg.OUTPUT_DIR, "results.json"), {"results": plain(results), "run": run})
+
+
+class RunRecord(HookBase):
+    """Writes OUTPUT_DIR/run.json before the first iteration and results.json at the end.
+
+    It is registered on the first rank alone, behind `EvalHook`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Set the config."""
+        self.cfg = cfg
+        self._run: Dict[str, Any] = {}
+
+    def before_train(self) -> None:
+        """Write the record; a resumed run overwrites it."""
+        distiller = self.trainer.distiller
+        teachers = [teacher.weights for teacher in distiller.teachers] if distiller else []
+        self._run = describe_run(self.cfg, [self.cfg.MODEL.WEIGHTS, *teachers])
+        self._run["first_iteration"] = self.trainer.start_iter
+        _write(Path(self.cfg.OUTPUT_DIR, "run.json"), self._run)
+
+    def after_train(self) -> None:
+        """Write the last evaluation, if there was one."""
+        results = getattr(self.trainer, "_last_eval_results", None)
+        if results:
+            write_results(self.cfg, results, {**self._run, "iterations": self.trainer.iter})
+
+
+def _write(path: Path, data: Dict[str, Any]) -> None:
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda part: part.write_text(text))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", os.fspath(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _weights_sha256(path: str) -> str:
+    """Empty for what is no file here, such as an address that was not downloaded."""
+    local = PathManager.get_local_path(split_pin(path)[0].partition("?")[0])
+    return sha256_of(local) if os.path.isfile(local) else ""
+
+
+def plain(value: Any) -> Any:
+    """JSON knows no NaN: it becomes null, as for an AP of classes without objects."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,189 @@
+"""The trainer: Detectron2's DefaultTrainer with d2kd's solver, data, checkpoints and hooks."""
+
+import logging
+import weakref
+from contextlib import nullcontext
+from pathlib import Path
+from typing import ContextManager, List, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
+from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from detectron2.utils.logger import setup_logger
+
+from ..checkpoint.checkpointer import SafeCheckpointer
+from ..config.validate import check_config, naming_keys
+from ..data import build_mapper, build_train_loader
+from ..distiller import Distiller
+from ..evaluation import build_evaluator
+from ..evaluation.classes import check_classes
+from ..solver import build_lr_scheduler, build_optimizer, scale_learning_rate
+from .failures import explained_failures
+from .hooks.balance import GradientBalance
+from .hooks.best_checkpoint import BestStudent
+from .hooks.exact_resume import ExactResume
+from .hooks.gradient_guard import GradientGuard
+from .hooks.gradient_share import GradientShare
+from .hooks.loss_watch import LossWatch
+from .hooks.pictures import Pictures
+from .hooks.schedule import DistillationSchedule
+from .hooks.stop_on_signal import StopOnSignal
+from .hooks.teacher_check import TeacherCheck
+from .progress import ProgressPrinter
+from .provenance import RunRecord
+from .ranks import make_deterministic, step_class, wrap_ddp
+
+
+class DistillationTrainer(DefaultTrainer):
+    """Trains teachers, plain students and distilled students.
+
+    It differs from `DefaultTrainer` in what it builds, not in how it steps: projections are saved
+    under "distillation" beside the plain student, ranks without a GPU use gloo, checkpoints load
+    without running code, and data sets are checked before the first iteration.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build model, optimizer, data loader, scheduler, checkpointer and hooks from a config."""
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        check_config(cfg)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        make_deterministic(cfg.DETERMINISTIC)
+        with naming_keys(cfg, "MODEL or DISTILL"):
+            model = self.build_model(cfg)
+        with naming_keys(cfg, "SOLVER"):
+            optimizer = self.build_optimizer(cfg, model)
+            if isinstance(model, Distiller):
+                scale_learning_rate(optimizer, model.heads.parameters(), cfg.DISTILL.LR_FACTOR)
+            self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
+            data_loader = self.build_train_loader(cfg)
+            check_classes(cfg, model)
+        self._trainer = step_class(cfg)(wrap_ddp(model), data_loader, optimizer)
+        amp = isinstance(self._trainer, AMPTrainer)
+        self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)
+        self._trainer.register_hooks([self.guard])
+        projections = {"distillation": model.heads} if isinstance(model, Distiller) else {}
+        self.checkpointer = SafeCheckpointer(
+            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **projections
+        )
+        with naming_keys(cfg, "any section"):
+            self.register_hooks(self.build_hooks())
+
+    @property
+    def distiller(self) -> Optional[Distiller]:
+        """The model without its DDP wrapper, or None when a plain detector is trained."""
+        model = getattr(self.model, "module", self.model)
+        return model if isinstance(model, Distiller) else None
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch."""
+        super().resume_or_load(resume)
+        if self.start_iter > 0:
+            loader = build_train_loader(self.cfg, self.start_iter)
+            self._trainer.reset_data_loader(lambda: loader)
+            for hook in self._hooks:
+                if isinstance(hook, PeriodicCheckpointer):
+                    found = Path(self.cfg.OUTPUT_DIR).glob("model_[0-9]*.pth")
+                    hook.recent_checkpoints = sorted(map(str, found))
+
+    def build_writers(self) -> List[EventWriter]:
+        """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
+        methods = self.cfg.DISTILL.HEADS if self.distiller is not None else ()
+        return [ProgressPrinter(self.max_iter, methods), *super().build_writers()[1:]]
+
+    def build_hooks(self) -> List[HookBase]:
+        """Stock hooks, with those that act before a step in front."""
+        model = getattr(self.model, "module", self.model)
+        detector = model.student if isinstance(model, Distiller) else model
+        solver = self.cfg.SOLVER
+        resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD)
+        hooks = [resume, *_keep_last(super().build_hooks(), solver.CHECKPOINTS_TO_KEEP)]
+        if solver.BEST_METRIC and comm.is_main_process():
+            folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
+            hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
+        before = [] if self.distiller is None else self._build_distillation_hooks()
+        record = RunRecord(self.cfg) if comm.is_main_process() else None
+        return [*before, *hooks, record, StopOnSignal(resume)]
+
+    def _build_distillation_hooks(self) -> List[HookBase]:
+        distill, balance = self.cfg.DISTILL, self.cfg.DISTILL.BALANCE
+        balanced = [balance.SHARES, distill.HEADS, balance.STEPS, self.cfg.OUTPUT_DIR]
+        return [
+            DistillationSchedule(*distill.SCHEDULE),
+            GradientBalance(*balanced) if balance.SHARES else None,
+            None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
+            TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
+            Pictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
+            LossWatch(),
+        ]
+
+    def train(self):  # noqa: ANN201 (stock signature)
+        """Train as stock does; on the CPU without TorchScript's profiler.
+
+        It makes the first steps of a process round differently, and stock losses use TorchScript.
+        """
+        with torch.jit.optimized_execution(next(self.model.parameters()).is_cuda):
+            return super().train()
+
+    def after_step(self) -> None:
+        """The hooks' turn; see `naming_keys` for what fails in the first steps."""
+        with self._naming_keys():
+            super().after_step()
+
+    def _naming_keys(self) -> ContextManager:
+        first = self.iter - self.start_iter < 2
+        return naming_keys(self.cfg, "any section") if first else nullcontext()
+
+    def run_step(self) -> None:
+        """One stock step; what stops it is named, see `explained_failures` and `GradientGuard`."""
+        with explained_failures(self.iter, self._last_checkpoint), self._naming_keys():
+            super().run_step()
+        self.guard.check()
+
+    def _last_checkpoint(self) -> str:
+        found = bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()
+        return self.checkpointer.get_checkpoint_file() if found else "none yet"
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See `d2kd.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):  # noqa: ANN001, ANN206 (stock signature)
+        """See `d2kd.solver.build_lr_scheduler`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):  # noqa: ANN206 (stock signature)
+        """See `d2kd.data.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):  # noqa: ANN206 (stock signature)
+        """Stock loader; an image that cannot be read is named, and never left out."""
+        mapper = build_mapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator of a data set, by its `evaluator_type`; results go to OUTPUT_DIR."""
+        return build_evaluator(cfg, dataset_name)
+
+
+def _keep_last(hooks: List[HookBase], count: int) -> List[HookBase]:
+    """Let stock Detectron2's hook delete all but the last checkpoints (0: keep all)."""
+    for hook in hooks:
+        if count > 0 and isinstance(hook, PeriodicCheckpointer):
+            hook.max_to_keep = count
+    return hooks

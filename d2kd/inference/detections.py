@@ -1,0 +1,76 @@
+"""Pictures of detections, side by side: ground truth, teachers, student."""
+
+from typing import Dict, List, Sequence
+
+import numpy as np
+import torch
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
+from matplotlib.figure import Figure
+
+from ..distiller import Distiller
+
+THRESHOLD = 0.4  # lowest score that is drawn
+WIDTH = 480  # px of a panel, at least
+
+
+def draw_detections(
+    image: np.ndarray, panels: Dict[str, Instances], classes: Sequence[str]
+) -> Figure:
+    """One panel for each title.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        panels: title -> Instances on the CPU with pred_boxes (XYXY, px), pred_classes, and maybe
+            scores.
+        classes: names; [] if unknown.
+    """
+    scale = max(1.0, WIDTH / image.shape[1])
+    height, width = (scale * n for n in image.shape[:2])
+    figure = Figure(figsize=(len(panels) * width / 100, height / 100 + 0.3), dpi=100)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    metadata = Metadata(thing_classes=list(classes)) if classes else Metadata()
+    for axis, (title, found) in zip(axes, panels.items(), strict=True):
+        drawn = Visualizer(image, metadata, scale=scale).draw_instance_predictions(found)
+        axis.imshow(drawn.get_image())
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.3 / (height / 100 + 0.3), wspace=0.02)
+    return figure
+
+
+def truth_of(record: dict) -> Instances:
+    """The objects of a mapped record, as `draw_detections` takes them."""
+    truth = record["instances"]
+    boxes, classes = truth.gt_boxes.tensor.cpu(), truth.gt_classes.cpu()
+    return Instances(truth.image_size, pred_boxes=Boxes(boxes), pred_classes=classes)
+
+
+@torch.no_grad()
+def detect(model: torch.nn.Module, image: torch.Tensor) -> Instances:
+    """Detections from `THRESHOLD` on, XYXY px of an image (3, H, W) in 0..255."""
+    height, width = image.shape[-2:]
+    inputs = [{"image": image, "height": height, "width": width}]
+    found = model(inputs)[0]["instances"].to("cpu")
+    return found[found.scores >= THRESHOLD]
+
+
+def compare_detections(
+    distiller: Distiller, batch: List[dict], classes: Sequence[str]
+) -> List[Figure]:
+    """Ground truth, each teacher and the student on mapped records; modes stay as they are."""
+    training = distiller.training
+    distiller.eval()
+    figures = []
+    for record in batch:
+        image, panels = record["image"], {"ground truth": truth_of(record)}
+        for index, teacher in enumerate(distiller.teachers):
+            turned = image.flip(0) if teacher.input_format != distiller.input_format else image
+            panels[f"teacher {index}"] = detect(teacher.detector, turned)
+        panels["student"] = detect(distiller, image)
+        pixels = image.permute(1, 2, 0).numpy().astype(np.uint8)
+        rgb = pixels[..., ::-1] if distiller.input_format == "BGR" else pixels
+        figures.append(draw_detections(np.ascontiguousarray(rgb), panels, classes))
+    distiller.train(training)
+    return figures

@@ -1,0 +1,97 @@
+"""What can be combined: methods, detectors and their defaults, found by building tiny ones."""
+
+import inspect
+from textwrap import fill
+from typing import Dict, List, Tuple
+
+from detectron2.modeling import build_model
+
+from ..adapters import DetectorAdapter, build_adapter
+from ..config.defaults import get_d2kd_cfg
+from ..config.locate import CONFIGS
+from ..errors import check_choice
+from ..heads import DISTILLATION_HEAD_REGISTRY, build_head, head_defaults
+from ..testing import tiny_cfg
+from .checkup import table
+
+_CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads",
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]  # fmt: skip
+DETECTORS: Dict[str, Tuple[str, str, List]] = {  # meta-architecture, prefix of configs, options
+    "RetinaNet": ("RetinaNet", "retinanet", []),
+    "FCOS": ("FCOS", "fcos", []),
+    "ATSS": ("ATSS", "atss", []),
+    "GFL": ("GFL", "gfl", []),
+    "GFLv2": ("GFL", "gflv2", ["MODEL.GFL.QUALITY", "DGQP"]),
+    "GFL with SDGQP": ("GFL", "gfl_sdgqp", ["MODEL.GFL.QUALITY", "SDGQP"]),
+    "Faster R-CNN": ("GeneralizedRCNN", "faster_rcnn", ["MODEL.MASK_ON", False]),
+    "Mask R-CNN": ("GeneralizedRCNN", "mask_rcnn", []),
+    "Cascade R-CNN": ("GeneralizedRCNN", "cascade_mask_rcnn", _CASCADE),
+}
+
+
+def tiny_adapter(name: str) -> DetectorAdapter:
+    """The adapter of a tiny detector of `DETECTORS`."""
+    meta, _, options = DETECTORS[name]
+    cfg = tiny_cfg(meta)
+    cfg.merge_from_list(options)
+    return build_adapter(build_model(cfg))
+
+
+def fits(method: str, student: DetectorAdapter, teacher: DetectorAdapter) -> bool:
+    """Whether the method can be built for the pair, with its defaults."""
+    node = get_d2kd_cfg().DISTILL[method]
+    if method == "CrossKD":
+        node.BLOCK = 1  # tiny towers have two
+    try:
+        build_head(method, node, student, teacher)
+    except ValueError:
+        return False
+    return True
+
+
+def method_matrix() -> str:
+    """Methods and detectors, for student and teacher of one kind."""
+    adapters = {name: tiny_adapter(name) for name in DETECTORS}
+    rows = []
+    for method, _ in sorted(DISTILLATION_HEAD_REGISTRY):
+        cells = ("yes" if fits(method, a, a) else "-" for a in adapters.values())
+        rows.append((method, *cells))
+    note = (
+        "\n\nStudent and teacher of one kind. Methods that read features alone (PKD, CWD, MGD, "
+        "FitNets,\nStructuredKD) go between all of them. d2kd methods NAME shows keys and defaults."
+    )
+    return table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
+
+
+def describe_method(name: str) -> str:
+    """Summary, fields that are read, and keys with defaults.
+
+    Raises:
+        ConfigError: no such method; with near names.
+    """
+    check_choice(name, [n for n, _ in DISTILLATION_HEAD_REGISTRY], "NAME")
+    head = DISTILLATION_HEAD_REGISTRY.get(name)
+    keys = {"WEIGHT": head.default_weight, "TEACHER": 0}
+    keys.update({key.upper(): value for key, value in head_defaults(head).items()})
+    rows = [(f"DISTILL.{name}.{key}", repr(value)) for key, value in keys.items()]
+    reads = ", ".join(sorted(head.requires))
+    text = f"{name}: {inspect.getdoc(head)}\n\nReads: {reads}\n\n{table(rows, ('key', 'default'))}"
+    arguments = inspect.getdoc(head.__init__)
+    return f"{text}\n\n{arguments}" if arguments else text
+
+
+def detector_table() -> str:
+    """Detectors, their meta-architecture and the configs that d2kd has for them."""
+    rows = []
+    for name, (meta, prefix, options) in DETECTORS.items():
+        folders = ("detectors", "train")
+        files = [x for folder in folders for x in CONFIGS.glob(f"{folder}/{prefix}_[Rm]*.yaml")]
+        found = ", ".join(sorted(str(x.relative_to(CONFIGS)) for x in files))
+        keys = [f"MODEL.META_ARCHITECTURE {meta}"]
+        keys += [f"{key} {value}" for key, value in zip(options[::2], options[1::2], strict=True)]
+        rows.append((name, "\n".join(keys), fill(found, 64)))
+    note = (
+        "\n\nEach can be student or teacher. train/ has the published schedules; "
+        "any config of the model zoo works too."
+    )
+    return table(rows, ("detector", "keys", "configs of d2kd")) + note

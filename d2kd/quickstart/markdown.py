@@ -1,0 +1,107 @@
+"""The table on the console and report.md."""
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Sequence
+
+import detectron2
+import torch
+
+from ..version import __version__
+from .training import Result
+
+HEADER = (
+    "model", "AP", "AP50", "AP75", "parameters (M)", "ms per image", "training steps",
+    "training minutes",
+)  # fmt: skip
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as a Markdown table whose columns line up."""
+    rows = [HEADER, *(_row(result) for result in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    lines = [_line(row, widths) for row in rows]
+    rule = "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths))
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _row(result: Result) -> Sequence[str]:
+    parameters = sum(p.numel() for p in result.model.parameters()) / 1e6
+    box = (f"{result.box[key]:.1f}" for key in ("AP", "AP50", "AP75"))
+    cost = (f"{parameters:.2f}", f"{result.ms:.1f}", str(result.steps))
+    return result.name, *box, *cost, f"{result.seconds / 60:.1f}"
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    first = row[0].ljust(widths[0])
+    rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return f"| {' | '.join([first, *rest])} |"
+
+
+def device_name() -> str:
+    """The GPU, or the processor and the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {os.cpu_count()} cores, threads: {torch.get_num_threads()})"
+
+
+def _warning(matched: Result, distilled: Result) -> str:
+    """What to say when the machine's load changed so much that the times do not match."""
+    if 0.9 < matched.seconds / distilled.seconds < 1.1:
+        return ""
+    return " because the machine's load changed: **compare them on an idle machine**"
+
+
+def write_report(path: Path, results: Sequence[Result], seed: int, share: float) -> None:
+    """Write report.md.
+
+    Args:
+        path: the file; the pictures lie beside it.
+        results: teacher, student, time-matched student and distilled student.
+        seed: SEED of all trainings.
+        share: of the training images that the students use, 0 to 1.
+    """
+    _, student, matched, distilled = results
+    same_steps = distilled.box["AP"] - student.box["AP"]
+    same_time = distilled.box["AP"] - matched.box["AP"]
+    text = f"""# Quick start: distilling a digit detector
+
+{table(results)}
+
+Distilled minus student: {same_steps:+.1f} AP at the same steps, {same_time:+.1f} AP at the same
+training time. This is one run with one seed on a small data set; other seeds give other numbers.
+
+- The students train on {share:.0%} of the images that the teacher was trained on, as when labels
+  are few: with all of them, more plain steps help more.
+- The three students are the same network; student and distilled see the same images in the same
+  order from the same initial weights.
+- The time-matched student trains for as many plain steps as fit in the distilled run's time
+  ({distilled.seconds:.0f} s at {student.seconds / student.steps:.3f} s per plain step); its
+  learning rate schedule spans them. They took
+  {matched.seconds:.0f} s{_warning(matched, distilled)}.
+- Training minutes are those of the training steps, without set-up and evaluation. The teacher's
+  are those of the run that made it, perhaps on another machine.
+- AP is COCO's, 0 to 100, on the test images. Milliseconds are the median over test images one at a
+  time, the models taking turns.
+
+![AP during training](curve.png)
+
+![Detections](detections.png)
+
+Detections with a score over 0.4. Green: the right digit with an IoU of at least 0.5; red: any
+other.
+
+## How it was made
+
+- Device: {device_name()}
+- Python {platform.python_version()}, torch {torch.__version__}, Detectron2
+  {detectron2.__version__}, timm {version("timm")}, d2kd {__version__}
+- Seed: {seed}
+- Command: `python -m d2kd.quickstart {" ".join(sys.argv[1:])}`
+- Configs: `configs/quickstart/{{teacher,student,distilled}}.yaml`; what each run used is in
+  `student/config.yaml`, `student_time_matched/config.yaml` and `distilled/config.yaml`
+"""
+    path.write_text(text.replace("quickstart `", "quickstart`"), encoding="utf-8")

@@ -1,0 +1,112 @@
+"""The quick start: data, teacher, three students, report."""
+
+import os
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
+from torch import nn
+
+from ..data import register_custom_datasets
+from ..inference.speed import IMAGES, measure, read_images
+from .digits import DigitsSpec, build_digits
+from .markdown import table, write_report
+from .pictures import draw_curves, draw_detections
+from .teacher import TEACHER, load_teacher, rebuild_teacher
+from .training import Result, load_config, train
+
+PICTURED = 4  # test images in detections.png
+# Minutes on two CPU cores, for the estimate before anything is measured.
+GUESS = {"student": 3.0, "distilled": 5.0}
+
+
+def run(
+    output: Path,
+    steps: Optional[int] = None,
+    rebuild: bool = False,
+    spec: Optional[DigitsSpec] = None,
+    teacher: Path = TEACHER,
+) -> List[Result]:
+    """Run the quick start in the repository's root folder.
+
+    Args:
+        output: folder of the report, the checkpoints and the logs.
+        steps: training steps of student and distilled student; None keeps the configs'.
+        rebuild: train the teacher first and write it to `teacher`.
+        spec: the data set; None is the quick start's.
+        teacher: a file of `save_teacher`.
+
+    Returns:
+        List[Result]: teacher, student, time-matched student and distilled student.
+    """
+    cfg = load_config("student", output / "student", steps)
+    prepare_data(cfg, spec)
+    if rebuild:
+        print("[0/5] train the teacher, about 20 minutes on two CPU cores", flush=True)
+        rebuild_teacher(output / "teacher", teacher, steps)
+    results = train_all(output, cfg, steps, teacher)
+    print("[5/5] measure inference, draw, write the report", flush=True)
+    times = measure([r.model for r in results], read_images(cfg, IMAGES))
+    for result, ms in zip(results, times, strict=True):
+        result.ms = ms
+    finish(output, cfg, results)
+    return results
+
+
+def prepare_data(cfg: CfgNode, spec: Optional[DigitsSpec]) -> None:
+    """Build the digits where DATASETS.CUSTOM looks for them first, and register them."""
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "digits"
+    print(f"Data: {root}", "(built)" if build_digits(root, spec) else "(already there)", flush=True)
+    register_custom_datasets(cfg)
+
+
+def train_all(output: Path, cfg: CfgNode, steps: Optional[int], teacher: Path) -> List[Result]:
+    """Evaluate the teacher and train the students; see `run` for arguments and return value."""
+    scale = cfg.SOLVER.MAX_ITER / load_config("student", output).SOLVER.MAX_ITER
+    guess = {name: minutes * scale for name, minutes in GUESS.items()}
+    _announce(1, "evaluate the teacher", guess["student"] + 2 * guess["distilled"])
+    best = load_teacher(output / "teacher_test", teacher)
+    print(f"      AP {best.box['AP']:.1f}")
+
+    total = cfg.SOLVER.MAX_ITER
+    _announce(2, f"train the student, {total} steps", guess["student"] + 2 * guess["distilled"])
+    student = train("student", cfg)
+
+    ratio = guess["distilled"] / guess["student"]
+    _announce(3, f"train the distilled student, {total} steps", 2 * ratio * student.seconds / 60)
+    distill_cfg = load_config("distilled", output / "distilled", steps)
+    distill_cfg.DISTILL.TEACHER.WEIGHTS = (str(teacher),)
+    distilled = train("distilled", distill_cfg)
+
+    total = matched_steps(student, distilled)
+    text = f"train the student again for the time of 3, {total} steps"
+    _announce(4, text, distilled.seconds / 60)
+    matched_cfg = load_config("student", output / "student_time_matched", total)
+    matched = train("student (time-matched)", matched_cfg)
+    return [best, student, matched, distilled]
+
+
+def matched_steps(student: Result, distilled: Result) -> int:
+    """Plain training steps that take as long as the distilled training."""
+    return max(1, round(distilled.seconds / (student.seconds / student.steps)))
+
+
+def finish(output: Path, cfg: CfgNode, results: List[Result]) -> None:
+    """Draw the pictures, write report.md and print the table and what to do next."""
+    teacher, student, _, distilled = results
+    draw_curves(teacher, results[1:], output / "curve.png")
+    records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)[:PICTURED]
+    shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
+    draw_detections(records, read_images(cfg, PICTURED), shown, output / "detections.png")
+    write_report(output / "report.md", results, cfg.SEED, cfg.DATALOADER.RANDOM_SUBSET_RATIO)
+    print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
+    print(
+        "Next, distil on your own data (docs in README.md, keys in configs/distill):\n"
+        "  python train_net.py --config-file "
+        "configs/distill/retinanet_R_50_FPN_bckd_from_retinanet_R_101_FPN_1x.yaml"
+    )
+
+
+def _announce(stage: int, text: str, minutes: float) -> None:
+    print(f"[{stage}/5] {text}, about {max(1, round(minutes))} min left in all", flush=True)

@@ -1,0 +1,143 @@
+"""One evaluation of one model."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from ..build import student_config
+from ..checkpoint.checkpointer import last_checkpoint, load_detector
+from ..checkpoint.weights_file import split_pin
+from ..config.loading import load_config, without_pretrained
+from ..data import (
+    build_mapper,
+    dataset_num_classes,
+    labelled_test_data,
+    load_dataset,
+    register_custom_datasets,
+)
+from ..data.catalog import require_registered
+from ..data.mapper import Mapper
+from ..engine.provenance import describe_run
+from ..errors import ConfigError, MissingFileError
+from ..evaluation.adversarial import Attack, AttackedDetector
+from ..evaluation.classes import check_classes
+from ..evaluation.corruptions import corrupted_mapper
+from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, map_classes
+from ..evaluation.groups import ErrorEvaluator
+from ..evaluation.records import RecordsEvaluator
+from .cells import Cell
+from .plan import Plan
+
+Results = Dict[str, Dict[str, Any]]
+
+
+@dataclass
+class Subject:
+    """A model to evaluate; its detector is built when the first evaluation needs it."""
+
+    name: str
+    cfg: CfgNode
+    run: Dict[str, Any]
+    detector: Optional[nn.Module] = None
+
+
+def load_subject(plan: Plan, name: str) -> Subject:
+    """Read a model's config and register the data sets.
+
+    Raises:
+        ConfigError: no weights, an unknown data set, or classes that do not fit.
+    """
+    model = plan.models[name]
+    options = [str(x) for x in model.get("options", ())]
+    if os.path.isdir(model["config"]) and "MODEL.WEIGHTS" not in options:
+        options += ["MODEL.WEIGHTS", last_checkpoint(model["config"])]
+    cfg = load_config(model["config"], options)
+    cfg = without_pretrained(student_config(cfg))
+    if plan.dataset:
+        cfg.DATASETS.TEST = (plan.dataset,)
+    cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *plan.datasets]
+    register_custom_datasets(cfg)
+    require_registered(cfg, "TEST")
+    if not cfg.DATASETS.TEST or not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"models: {name}: name a checkpoint in options (MODEL.WEIGHTS), and a data set in the "
+            "plan (dataset) or in the config (DATASETS.TEST)."
+        )
+    weights = split_pin(cfg.MODEL.WEIGHTS)[0]
+    if "://" not in weights and not PathManager.isfile(weights):
+        raise MissingFileError(f"models: {name}: MODEL.WEIGHTS: no such file: {weights}")
+    for cell in plan.cells:
+        if cell.kind == "shift":
+            class_mapping(cfg, cell)
+    return Subject(name, cfg, describe_run(cfg, [cfg.MODEL.WEIGHTS]))
+
+
+def evaluate_cell(plan: Plan, subject: Subject, cell: Cell) -> Results:
+    """One evaluation; the keys and units of the evaluator's results."""
+    cfg, detector = subject.cfg, _detector(subject)
+    name = cell.options.get("dataset", cfg.DATASETS.TEST[0])
+    records = load_dataset(name, "DATASETS.TEST")[: plan.images or None]
+    names = class_names(name)
+    if cell.kind == "clean":
+        return _evaluate(cfg, detector, records, ErrorEvaluator(records, names, **plan.errors))
+    if cell.kind == "corruption":
+        mapper = corrupted_mapper(cfg, cell.options["corruption"], cell.options["severity"])
+        return _evaluate(cfg, detector, records, RecordsEvaluator(records, names), mapper)
+    if cell.kind == "shift":
+        mapping = class_mapping(cfg, cell)
+        results = _evaluate(cfg, detector, records, MappedEvaluator(records, mapping))
+        return {**results, "mapping": vars(mapping)}
+    options = dict(cell.options)
+    records = records[: options.pop("images")]
+    attacked = AttackedDetector(detector, Attack(**options)) if options else detector
+    evaluator, mapper = RecordsEvaluator(records, names), labelled_test_data(cfg)[1]
+    return _evaluate(cfg, attacked, records, evaluator, mapper)
+
+
+def class_mapping(cfg: CfgNode, cell: Cell) -> ClassMapping:
+    """Classes of a model's own test set and of another data set.
+
+    Raises:
+        ConfigError: no such data set, or names that do not fit.
+    """
+    own, other = cfg.DATASETS.TEST[0], cell.options["dataset"]
+    try:
+        require_registered(CfgNode({"DATASETS": {"TEST": (other,)}}), "TEST")
+        return map_classes(class_names(own), class_names(other), cell.options["classes"])
+    except ConfigError as error:
+        raise ConfigError(f"{cell.name.replace('-', ': ', 1)}: {error}") from error
+
+
+def class_names(dataset: str) -> List[str]:
+    """The class names of a registered data set, in the order of its category ids."""
+    dataset_num_classes(dataset)
+    return list(MetadataCatalog.get(dataset).thing_classes)
+
+
+def _detector(subject: Subject) -> nn.Module:
+    if subject.detector is None:
+        detector = build_model(subject.cfg).eval()
+        check_classes(subject.cfg, detector, train=False)
+        load_detector(detector, subject.cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+        subject.detector = detector
+    return subject.detector
+
+
+def _evaluate(
+    cfg: CfgNode,
+    detector: nn.Module,
+    records: List[dict],
+    evaluator: DatasetEvaluator,
+    mapper: Optional[Mapper] = None,
+) -> Results:
+    workers = cfg.DATALOADER.NUM_WORKERS
+    mapper = mapper or build_mapper(cfg, False)
+    loader = build_detection_test_loader(dataset=records, mapper=mapper, num_workers=workers)
+    return inference_on_dataset(detector, loader, evaluator)

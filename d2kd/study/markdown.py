@@ -1,0 +1,113 @@
+"""Means, spreads and paired differences of a study, and its report: markdown, JSON and a plot."""
+
+import json
+import math
+import statistics
+from typing import Any, Dict, List
+
+from ..file_io import write_atomically
+from .plan import Study
+from .tables import Values, not_run, table_of_family, table_of_seeds
+
+
+def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
+    """Statistics of each row.
+
+    Args:
+        values: row -> seed -> metric; NaN, such as the AP of large objects where there are none,
+            counts as missing.
+        baseline: the row that the others are compared with, on the seeds that both have.
+
+    Returns:
+        Dict: row -> "seeds", "mean", "sd" (sample standard deviation), "se" (standard error), and
+        "difference", "difference_se" of the paired differences; nan where there are too few runs.
+    """
+    summary = {}
+    values = {r: {s: v for s, v in x.items() if not math.isnan(v)} for r, x in values.items()}
+    for row, found in values.items():
+        pairs = [v - values[baseline][s] for s, v in found.items() if s in values[baseline]]
+        summary[row] = {"seeds": len(found), **_moments(list(found.values()))}
+        difference = _moments(pairs)
+        summary[row].update(difference=difference["mean"], difference_se=difference["se"])
+    return summary
+
+
+def _moments(values: List[float]) -> Dict[str, float]:
+    mean = statistics.fmean(values) if values else math.nan
+    sd = statistics.stdev(values) if len(values) > 1 else math.nan
+    return {"mean": mean, "sd": sd, "se": sd / math.sqrt(max(len(values), 1))}
+
+
+def write_report(study: Study, values: Values, more: Dict[str, Values] | None = None) -> str:
+    """Write report.md, report.json and report.png into the study's folder.
+
+    Args:
+        study: what was run.
+        values: its metric: row -> seed -> value.
+        more: other measures, by name, such as those of `collect_more` and `collect_robustness`.
+
+    Returns:
+        str: the markdown.
+    """
+    measures = {study.metric: values, **(more or {})}
+    summaries = {name: summarize(v, study.baseline) for name, v in measures.items()}
+    summary = summaries[study.metric]
+    text = "\n".join([f"# {study.title}", *_tables(study, measures, summaries)]) + "\n"
+    study.output.mkdir(parents=True, exist_ok=True)
+    parts = {
+        name: {"values": _with_null(found), "summary": _with_null(summaries[name])}
+        for name, found in measures.items()
+    }
+    data = {"study": study.text, **parts.pop(study.metric)}
+    data = json.dumps(data | ({"more": parts} if parts else {}), indent=1, allow_nan=False)
+    for name, content in (("report.json", data), ("report.md", text)):
+        write_atomically(study.output / name, lambda path, c=content: path.write_text(c))
+    _plot(study, summary)
+    return text
+
+
+def _tables(study: Study, measures: Dict[str, Values], summaries: Dict[str, dict]) -> List[str]:
+    """A table for each measure; those named "family: column" share one."""
+    if not set(study.only_named) < set(study.rows):
+        return not_run(study, measures[study.metric])
+    families: Dict[str, Dict[str, dict]] = {}
+    lines = []
+    for name, found in measures.items():
+        family, colon, column = name.partition(": ")
+        if colon:
+            families.setdefault(family, {})[column] = summaries[name]
+        else:
+            lines += ["", *table_of_seeds(study, name, found, summaries[name])]
+    for family, columns in families.items():
+        lines += ["", *table_of_family(study, family, columns)]
+    return lines + not_run(study, measures[study.metric])
+
+
+def _with_null(table: Dict[str, Dict[Any, float]]) -> Dict[str, Dict[Any, float | None]]:
+    """For JSON, which has no NaN."""
+    return {
+        row: {key: None if math.isnan(value) else value for key, value in numbers.items()}
+        for row, numbers in table.items()
+    }
+
+
+def _plot(study: Study, summary: Dict[str, Dict[str, float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row, s in summary.items() if s["seeds"]]
+    means = [summary[row]["mean"] for row in rows]
+    errors = [0.0 if math.isnan(summary[row]["se"]) else summary[row]["se"] for row in rows]
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
+    axes.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=4)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{study.metric}, mean and standard error over {len(study.seeds)} seeds")
+    if study.baseline in rows:
+        axes.axvline(summary[study.baseline]["mean"], color="gray", linestyle=":")
+    axes.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(study.output / "report.png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,197 @@
+"""What a frozen teacher computed on an image, kept on disk and read again."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, FrozenSet, List, Optional
+
+import torch
+from detectron2.structures import Boxes, ImageList
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..adapters import DetectorAdapter, DetectorOutput
+
+_MAPS = ("features", "logits", "deltas", "quality", "valid")
+_TAPS = ("cls_taps", "reg_taps")
+_FORMAT = "1"
+
+Tensors = Dict[str, Tensor]
+
+
+class TensorStore:
+    """Dictionaries of tensors as safetensors files, by key, up to a number of bytes.
+
+    Files are complete or absent: they are written beside and renamed. One that cannot be read is
+    as good as absent. When the limit is reached or the disk is full, nothing more is stored.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """Count what is there.
+
+        Args:
+            folder: made if it does not exist; may be shared by runs and by ranks.
+            limit: bytes that all files in it may take; ranks share equally what is left.
+
+        Raises:
+            ValueError: it cannot be written to.
+        """
+        self.folder, self.full = folder, False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            self.size = sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
+        except OSError as error:
+            raise ValueError(f"DISTILL.TEACHER.CACHE_DIR cannot be written to: {error}") from error
+        self.limit = self.size + (limit - self.size) // comm.get_world_size()
+
+    def read(self, key: str) -> Optional[Tensors]:
+        """The tensors stored under `key`, on the CPU, or None."""
+        path = self._path(key)
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError) as error:
+            self._warn(f"{path} cannot be read and is computed again: {error}")
+            return None
+
+    def write(self, key: str, tensors: Tensors) -> None:
+        """Store tensors, contiguous and of separate memory, if there is room."""
+        nbytes = sum(x.nbytes for x in tensors.values())
+        if self.full or self.size + nbytes > self.limit:
+            if not self.full:
+                self._warn("the limit DISTILL.TEACHER.CACHE_GB is reached; nothing more is stored")
+            self.full = True
+            return
+        path = self._path(key)
+        part = path.with_suffix(f".{comm.get_rank()}-{os.getpid()}.part")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_file(tensors, part)
+            part.replace(path)
+            self.size += nbytes
+        except (OSError, SafetensorError) as error:
+            self.full = True
+            self._warn(f"nothing more is stored: {error}")
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _warn(self, text: str) -> None:
+        logging.getLogger(__name__).warning("Teacher cache: %s", text)
+
+
+class OutputCache:
+    """A teacher's outputs, image by image.
+
+    An image is known by its pixels, after augmentation, and the size that its batch is padded to;
+    a cached output by that, the teacher's weights and settings, and what the heads need. Images are
+    computed one by one, since the last digits of a map depend on how many are computed together:
+    so a training step is the same whatever is stored already, and what it would be without a cache
+    but for those digits, whatever the augmentation. How often the cache helps is another matter
+    (`teacher_cache/hits` in the metrics, 0 to 1). Outputs on a student's proposals are always
+    computed, from cached features.
+    """
+
+    def __init__(self, store: TensorStore, adapter: DetectorAdapter, settings: str) -> None:
+        """Cache the outputs of one teacher.
+
+        Args:
+            store: where.
+            adapter: the teacher's, with its weights filled.
+            settings: text of what the outputs depend on beside the weights.
+        """
+        self._store, self._adapter = store, adapter
+        self._settings = [_FORMAT, torch.__version__, settings, _digest(adapter.detector)]
+
+    def __call__(
+        self,
+        batched_inputs: List[dict],
+        images: ImageList,
+        need: FrozenSet[str],
+        run: Callable[[ImageList, FrozenSet[str]], DetectorOutput],
+    ) -> DetectorOutput:
+        """The teacher's output on a batch; `run` computes it for the images that are not known.
+
+        Args:
+            batched_inputs: dicts with "image", (3, H, W) on the CPU.
+            images: the same, preprocessed.
+            need: field names of `DetectorOutput`.
+            run: the teacher's forward.
+
+        Raises:
+            ValueError: RPN maps are asked for.
+        """
+        if "rpn" in need:
+            raise ValueError("RPN maps are not cached; leave DISTILL.TEACHER.CACHE_DIR empty.")
+        keys = self._keys(batched_inputs, images, need)
+        known = [self._store.read(key) for key in keys]
+        new = [i for i, tensors in enumerate(known) if tensors is None]
+        for i in new:
+            output = run(ImageList(images.tensor[i : i + 1], [images.image_sizes[i]]), need)
+            known[i] = _of_image(output, need)
+            self._store.write(keys[i], known[i])
+        get_event_storage().put_scalar("teacher_cache/hits", 1 - len(new) / len(known))
+        return self._assemble(known, images, need)
+
+    def _keys(
+        self, batched_inputs: List[dict], images: ImageList, need: FrozenSet[str]
+    ) -> List[str]:
+        padded = str(tuple(images.tensor.shape[2:]))
+        settings, keys = [*self._settings, images.device.type, padded, *sorted(need)], []
+        for x in batched_inputs:
+            digest = hashlib.blake2b("\n".join(settings).encode(), digest_size=20)
+            digest.update(f"{x['image'].dtype} {tuple(x['image'].shape)}".encode())
+            digest.update(x["image"].contiguous().cpu().numpy())
+            keys.append(digest.hexdigest())
+        return keys
+
+    def _assemble(
+        self, known: List[Tensors], images: ImageList, need: FrozenSet[str]
+    ) -> DetectorOutput:
+        out, device = DetectorOutput(images, self._adapter, {}), images.device
+        for name in sorted(known[0], key=_numbers):
+            field, stride, *block = name.split("/")
+            values, maps = [x[name] for x in known], getattr(out, field)
+            if field == "anchors":
+                maps[int(stride)] = Boxes(values[0].to(device))
+            elif block:
+                maps.setdefault(int(stride), []).append(torch.stack(values).to(device))
+            else:
+                maps[int(stride)] = torch.stack(values).to(device)
+        self._adapter.derive(out, need)
+        return out
+
+
+def _of_image(output: DetectorOutput, need: FrozenSet[str]) -> Tensors:
+    """What is stored of the one image, on the CPU: "field/stride" or "field/stride/block"."""
+    found = {f"{f}/{s}": x[0] for f in _MAPS for s, x in getattr(output, f).items()}
+    for field in _TAPS:
+        for stride, blocks in getattr(output, field).items():
+            found.update({f"{field}/{stride}/{i}": x[0] for i, x in enumerate(blocks)})
+    if not need & {"features", "roi", "masks"}:
+        found = {name: x for name, x in found.items() if not name.startswith("features/")}
+    found.update({f"anchors/{stride}": x.tensor for stride, x in output.anchors.items()})
+    return {name: x.cpu().contiguous().clone() for name, x in found.items()}
+
+
+def _numbers(name: str) -> List[int]:
+    """Stride and block: levels in order, as a detector gives them."""
+    return [int(x) for x in name.split("/")[1:]]
+
+
+def _digest(detector: torch.nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for name, x in sorted(detector.state_dict().items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

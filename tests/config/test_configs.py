@@ -1,0 +1,114 @@
+"""Every config builds, without its weights; plain ones are what stock tools expect."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+import d2kd.teachers.teacher
+from d2kd import Distiller
+from d2kd.build import student_config
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file, merge_options
+from d2kd.config.model_zoo import zoo_config_file
+from d2kd.solver import build_lr_scheduler, build_optimizer
+from d2kd.study import load_study
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml"))
+DISTILLED = [p for p in CONFIGS if 'META_ARCHITECTURE: "Distiller"' in (ROOT / p).read_text()]
+OURS = ("timm", "fcos", "atss", "gfl", "anchorpoint")  # detectors and backbones of d2kd
+STOCK = [p for p in CONFIGS if "/detectors/" in p and not any(w in p.lower() for w in OURS)]
+
+
+def load(path):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, path, "--config-file")
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED = "cpu", False
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_there_are_configs():
+    assert len(DISTILLED) >= 8 and len(STOCK) >= 6 and len(CONFIGS) > len(DISTILLED) + len(STOCK)
+
+
+ABSTRACT = ("/schedules/", "Base-AnchorPoint", "Base-timm-ResNet", "Base-crowdhuman")
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if not any(w in p for w in ABSTRACT)])
+def test_config_builds(path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        d2kd.teachers.teacher, "load_detector", lambda *args: loaded.append(args[1])
+    )
+    cfg = load(path)
+    model = build_model(cfg)
+    assert isinstance(model, Distiller) == (path in DISTILLED)
+    if path in DISTILLED:
+        assert len(loaded) == len(cfg.DISTILL.TEACHER.CONFIG_FILES) and all(loaded)
+        assert len(model.heads) == len(cfg.DISTILL.HEADS)
+
+
+STUDIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "studies").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_every_row_of_a_study_builds(path, monkeypatch):
+    monkeypatch.setattr(d2kd.teachers.teacher, "load_detector", lambda *args: None)
+    for runs in load_study(path).rows.values():
+        cfg = load(runs[0].command[2])
+        merge_options(cfg, runs[0].command[3:])
+        build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "/schedules/" in p])
+def test_schedule_builds(path):
+    cfg = load(path)
+    parameter = torch.nn.Linear(2, 2)
+    optimizer = build_optimizer(cfg, parameter)
+    build_lr_scheduler(cfg, optimizer)
+    assert cfg.SOLVER.MAX_ITER > 0
+
+
+@pytest.mark.parametrize("path", DISTILLED)
+def test_distillation_configs_are_short(path):
+    lines = [x for x in (ROOT / path).read_text().splitlines() if x and not x.startswith("#")]
+    assert 6 <= len(lines) <= 15, path
+
+
+@pytest.mark.parametrize("path", STOCK)
+def test_plain_detector_loads_in_stock_detectron2(path):
+    cfg = get_cfg()
+    cfg.merge_from_file(path, allow_unsafe=False)
+    assert cfg.MODEL.META_ARCHITECTURE in ("RetinaNet", "GeneralizedRCNN")
+
+
+@pytest.mark.parametrize(("ours", "zoo"), [
+    ("configs/detectors/retinanet_R_50_FPN.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"),
+    ("configs/detectors/faster_rcnn_R_50_FPN.yaml", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"),
+    ("configs/detectors/mask_rcnn_R_101_FPN.yaml",
+     "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml"),
+    ("configs/detectors/cascade_mask_rcnn_R_50_FPN.yaml",
+     "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"),
+])  # fmt: skip
+def test_detectors_are_those_of_the_model_zoo(ours, zoo):
+    mine, stock = get_cfg(), get_cfg()
+    mine.merge_from_file(ours, allow_unsafe=False)
+    stock.merge_from_file(str(zoo_config_file(zoo)))
+    mine.MODEL.PIXEL_MEAN = stock.MODEL.PIXEL_MEAN
+    assert mine.MODEL == stock.MODEL
+    assert mine.INPUT == stock.INPUT and mine.DATASETS == stock.DATASETS
+
+
+def test_student_config_is_plain():
+    cfg = load(DISTILLED[0])
+    plain = student_config(cfg)
+    assert plain.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
+    assert cfg.MODEL.META_ARCHITECTURE == "Distiller"

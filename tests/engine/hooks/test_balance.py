@@ -1,0 +1,81 @@
+"""Weights from gradient norms."""
+
+import json
+
+import pytest
+import yaml
+from torch.testing import assert_close
+
+from d2kd import DistillationTrainer
+from d2kd.config.validate import check_shares
+from d2kd.data import register_custom_datasets
+from d2kd.engine.hooks.balance import balanced_weights
+from d2kd.engine.hooks.gradient_share import gradient_norms
+from d2kd.errors import ConfigError
+from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
+
+
+def test_formula():
+    """Norms 2 w_a, 0.5 w_b and 1 of the task: 0.5, 0.5 and 1 are shares of 1/4, 1/4 and 1/2."""
+    assert balanced_weights({"a": 2.0, "b": 0.5}, {"a": 0.25, "b": 0.25}) == {"a": 0.25, "b": 1.0}
+
+
+def test_shares():
+    assert check_shares((0.2,), ("A", "B")) == [0.2, 0.2]
+    for shares in ((0.5,), (0.0, 0.1), (0.1, 0.2, 0.3), (-0.1, 0.2), (1.0, 0.1)):
+        with pytest.raises(ConfigError, match=r"DISTILL.BALANCE.SHARES is \("):
+            check_shares(shares, ("A", "B"))
+
+
+@pytest.fixture
+def balanced(tmp_path, squares):
+    def build(name, **keys):
+        keys = {"DISTILL__BALANCE__SHARES": (0.3, 0.1), "DISTILL__BALANCE__STEPS": 3, **keys}
+        return config("RetinaNet, PKD and BCKD", tmp_path, squares, name, **keys)
+
+    return build
+
+
+def test_the_shares_hold(balanced, tmp_path):
+    cfg = balanced("run", SOLVER__IMS_PER_BATCH=12, INPUT__RANDOM_FLIP="none",
+                   DATALOADER__ASPECT_RATIO_GROUPING=False)  # all images in every step  # fmt: skip
+    cfg.SOLVER.BASE_LR = 1e-9  # the network stays, so the next step has the shares
+    cfg.SOLVER.MAX_ITER = 4
+    register_custom_datasets(cfg)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    found = {}
+
+    def probe(losses, student):
+        names = {h: [v for k, v in losses.items() if k.startswith(f"loss_{h}_")]
+                 for h in ("PKD", "BCKD")}  # fmt: skip
+        sums = {"task": sum(student.losses.values()), **{h: sum(v) for h, v in names.items()}}
+        found.update(gradient_norms(sums, list(student.features.values())))
+
+    trainer.distiller.probes["test"] = probe
+    trainer.train()
+    total = sum(found.values())
+    assert found["PKD"] / total == pytest.approx(0.3, abs=0.01)
+    assert found["BCKD"] / total == pytest.approx(0.1, abs=0.01)
+    rows = (tmp_path / "run" / "metrics.json").read_text().splitlines()
+    assert any("balance/PKD" in json.loads(row) for row in rows)
+    saved = yaml.safe_load((tmp_path / "run" / "balance.yaml").read_text())["DISTILL"]
+    assert saved["PKD"]["WEIGHT"] == pytest.approx(trainer.distiller.weights["PKD"], rel=1e-3)
+    assert saved["BALANCE"] == {"SHARES": []}
+
+
+def test_a_resumed_run_has_the_same_weights(balanced, tmp_path):
+    train(balanced("whole", DISTILL__BALANCE__STEPS=5))
+    cfg = balanced("parts", DISTILL__BALANCE__STEPS=5)
+    with pytest.raises(Interruption):
+        train(cfg, 3)
+    train(cfg, resume=True)
+    for whole, parts in zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True):
+        assert_close(whole, parts, rtol=0, atol=0, equal_nan=True)
+    files = [(tmp_path / x / "balance.yaml").read_bytes() for x in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_no_weight_may_be_zero(balanced):
+    with pytest.raises(ConfigError, match="no WEIGHT of a head to 0"):
+        DistillationTrainer(balanced("zero", DISTILL__PKD__WEIGHT=0.0))

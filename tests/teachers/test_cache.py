@@ -1,0 +1,173 @@
+"""The teacher cache: equal losses, hits by content alone, bounds, broken files, bad options."""
+
+import shutil
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from d2kd import DistillationTrainer, Teacher
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file
+from d2kd.data import register_custom_datasets
+from d2kd.teachers.cache import OutputCache, TensorStore
+from d2kd.testing import make_batch
+from tests.helpers import detector, pair, write_config
+
+CASES = [
+    ("RetinaNet", ("PKD", "BCKD"), {}),
+    ("RetinaNet", ("BCKD",), {}),
+    ("FCOS", ("PGD",), {}),
+    ("ATSS", ("CrossKD", "PGD"), {}),
+    ("GFL", ("LD", "CWD"), {}),
+    ("GFL", ("Parallel",), {"MODEL__GFL__QUALITY": "SDGQP"}),
+    ("GeneralizedRCNN", ("StructuredKD", "RoIKD"), {}),
+    ("GeneralizedRCNN", ("RoIKD", "MaskKD"), {"MODEL__MASK_ON": True}),
+]
+
+
+def cached(model, folder, limit=10**9):
+    teacher = model.teachers[0]
+    teacher.cache = OutputCache(TensorStore(folder, limit), teacher.adapter, "test")
+    return model
+
+
+def losses_of(model, batch):
+    torch.manual_seed(0)
+    return {k: v.detach() for k, v in model(batch).items() if k.split("_")[1] in model.heads}
+
+
+def hits(storage):
+    return storage.histories()["teacher_cache/hits"].latest()
+
+
+@pytest.mark.parametrize(("meta", "heads", "keys"), CASES)
+def test_losses_do_not_change(tmp_path, event_storage, meta, heads, keys):
+    _, model = pair(meta, heads, 8, {"CrossKD": {"BLOCK": 1}}, **keys)
+    batch = make_batch()
+    plain = losses_of(model, batch)
+    cached(model, tmp_path)
+    missed = losses_of(model, batch)
+    assert hits(event_storage) == 0
+    model.teachers[0].run = None  # what is read must do
+    found = losses_of(model, batch)
+    assert hits(event_storage) == 1
+    assert_close(missed, plain)
+    assert_close(found, missed, rtol=0, atol=0)
+
+
+def test_what_is_stored_already_does_not_change_a_bit(tmp_path, event_storage):
+    _, model = pair(heads=("PKD", "BCKD"))
+    batch, other = make_batch(seed=1), make_batch(seed=2)
+    mixed = [batch[0], other[1]]
+    plain = losses_of(model, mixed)
+    fresh = losses_of(cached(model, tmp_path / "fresh"), mixed)
+    assert hits(event_storage) == 0
+    losses_of(cached(model, tmp_path / "used"), batch)
+    assert_close(losses_of(model, mixed), fresh, rtol=0, atol=0)
+    assert hits(event_storage) == 0.5
+    assert_close(fresh, plain)
+
+
+def test_padding_is_part_of_the_key(tmp_path, event_storage):
+    _, model = pair(heads=("PKD",))
+    small, large = make_batch([(64, 64)])[0], make_batch([(128, 96)])[0]
+    expected = losses_of(model, [small, large])
+    losses_of(cached(model, tmp_path), [small])
+    assert_close(losses_of(model, [small, large]), expected)
+    assert hits(event_storage) == 0
+
+
+def test_other_weights_other_settings_other_needs(tmp_path, event_storage):
+    _, model = pair(heads=("PKD",))
+    batch, teacher = make_batch(), model.teachers[0]
+    losses_of(cached(model, tmp_path), batch)
+    store = TensorStore(tmp_path, 10**9)
+    teacher.cache = OutputCache(store, teacher.adapter, "other settings")
+    losses_of(model, batch)
+    assert hits(event_storage) == 0
+    next(teacher.detector.parameters()).data.add_(1)
+    losses_of(cached(model, tmp_path), batch)
+    assert hits(event_storage) == 0
+    _, model = pair(heads=("PKD", "BCKD"))
+    losses_of(cached(model, tmp_path), batch)
+    assert hits(event_storage) == 0
+
+
+def test_half_precision_is_kept(tmp_path):
+    _, model = pair(heads=("PKD", "BCKD"))
+    model.teachers = [Teacher(model.teachers[0].detector, precision="bf16")]
+    batch = make_batch()
+    expected = losses_of(model, batch)
+    losses_of(cached(model, tmp_path), batch)
+    assert_close(losses_of(model, batch), expected, rtol=0, atol=0)
+
+
+def test_the_limit_holds(tmp_path, event_storage, caplog):
+    _, model = pair(heads=("PKD",))
+    losses_of(cached(model, tmp_path / "a"), make_batch(seed=1))
+    one = sum(x.stat().st_size for x in (tmp_path / "a").rglob("*.safetensors")) // 2
+    cached(model, tmp_path / "b", limit=int(1.5 * one))
+    for seed in (1, 1, 2):
+        losses_of(model, make_batch(seed=seed))
+    files = list((tmp_path / "b").rglob("*.*"))
+    assert len(files) == 1 and sum(x.stat().st_size for x in files) < 1.5 * one
+    assert caplog.text.count("CACHE_GB is reached") == 1
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200])
+def test_a_broken_file_is_computed_again(tmp_path, event_storage, caplog, keep):
+    _, model = pair(heads=("PKD",))
+    batch = make_batch()
+    expected = losses_of(cached(model, tmp_path), batch)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:keep])
+    assert_close(losses_of(model, batch), expected, rtol=0, atol=0)
+    assert hits(event_storage) == 0 and "computed again" in caplog.text
+    losses_of(model, batch)
+    assert hits(event_storage) == 1
+
+
+def test_a_vanished_folder_does_not_stop_training(tmp_path, caplog):
+    _, model = pair(heads=("PKD",))
+    cached(model, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("a file now")
+    losses_of(model, make_batch())
+    assert "nothing more is stored" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"DISTILL\.TEACHER\.CACHE_DIR cannot be written to"):
+        TensorStore(tmp_path / "file" / "cache", 1)
+
+
+def test_from_a_config(tmp_path, squares):
+    """The trainer's own path: two runs, the second one only reads."""
+    path = write_config(tmp_path, squares, SOLVER__MAX_ITER=3)
+    teacher = detector(MODEL__RETINANET__NUM_CLASSES=2, seed=7)
+    torch.save({"model": teacher.state_dict()}, tmp_path / "t.pth")
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, str(path), "")
+    cfg.merge_from_list([
+        "MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "RetinaNet",
+        "DISTILL.HEADS", ("PKD",), "DISTILL.TEACHER.CONFIG_FILES", (str(path),),
+        "DISTILL.TEACHER.WEIGHTS", (str(tmp_path / "t.pth"),),
+        "DISTILL.TEACHER.CHANNELS_LAST", True, "INPUT.RANDOM_FLIP", "none",
+        "DISTILL.TEACHER.CACHE_DIR", str(tmp_path / "cache"),
+    ])  # fmt: skip
+    register_custom_datasets(cfg)
+    found = []
+    for run in range(2):
+        torch.manual_seed(0)
+        cfg.OUTPUT_DIR = str(tmp_path / f"run{run}")
+        trainer = DistillationTrainer(cfg)
+        trainer.train()
+        found.append({k: v.clone() for k, v in trainer.distiller.state_dict().items()})
+        hit = trainer.storage.histories()["teacher_cache/hits"].values()
+        assert [x for x, _ in hit][-1] == 1 if run else [x for x, _ in hit][0] == 0
+    assert_close(found[0], found[1], rtol=0, atol=0)
+    cfg.DISTILL.TEACHER.CACHE_GB = 0.0
+    with pytest.raises(ValueError, match=r"CACHE_GB is 0.0: it must be above 0"):
+        DistillationTrainer(cfg)
