@@ -1,46 +1,18 @@
-"""Knowledge distillation of object detectors on Detectron2."""
+"""Knowledge distillation of object detectors on Detectron2.
 
+The names below are imported when they are first used; `__init__.pyi` says from where.
+"""
 
-try:
-    import detectron2  # noqa: F401
-except ImportError as error:
+from importlib.util import find_spec
+
+import lazy_loader
+
+from .version import __version__ as __version__
+
+if find_spec("detectron2") is None:
     raise ImportError(
         "d2kd needs Detectron2, which has no PyPI release: pip install --no-build-isolation "
         "'git+https://github.com/facebookresearch/detectron2.git'"
-    ) from error
+    )
 
-from . import backbones, detectors, losses
-from .adapters import (
-    DETECTOR_ADAPTER_REGISTRY,
-    DetectorAdapter,
-    DetectorOutput,
-    DetectorSpec,
-    build_adapter,
-)
-from .config.defaults import add_d2kd_config
-from .distiller import Distiller
-from .engine.hooks.schedule import DistillationSchedule
-from .engine.trainer import DistillationTrainer
-from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead
-from .teachers.teacher import Teacher, build_teacher
-from .version import __version__
-
-__all__ = [
-    "__version__",
-    "DETECTOR_ADAPTER_REGISTRY",
-    "DISTILLATION_HEAD_REGISTRY",
-    "DetectorAdapter",
-    "DetectorOutput",
-    "DetectorSpec",
-    "DistillationHead",
-    "DistillationSchedule",
-    "DistillationTrainer",
-    "Distiller",
-    "Teacher",
-    "add_d2kd_config",
-    "backbones",
-    "build_adapter",
-    "build_teacher",
-    "detectors",
-    "losses",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

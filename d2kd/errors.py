@@ -1,6 +1,7 @@
-"""Checks of options, with messages for the user."""
+"""Errors and warnings, as a user should see them."""
 
 import difflib
+import warnings
 from typing import Iterable
 
 _CLASS_SECTIONS = {"RetinaNet": "RETINANET", "FCOS": "FCOS", "ATSS": "ATSS", "GFL": "GFL"}
@@ -32,3 +33,12 @@ def check_choice(value: str, choices: Iterable[str], key: str) -> None:
         near = [folded[choice] for choice in close]
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ConfigError(f"{key}: unknown {value!r}.{hint} Known: {', '.join(choices)}.")
+
+
+def ignore_warnings_of_dependencies() -> None:
+    """Ignore what PyTorch and Detectron2 say to their developers.
+
+    The user of a run can do nothing about it.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="detectron2")

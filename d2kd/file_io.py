@@ -1,9 +1,13 @@
-"""Files that are there completely or not at all, and their checksums."""
+"""Files that are there completely or not at all, checksums, and the configs that d2kd ships."""
 
 import hashlib
 import os
 from pathlib import Path
 from typing import Callable
+
+_PACKAGE = Path(__file__).parent
+CONFIGS = next(x for x in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if x.is_dir())
+"""The folder of d2kd's configs, installed or in a clone."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,11 +1,18 @@
-"""The command `d2kd`: thin over the library, one file a group of commands."""
+"""The command `d2kd`: thin over the library, one file a group of commands.
+
+What a command needs of the library is imported when it runs, so that help, completion and usage
+errors wait for neither PyTorch nor Detectron2.
+"""
 
 from .base import main
+from .completion import completion
+from .config import show_config
 from .convert import convert
 from .data import data
-from .inspect import check, detectors, methods
+from .inspect import check, detectors, maps, methods, quality
 from .robustness import robustness
 from .ship import export, predict, report
+from .study import study
 from .train import evaluate, train
 
 for _command in (
@@ -15,11 +22,16 @@ for _command in (
     check,
     methods,
     detectors,
+    show_config,
     data,
     convert,
     export,
     report,
+    study,
     robustness,
+    maps,
+    quality,
+    completion,
 ):
     main.add_command(_command)
 

@@ -2,15 +2,15 @@
 
 import difflib
 import os
-import warnings
 from argparse import Namespace
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, List, NoReturn, Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
-from ..engine.launch import one_line_errors
-from ..engine.main import OPTIONS, argument_parser
-from ..errors import ConfigError
+from ..engine.options import OPTIONS
+from ..errors import ConfigError, ignore_warnings_of_dependencies
+from ..file_io import CONFIGS
 from ..version import __version__
 
 _HINT = "(--debug shows the traceback)"
@@ -21,15 +21,11 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with one_line_errors(_HINT):
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            if os.environ.get("D2KD_TRACEBACK"):
-                raise
-            reason = str(error).strip().split("\n")[0]
-            raise SystemExit(f"Unexpected {type(error).__name__}: {reason}\n{_HINT}") from error
+            _end(error)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         near = difflib.get_close_matches(args[0], self.commands, n=1)
@@ -39,6 +35,20 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+
+def _end(error: Exception) -> NoReturn:
+    """End the process with one line; with D2KD_TRACEBACK set, the error passes."""
+    from ..engine.launch import one_line_errors
+
+    try:
+        with one_line_errors(_HINT):
+            raise error
+    except Exception:
+        if os.environ.get("D2KD_TRACEBACK"):
+            raise
+    reason = str(error).strip().split("\n")[0]
+    raise SystemExit(f"Unexpected {type(error).__name__}: {reason}\n{_HINT}") from error
 
 
 def _debug(_ctx: click.Context, _option: click.Parameter, value: bool) -> None:
@@ -62,16 +72,29 @@ def main() -> None:
     d2kd such as train/gfl_R_50_FPN_1x.yaml, or one of the model zoo such as
     COCO-Detection/retinanet_R_101_FPN_3x.yaml. KEY VALUE pairs behind it override its keys.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="detectron2")
+    ignore_warnings_of_dependencies()
+
+
+def _complete_config(
+    _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+) -> List[CompletionItem]:
+    """Configs that d2kd ships, and files."""
+    names = (str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.rglob("*.yaml")))
+    shipped = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*shipped, CompletionItem(incomplete, type="file")]
+
+
+def config_argument(required: bool = True) -> Callable:
+    """Decorator: the argument CONFIG, which a shell completes."""
+    return click.argument("config", required=required, shell_complete=_complete_config)
 
 
 def with_config(*names: str) -> Callable:
-    """Decorator: the arguments CONFIG [KEY VALUE]... and those of `run.OPTIONS` that are named."""
+    """Decorator: the arguments CONFIG [KEY VALUE]... and those of `OPTIONS` that are named."""
 
     def decorate(function: Callable) -> Callable:
         function = click.argument("options", nargs=-1, metavar="[KEY VALUE]...")(function)
-        function = click.argument("config")(function)
+        function = config_argument()(function)
         for name in reversed(names):
             metavar, text = OPTIONS[name]
             function = click.option(
@@ -90,19 +113,30 @@ def namespace(config: str, options: Sequence[str], **given: Any) -> Namespace:
     """The arguments of a run as train_net.py has them.
 
     Raises:
-        click.NoSuchOption: one of the KEY VALUE pairs looks like an option.
+        click.NoSuchOption: see `refuse_options`.
     """
-    for option in options:
-        if option.startswith("--"):
-            known = [x for p in click.get_current_context().command.params for x in p.opts]
-            near = difflib.get_close_matches(option, [x for x in known if x.startswith("--")])
-            raise click.NoSuchOption(option, possibilities=near)
+    refuse_options([config, *options])
+    from ..engine.main import argument_parser
+
     args = argument_parser().parse_args([])
     args.config_file, args.opts = config, list(options)
     for name, value in given.items():
         name = "imports" if name == "import_" else name.removesuffix("_")
         setattr(args, name, list(value) if isinstance(value, tuple) else value)
     return args
+
+
+def refuse_options(words: Sequence[str]) -> None:
+    """CONFIG and KEY VALUE pairs are no options.
+
+    Raises:
+        click.NoSuchOption: one of them looks like one.
+    """
+    for option in words:
+        if option.startswith("--"):
+            known = [x for p in click.get_current_context().command.params for x in p.opts]
+            near = difflib.get_close_matches(option, [x for x in known if x.startswith("--")])
+            raise click.NoSuchOption(option, possibilities=near)
 
 
 def run_weights(config: str, weights: str) -> str:

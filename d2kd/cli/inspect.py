@@ -1,16 +1,18 @@
-"""`d2kd check`, `d2kd methods`, `d2kd detectors`: looking before training."""
+"""`d2kd check`, `methods`, `detectors`, `maps`, `quality`: looking before and after training."""
 
+import os
+from pathlib import Path
 from typing import Any, Tuple
 
 import click
 
-from .base import SETTINGS, debug_option, namespace, with_config
+from .base import SETTINGS, debug_option, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
 @with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import")
 def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
-    """Build everything that CONFIG names, run two iterations, and say what is wrong.
+    """Try two iterations of CONFIG, and say what is wrong.
 
     Nothing is kept. The arguments are those of `d2kd train`.
     """
@@ -28,7 +30,7 @@ def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
 @click.argument("name", required=False)
 @debug_option
 def methods(name: str | None) -> None:
-    """What can be distilled by which method; with NAME, that method's keys."""
+    """List what each method can distil; with NAME, its keys."""
     from ..inspection.combinations import describe_method, method_matrix
 
     click.echo(describe_method(name) if name else method_matrix())
@@ -37,7 +39,63 @@ def methods(name: str | None) -> None:
 @click.command()
 @debug_option
 def detectors() -> None:
-    """The detectors that can be students and teachers, and their configs."""
+    """List the detectors that d2kd knows, and their configs.
+
+    Each can be a student or a teacher.
+    """
     from ..inspection.combinations import detector_table
 
     click.echo(detector_table())
+
+
+@click.command(context_settings=SETTINGS)
+@with_config("data", "import")
+@click.option("--weights", multiple=True, metavar="FILE",
+              help="Of the student; several times for pictures before and after. "
+              "Default: the run's last checkpoint, or MODEL.WEIGHTS.")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path), default=Path("maps"),
+              show_default=True, help="Folder of the PNG files.")  # fmt: skip
+@click.option("--images", type=click.IntRange(1), default=2, show_default=True,
+              help="The first images of DATASETS.TEST[0].")  # fmt: skip
+def maps(
+    config: str, options: Tuple[str, ...], weights: Tuple[str, ...], output: Path, images: int,
+    **given: Any,
+) -> None:  # fmt: skip
+    """Draw what the methods of CONFIG look at, on test images.
+
+    Weights, masks, differences: rows are maps, columns are all levels together and each level.
+
+    \b
+    d2kd maps output/distilled --output maps
+    """
+    from ..checkpoint import last_checkpoint
+    from ..engine.main import resolve_config
+    from ..inspection.maps import write_maps
+
+    cfg = resolve_config(namespace(config, options, **given))
+    last = [last_checkpoint(config)] if os.path.isdir(config) else []
+    for path in write_maps(cfg, weights or last, output, images):
+        click.echo(path)
+
+
+@click.command(context_settings=SETTINGS)
+@with_config("data", "import")
+@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("quality"),
+              show_default=True, help="Folder of quality.json and quality.png.")  # fmt: skip
+def quality(
+    config: str, options: Tuple[str, ...], weights: str, output: Path, **given: Any
+) -> None:
+    """Measure how well predicted quality tells the IoU of a box.
+
+    Correlation, calibration and a plot, for plain or distilled RetinaNet, FCOS, ATSS and GFL.
+
+    \b
+    d2kd quality output/distilled
+    """
+    from ..engine.main import resolve_config
+    from ..inspection.quality import measure_quality
+
+    cfg = resolve_config(namespace(config, options, **given))
+    weights = weights or ("" if os.path.isdir(config) else cfg.MODEL.WEIGHTS)
+    click.echo(measure_quality(cfg, run_weights(config, weights), output))

@@ -25,7 +25,7 @@ def robustness(
     sources: Tuple[Path, ...], output: Path | None, quick: bool, report: bool,
     jobs: int, imports: Tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Compare models under corruptions and attacks, and by types of errors.
+    """Compare models under corruptions and attacks, and by errors.
 
     PLAN is a yaml that names models, corruptions, other data sets and attacks. With the folders of
     RUNS instead, their last checkpoints get all corruptions, the attacks and the errors; the first

@@ -7,11 +7,11 @@ from typing import Any, Tuple
 
 import click
 
-from .base import SETTINGS, debug_option, namespace, run_weights, with_config
+from .base import SETTINGS, config_argument, debug_option, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
-@click.argument("config")
+@config_argument()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("predictions"),
@@ -26,7 +26,7 @@ def predict(
     config: str, source: Path, weights: str, output: Path, threshold: float,
     coco: Path | None, options: Tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Detect objects in SOURCE: an image, a folder of images, or a video.
+    """Detect objects in SOURCE: an image, a folder, or a video.
 
     \b
     d2kd predict output/distilled photos --threshold 0.6
@@ -70,7 +70,9 @@ def predict(
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) -> None:
-    """Write a RetinaNet, FCOS, ATSS or GFL student as ONNX; the file needs no d2kd.
+    """Write a RetinaNet, FCOS, ATSS or GFL student as ONNX.
+
+    The file needs neither d2kd nor Detectron2.
 
     \b
     d2kd export output/distilled --output student.onnx
@@ -91,7 +93,9 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
 @click.option("--images", default=4, show_default=True, help="Test images to draw detections on.")
 @debug_option
 def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
-    """Write a page that compares the folders of RUNS: curves, AP, speed, pictures, commands.
+    """Write a page that compares the folders of RUNS.
+
+    It has curves, AP, speed, pictures and commands.
 
     \b
     d2kd report output/student output/distilled

@@ -1,12 +1,11 @@
 """`d2kd train` and `d2kd eval`."""
 
 import os
+from argparse import Namespace
 from typing import Any, Tuple
 
 import click
 
-from ..engine.launch import launch
-from ..engine.main import main as run
 from .base import SETTINGS, namespace, run_weights, with_config
 
 
@@ -30,7 +29,7 @@ def train(config: str, options: Tuple[str, ...], output: str | None, **given: An
     """
     args = namespace(config, options, **given)
     args.opts += ["OUTPUT_DIR", output] if output else []
-    launch(run, args)
+    _launch(args)
 
 
 @click.command("eval", context_settings=SETTINGS)
@@ -51,4 +50,11 @@ def evaluate(
         output = os.path.join(config, "eval")
     args.opts += ["MODEL.WEIGHTS", run_weights(config, weights)]
     args.opts += ["OUTPUT_DIR", output] if output else []
-    launch(run, args)
+    _launch(args)
+
+
+def _launch(args: Namespace) -> None:
+    from ..engine.launch import launch
+    from ..engine.main import main
+
+    launch(main, args)

@@ -7,13 +7,12 @@ from .loading import (
     teacher_config,
     without_pretrained,
 )
-from .locate import CONFIGS, resolve_config_file
+from .locate import resolve_config_file
 from .model_zoo import zoo_checkpoint_url, zoo_config_file
 from .shortcuts import distil, use_data
 from .validate import check_config, naming_keys
 
 __all__ = [
-    "CONFIGS",
     "add_d2kd_config",
     "changed_keys",
     "check_config",

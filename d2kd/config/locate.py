@@ -7,10 +7,8 @@ from pathlib import Path
 from detectron2.utils.file_io import PathManager
 
 from ..errors import MissingFileError
+from ..file_io import CONFIGS
 from .model_zoo import zoo_config_file
-
-_PACKAGE = Path(__file__).parent.parent
-CONFIGS = next(x for x in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if x.is_dir())
 
 
 def resolve_config_file(path: str, key: str) -> str:

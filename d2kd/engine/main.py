@@ -22,17 +22,9 @@ from ..config.shortcuts import distil, use_data
 from ..config.validate import check_config
 from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes
+from .options import OPTIONS
 from .provenance import describe_run, write_results
 from .trainer import DistillationTrainer
-
-OPTIONS = {
-    "import": ("FILE", "Python file of yours that registers heads, detectors or data sets"),
-    "teacher": ("CONFIG", "distil from this config, model-zoo name or folder of a run"),
-    "teacher-weights": ("FILE", "its checkpoint; default: the zoo's, or the run's last one"),
-    "distill": ("METHOD", "PKD, or PKD,BCKD; default: what suits student and teacher"),
-    "unlabelled": ("FOLDER", "images without annotations, to distil on as well"),
-    "data": ("FOLDER", "data set of yours, whose splits and classes are found by its layout"),
-}
 
 
 def argument_parser() -> ArgumentParser:

@@ -1,3 +1,1 @@
-from .predict import Predictor, predict_images, predict_video
-
-__all__ = ["Predictor", "predict_images", "predict_video"]
+"""What a trained detector finds, in images and in pictures for people."""

@@ -11,7 +11,6 @@ from typing import Dict, Iterator, List, Tuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from tabulate import tabulate
 from torch import nn
 
 from ..adapters import DetectorAdapter
@@ -20,6 +19,7 @@ from ..distiller import Distiller
 from ..engine.hooks.gradient_share import gradient_norms
 from ..engine.trainer import DistillationTrainer
 from ..heads import head_defaults
+from .text_table import table
 
 STEPS = 2
 DOMINATES = 0.9  # share of the gradient norm
@@ -102,12 +102,6 @@ def _row(adapter: DetectorAdapter) -> List[str]:
 def parameters(module: nn.Module) -> float:
     """Number of parameters, in millions."""
     return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-def table(rows: List[tuple], headers: tuple = (), widest: int | None = None) -> str:
-    """Rows as text, in columns; the last one is wrapped at `widest` characters."""
-    widths = [None] * (len(rows[0]) - 1) + [widest] if rows and widest else None
-    return tabulate(rows, headers, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)
 
 
 def measure_step(

@@ -8,11 +8,11 @@ from detectron2.modeling import build_model
 
 from ..adapters import DetectorAdapter, build_adapter
 from ..config.defaults import get_d2kd_cfg
-from ..config.locate import CONFIGS
 from ..errors import check_choice
+from ..file_io import CONFIGS
 from ..heads import DISTILLATION_HEAD_REGISTRY, build_head, head_defaults
 from ..testing import tiny_cfg
-from .checkup import table
+from .text_table import table
 
 _CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads",
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]  # fmt: skip

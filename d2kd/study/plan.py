@@ -23,7 +23,7 @@ class Run:
     @property
     def shell(self) -> str:
         """The command as one types it."""
-        return " ".join(["python", *map(_quoted, self.command)])
+        return " ".join(map(_quoted, self.command))
 
 
 def _quoted(word: str) -> str:
@@ -124,8 +124,7 @@ def load_study(path: str) -> Study:
 def _command(row: dict, shared: List[str], seed: int, output: Path, name: str) -> List[str]:
     options = [*shared, *(str(x) for x in row.get("options", []))]
     folder = str(output / name / f"seed_{seed}")
-    return ["train_net.py", "--config-file", row["config"], *options,
-            "SEED", str(seed), "OUTPUT_DIR", folder]  # fmt: skip
+    return ["d2kd", "train", row["config"], *options, "SEED", str(seed), "OUTPUT_DIR", folder]
 
 
 def _check(path: str, data: Any) -> None:

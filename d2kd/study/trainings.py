@@ -11,6 +11,8 @@ from typing import Dict, List, Optional
 from ..file_io import write_atomically
 from .plan import Run, Study
 
+_FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
+
 
 def run_study(study: Study, jobs: int = 1) -> List[str]:
     """Run what is not finished yet.
@@ -44,8 +46,8 @@ def execute(run: Run, metric: str) -> Optional[str]:
     resume = ["--resume"] if (run.folder / "last_checkpoint").is_file() else []
     start, name = time.time(), f"{run.row}, seed {run.seed}"
     with open(run.folder / "console.txt", "a") as console:
-        code = subprocess.run([sys.executable, *run.command[:3], *resume, *run.command[3:]],
-                              stdout=console, stderr=subprocess.STDOUT, check=False)  # fmt: skip
+        command = [sys.executable, "-m", *run.command[:3], *resume, *run.command[3:]]
+        code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False)
     value = last_value(run.folder / "metrics.json", metric)
     if code.returncode or value is None:
         reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"
@@ -67,6 +69,8 @@ def read_result(run: Run) -> Optional[dict]:
     if not path.is_file():
         return None
     result = json.loads(path.read_text())
+    if result["command"][:2] == _FIRST_VERSION:
+        result["command"][:2] = run.command[:2]
     if result["command"] != run.command:
         raise ValueError(
             f"{path} was made by another command: {' '.join(result['command'])}. Now it would be: "

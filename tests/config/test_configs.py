@@ -17,7 +17,8 @@ from d2kd.solver import build_lr_scheduler, build_optimizer
 from d2kd.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml"))
+FOLDERS = (ROOT / "configs", ROOT / "studies" / "configs")
+CONFIGS = sorted(p.relative_to(ROOT).as_posix() for x in FOLDERS for p in x.rglob("*.yaml"))
 DISTILLED = [p for p in CONFIGS if 'META_ARCHITECTURE: "Distiller"' in (ROOT / p).read_text()]
 OURS = ("timm", "fcos", "atss", "gfl", "anchorpoint")  # detectors and backbones of d2kd
 STOCK = [p for p in CONFIGS if "/detectors/" in p and not any(w in p.lower() for w in OURS)]
@@ -56,7 +57,11 @@ def test_config_builds(path, monkeypatch):
         assert len(model.heads) == len(cfg.DISTILL.HEADS)
 
 
-STUDIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "studies").rglob("*.yaml"))
+STUDIES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for p in (ROOT / "studies").glob("*/*.yaml")
+    if p.parent.name != "robustness"
+)
 
 
 @pytest.mark.parametrize("path", STUDIES)

@@ -1,9 +1,7 @@
-"""Predicted quality against true IoU: the locations, the statistics, two ranks, the tool."""
+"""Predicted quality against true IoU: the locations, the statistics, two ranks, the command."""
 
 import json
 import os
-import runpy
-import sys
 
 import numpy as np
 import pytest
@@ -16,8 +14,7 @@ from numpy.testing import assert_allclose
 from d2kd.evaluation import QualityEvaluator, QualityProbe
 from d2kd.evaluation.quality import agreement
 from d2kd.testing import make_batch
-from tests.conftest import ROOT
-from tests.helpers import detector, write_config
+from tests.helpers import d2kd, detector, write_config
 
 
 def test_agreement_by_hand():
@@ -101,23 +98,19 @@ def test_two_ranks_give_what_one_process_gives(tmp_path):
     assert torch.load(tmp_path / "results.pth", weights_only=False) == expected
 
 
-def test_the_tool(tmp_path, squares, monkeypatch):
+def test_the_command(tmp_path, squares):
     path = write_config(tmp_path, squares, MODEL__RETINANET__NUM_CLASSES=2)
     torch.save({"model": detector(MODEL__RETINANET__NUM_CLASSES=2).state_dict()},
                tmp_path / "model.pth")  # fmt: skip
-    monkeypatch.chdir(ROOT)
-    arguments = ["evaluate_quality.py", "--config-file", path, "--output", tmp_path / "quality"]
-
-    def run(*options):
-        monkeypatch.setattr(sys, "argv", [str(x) for x in (*arguments, *options)])
-        runpy.run_path(str(ROOT / "tools" / "evaluate_quality.py"), run_name="__main__")
-
-    run("MODEL.WEIGHTS", tmp_path / "model.pth")
+    arguments = ["quality", path, "--output", tmp_path / "quality"]
+    done = d2kd(*arguments, "--weights", tmp_path / "model.pth")
+    assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "quality" / "quality.json").read_text())["results"]
     assert set(results) == {"score"} and results["score"]["count"] > 0
     assert (tmp_path / "quality" / "quality.png").stat().st_size > 5000
-    with pytest.raises(SystemExit, match="MODEL.WEIGHTS is empty"):
-        run()
+    assert json.loads(done.stdout[done.stdout.index("{") :])["results"] == results
+    refused = d2kd(*arguments)
+    assert refused.exit_code == 1 and "has no checkpoint: add --weights FILE" in refused.output
 
 
 def test_errors():

@@ -310,7 +310,7 @@ def test_models_that_are_tested_on_different_data(setting, squares, tmp_path):
 
 def test_the_plans_of_the_repository_load(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = sorted(ROOT.glob("evaluations/*.yaml"))
+    found = sorted(ROOT.glob("studies/robustness/*.yaml"))
     assert found
     for path in found:
         assert load_plan(str(path)).cells

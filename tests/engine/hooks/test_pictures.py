@@ -1,8 +1,5 @@
 """Pictures of the heads' maps: of every head that has some, in TensorBoard and as files."""
 
-import runpy
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -17,8 +14,7 @@ from d2kd.engine.hooks.pictures import Pictures
 from d2kd.inference.detections import compare_detections, draw_detections
 from d2kd.inference.distillation_maps import distillation_maps, draw_batch, draw_maps
 from d2kd.testing import make_batch
-from tests.conftest import ROOT
-from tests.helpers import detector, distill, pair, write_config
+from tests.helpers import d2kd, detector, distill, pair, write_config
 
 
 def test_maps_are_the_heads_cropped_to_the_image():
@@ -100,27 +96,21 @@ def test_no_images_to_draw_on():
         Pictures(cfg)
 
 
-def run_tool(monkeypatch, *arguments):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["draw_maps.py", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "tools" / "draw_maps.py"), run_name="__main__")
-
-
-def test_the_tool_draws_several_checkpoints(config, tmp_path, monkeypatch):
+def test_the_command_draws_several_checkpoints(config, tmp_path):
     torch.save({"model": detector(seed=3, MODEL__RETINANET__NUM_CLASSES=2).state_dict()},
                tmp_path / "after.pth")  # fmt: skip
-    run_tool(monkeypatch, "--config-file", config, "--output", tmp_path / "png", "--images", 2,
-             "--weights", "", tmp_path / "after.pth")  # fmt: skip
+    done = d2kd("maps", config, "--output", tmp_path / "png", "--images", 2,
+                "--weights", "", "--weights", tmp_path / "after.pth")  # fmt: skip
+    assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "png").glob("*.png"))) == 4
 
 
-def test_the_tool_says_what_is_wrong(config, tmp_path, monkeypatch):
-    out = tmp_path / "png"
-    with pytest.raises(SystemExit, match="does not distil"):
-        run_tool(monkeypatch, "--config-file", tmp_path / "plain.yaml", "--output", out)
-    with pytest.raises(SystemExit, match=r"None of DISTILL.HEADS .*BCKD.* has maps to draw"):
-        run_tool(monkeypatch, "--config-file", config, "--output", out,
-                 "DISTILL.HEADS", "('BCKD',)")  # fmt: skip
+def test_the_command_says_what_is_wrong(config, tmp_path):
+    out = ["--output", tmp_path / "png"]
+    assert "does not distil" in d2kd("maps", tmp_path / "plain.yaml", *out).output
+    none = d2kd("maps", config, *out, "DISTILL.HEADS", "('BCKD',)")
+    assert none.exit_code == 1
+    assert "None of DISTILL.HEADS ('BCKD',) has maps to draw" in none.output
 
 
 def test_detections_side_by_side():

@@ -1,0 +1,36 @@
+"""`d2kd config`."""
+
+import json
+from typing import Tuple
+
+import click
+
+from .base import SETTINGS, config_argument, debug_option, refuse_options
+
+
+@click.command("config", context_settings=SETTINGS)
+@config_argument(required=False)
+@click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
+@click.option("--schema", is_flag=True, help="A JSON schema of all keys instead; without CONFIG.")
+@debug_option
+def show_config(config: str | None, options: Tuple[str, ...], schema: bool) -> None:
+    """Print the whole config of CONFIG, or a schema of all keys.
+
+    Without CONFIG, the defaults.
+
+    \b
+    d2kd config train/gfl_R_18_FPN_1x.yaml SOLVER.MAX_ITER 5000
+    d2kd config --schema
+    """
+    refuse_options(options)
+    from ..config import get_d2kd_cfg, merge_config_file, merge_options
+    from ..config.schema import config_schema
+
+    if schema:
+        click.echo(json.dumps(config_schema(), indent=1))
+        return
+    cfg = get_d2kd_cfg()
+    if config:
+        merge_config_file(cfg, config, "CONFIG")
+    merge_options(cfg, options)
+    click.echo(cfg.dump(), nl=False)

@@ -1,0 +1,52 @@
+"""What the methods of a config look at, as PNG files."""
+
+from pathlib import Path
+from typing import Iterator, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from ..checkpoint import SafeCheckpointer
+from ..data import register_custom_datasets
+from ..data.catalog import require_registered
+from ..distiller import Distiller
+from ..errors import ConfigError
+from ..inference.distillation_maps import draw_batch, picture_batch
+
+
+def write_maps(
+    cfg: CfgNode, weights: Sequence[str], output: Path, images: int = 2
+) -> Iterator[Path]:
+    """Draw the maps of the heads on the first images of DATASETS.TEST[0].
+
+    Args:
+        cfg: a config that distils.
+        weights: checkpoints of one student, a set of pictures each; MODEL.WEIGHTS if empty.
+        output: folder of the files, one an image and a checkpoint.
+        images: how many.
+
+    Yields:
+        Path: each file that was written.
+
+    Raises:
+        ConfigError: `cfg` does not distil, or none of its methods has maps.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "Distiller":
+        raise ConfigError(
+            "CONFIG does not distil, so it has no methods whose maps could be drawn: give the "
+            "config or the run's folder of a distilled student."
+        )
+    register_custom_datasets(cfg)
+    require_registered(cfg, "TEST")
+    distiller: Distiller = build_model(cfg)
+    batch = picture_batch(cfg, images)
+    for number, file in enumerate(weights or [cfg.MODEL.WEIGHTS]):
+        SafeCheckpointer(distiller, distillation=distiller.heads).load(file)
+        figures = draw_batch(distiller, batch)
+        if not figures:
+            raise ConfigError(f"None of DISTILL.HEADS {tuple(cfg.DISTILL.HEADS)} has maps to draw.")
+        output.mkdir(parents=True, exist_ok=True)
+        for index, figure in enumerate(figures):
+            path = output / f"image{index}_weights{number}.png"
+            figure.savefig(path)
+            yield path

@@ -1,0 +1,44 @@
+"""How well predicted quality tells the IoU of the box: correlation, calibration, plot."""
+
+import json
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+
+from ..build import student_config
+from ..checkpoint import SafeCheckpointer
+from ..config import without_pretrained
+from ..data import labelled_test_data, register_custom_datasets
+from ..data.catalog import require_registered
+from ..evaluation import QualityEvaluator, QualityProbe
+
+
+def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
+    """Measure on the objects of DATASETS.TEST[0]; writes quality.json and quality.png.
+
+    Args:
+        cfg: a plain or distilled RetinaNet, FCOS, ATSS or GFL.
+        weights: the checkpoint.
+        output: folder of the two files.
+
+    Returns:
+        str: what quality.json holds.
+    """
+    cfg = without_pretrained(student_config(cfg))
+    register_custom_datasets(cfg)
+    require_registered(cfg, "TEST")
+    detector = build_model(cfg).eval()
+    probe = QualityProbe(detector)
+    SafeCheckpointer(detector).load(weights)
+    records, mapper = labelled_test_data(cfg)
+    loader = build_detection_test_loader(dataset=records, mapper=mapper)
+    evaluator = QualityEvaluator()
+    results = inference_on_dataset(probe, loader, evaluator)
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"weights": weights, "results": results}, indent=1)
+    (output / "quality.json").write_text(text, encoding="utf-8")
+    evaluator.plot(results).savefig(output / "quality.png")
+    return text
