@@ -1,6 +1,7 @@
 """Errors and warnings, as a user should see them."""
 
 import difflib
+import logging
 import warnings
 from typing import Iterable
 
@@ -42,3 +43,5 @@ def ignore_warnings_of_dependencies() -> None:
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="detectron2")
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a compiler, no GPU

@@ -22,7 +22,7 @@ def show_config(config: str | None, options: Tuple[str, ...], schema: bool) -> N
     d2kd config train/gfl_R_18_FPN_1x.yaml SOLVER.MAX_ITER 5000
     d2kd config --schema
     """
-    refuse_options(options)
+    refuse_options([config or "", *options])
     from ..config import get_d2kd_cfg, merge_config_file, merge_options
     from ..config.schema import config_schema
 

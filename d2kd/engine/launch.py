@@ -66,6 +66,7 @@ def _launch_here(main, args) -> None:  # noqa: ANN001
         )
     if args.num_gpus * args.num_machines > 1:
         signal.signal(signal.SIGTERM, _pass_on)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # ranks start anew
     try:
         detectron2_launch(
             main,

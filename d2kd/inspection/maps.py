@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..checkpoint import SafeCheckpointer
+from ..config import check_config
 from ..data import register_custom_datasets
 from ..data.catalog import require_registered
 from ..distiller import Distiller
@@ -36,6 +37,7 @@ def write_maps(
             "CONFIG does not distil, so it has no methods whose maps could be drawn: give the "
             "config or the run's folder of a distilled student."
         )
+    check_config(cfg)
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
     distiller: Distiller = build_model(cfg)

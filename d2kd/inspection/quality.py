@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from ..build import student_config
 from ..checkpoint import SafeCheckpointer
-from ..config import without_pretrained
+from ..config import check_config, without_pretrained
 from ..data import labelled_test_data, register_custom_datasets
 from ..data.catalog import require_registered
 from ..evaluation import QualityEvaluator, QualityProbe
@@ -27,6 +27,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     Returns:
         str: what quality.json holds.
     """
+    check_config(cfg)
     cfg = without_pretrained(student_config(cfg))
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
