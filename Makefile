@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.d2kd-stamp
 CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
 
-.PHONY: help venv test test-faults quickstart quickstart-teacher lint docs clean FORCE
+.PHONY: help venv test test-faults test-wheel quickstart quickstart-teacher lint docs clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,8 @@ help:
 	@echo 'make quickstart-teacher  the same, training its teacher first'
 	@echo 'make test                run the tests'
 	@echo 'make test-faults         kills, broken files and configs, in full (half an hour)'
-	@echo 'make lint                check style and formatting'
+	@echo 'make test-wheel          build a wheel and try it in an empty environment (5 minutes)'
+	@echo 'make lint                check style, formatting, types and the floors of the package'
 	@echo 'make docs                build the documentation into docs/_build/html'
 	@echo 'make venv                only set up $(VENV)'
 	@echo 'make clean               remove caches and build folders ($(VENV) and output/ stay)'
@@ -47,9 +48,14 @@ quickstart: $(STAMP)
 quickstart-teacher: $(STAMP)
 	$(RUN) -m d2kd.quickstart --rebuild-teacher
 
+test-wheel: $(STAMP)
+	$(RUN) tests/wheel/try_wheel.py
+
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 docs: $(STAMP)
 	$(RUN) -m pip install --disable-pip-version-check -q -r requirements/docs.txt
@@ -57,5 +63,5 @@ docs: $(STAMP)
 	@echo 'docs/_build/html/index.html'
 
 clean:
-	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find d2kd tests tools datasets -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -108,10 +108,11 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+CV2 = ("opencv-python-headless",)  # several packages provide it
+
 def has(name):
-    module = {"opencv-python-headless": "cv2", "setuptools": "pkg_resources"}.get(name)
     try:
-        return find_spec(module) is not None if module else bool(version(name))
+        return find_spec("cv2") is not None if name in CV2 else bool(version(name))
     except PackageNotFoundError:
         return False
 
@@ -133,7 +134,7 @@ for name in ("torch", "torchvision", "numpy"):
     missing = missing.split()
     with tempfile.TemporaryDirectory() as folder:
         constraint = Path(folder) / "constraints.txt"
-        constraint.write_text("\n".join([*constraints, "setuptools<81"]))
+        constraint.write_text("\n".join(constraints))
         pinned = [line for name in missing for line in pins[name]]
         if pip(venv, "-c", str(constraint), *pinned, check=False) != 0:
             say("these versions do not go with what is there; letting pip choose others")
@@ -168,7 +169,7 @@ def install_git(venv, source):
 
 
 def check_imports(venv):
-    command = [python(venv), "-W", "ignore", "-c", "import cv2; from detectron2 import model_zoo"]
+    command = [python(venv), "-W", "ignore", "-c", "import cv2; import detectron2.modeling"]
     # Away from the repository, so that nothing in it is imported by accident.
     if subprocess.run(command, cwd=tempfile.gettempdir()).returncode != 0:
         fail("these imports failed; where libGL is missing: apt-get install libgl1 libglib2.0-0")
