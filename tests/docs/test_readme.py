@@ -1,4 +1,4 @@
-"""What the README shows is what the repository has."""
+"""The README, and the tables and files that it leads to: what they show is what there is."""
 
 import re
 import runpy
@@ -7,16 +7,21 @@ from pathlib import Path
 from d2kd import DISTILLATION_HEAD_REGISTRY
 from d2kd.testing import make_batch
 from tests.conftest import ROOT
+from tests.docs.pages import pages
 from tests.helpers import detector, distill
 
 
 def readme():
-    return (ROOT / "README.md").read_text()
+    return pages()["README.md"]
 
 
-def test_the_method_in_the_readme_is_the_file_that_is_tested(monkeypatch):
+def test_the_readme_is_short():
+    assert len(readme().splitlines()) <= 200
+
+
+def test_the_method_of_the_tutorial_is_the_file_that_is_tested(monkeypatch):
     path = ROOT / "docs" / "my_method.py"
-    assert path.read_text() in readme()
+    assert path.read_text() in pages()["docs/tutorials/own_method.md"]
     heads = DISTILLATION_HEAD_REGISTRY._obj_map
     monkeypatch.setattr(DISTILLATION_HEAD_REGISTRY, "_obj_map", dict(heads))  # for this test only
     runpy.run_path(str(path))
@@ -56,7 +61,7 @@ def trains(head, meta, keys):
 
 
 def test_the_table_of_methods_and_detectors_is_true():
-    lines = readme().splitlines()
+    lines = pages()["docs/reference/methods/index.md"].splitlines()
     start = lines.index("| | " + " | ".join(DETECTORS) + " |")
     table = {}
     for line in lines[start + 2 :]:
@@ -81,13 +86,14 @@ def test_every_file_that_the_readme_names_exists():
             assert (ROOT / name).exists(), name
 
 
-def test_every_head_is_in_the_readme():
+def test_every_head_is_in_the_readme_and_in_the_table_of_what_it_reads():
     for name, head in DISTILLATION_HEAD_REGISTRY:
         if head.__module__.startswith("d2kd."):
-            assert f"| {name} |" in readme(), name
+            for page in "README.md", "docs/reference/methods/index.md":
+                assert f"| {name} |" in pages()[page], name
 
 
-def test_every_config_of_distill_is_in_the_readme_or_its_docs():
-    text = readme() + "".join(p.read_text() for p in (ROOT / "docs").glob("*.md"))
+def test_every_config_of_distill_is_among_the_recipes():
+    text = pages()["docs/reference/recipes.md"]
     for path in sorted((ROOT / "configs" / "distill").glob("*.yaml")):
         assert Path(path).name in text, path.name
