@@ -95,7 +95,7 @@ def padded_size(detector: nn.Module, size: Tuple[int, int]) -> Tuple[int, int]:
 
 
 def describe(detector: nn.Module, options: Options) -> Dict[str, Any]:
-    """All that is needed to use the file; docs/export.md explains the keys."""
+    """All that is needed to use the file; docs/guide/export.md explains the keys."""
     return {
         "detector": type(detector).__name__,
         "size": list(options.size),

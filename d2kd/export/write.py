@@ -34,7 +34,7 @@ def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[s
         options: see `Options`.
 
     Returns:
-        Dict: the description, see docs/export.md.
+        Dict: the description, see docs/guide/export.md.
 
     Raises:
         ConfigError: the detector or an option cannot work, or a package is missing.

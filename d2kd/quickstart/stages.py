@@ -102,7 +102,7 @@ def finish(output: Path, cfg: CfgNode, results: List[Result]) -> None:
     write_report(output / "report.md", results, cfg.SEED, cfg.DATALOADER.RANDOM_SUBSET_RATIO)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
     print(
-        "Next, distil on your own data (docs in README.md, keys in configs/distill):\n"
+        "Next, distil on your own data (docs/tutorials/own_detector.md, keys in configs/distill):\n"
         "  python train_net.py --config-file "
         "configs/distill/retinanet_R_50_FPN_bckd_from_retinanet_R_101_FPN_1x.yaml"
     )

@@ -56,7 +56,7 @@ def load_plan(path: str, quick: bool = False) -> Plan:
     The yaml has `output` and `models` (name -> {config, options}), and, if wanted, `title`,
     `baseline` (the first model), `dataset`, `datasets`, `images`, `corruptions` {names,
     severities}, `shift` (name -> {dataset, classes}), `attacks` {epsilons, steps, images} and
-    `errors` {sizes, crowds, overlaps}. docs/robustness.md explains them.
+    `errors` {sizes, crowds, overlaps}. docs/guide/robustness.md explains them.
 
     Args:
         path: yaml file.

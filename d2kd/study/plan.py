@@ -77,9 +77,9 @@ def load_study(path: str) -> Study:
     The yaml has `title`, `output`, `seeds`, `rows` (row -> {config, options, run}) and, if wanted,
     `baseline` (the first row), `metric` (bbox/AP), `more_metrics` (none), `options` (KEY VALUE
     pairs for all rows), `imports` (Python files that register methods or detectors) and
-    `robustness` (corruptions, shift, attacks, errors, datasets, images; see docs/robustness.md; and
-    `rows`, those that get it, by default all). A row with `run: false` is reported as not run, with
-    its command.
+    `robustness` (corruptions, shift, attacks, errors, datasets, images; see
+    docs/guide/robustness.md; and `rows`, those that get it, by default all). A row with
+    `run: false` is reported as not run, with its command.
 
     Raises:
         FileNotFoundError: no such file, or a row's config or one of `imports` does not exist.

@@ -14,7 +14,10 @@ from tests.docs.pages import anchors, fences, pages, prose, section, table
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 OWN = {n: h for n, h in DISTILLATION_HEAD_REGISTRY if h.__module__.startswith("d2kd.")}
-METHODS = {name: f"docs/methods/{name.lower()}.md" for name in OWN}
+METHODS = {name: f"docs/reference/methods/{name.lower()}.md" for name in OWN}
+INDEX = "docs/reference/methods/index.md"
+MEASURED = re.compile(r"README.md|docs/results/\w+.md|benchmarks/\w+.md")
+INCLUDES = re.compile(r"```\{include\} (\S+)\n")
 NUMBER = re.compile(r"\d+\.\d+")
 FILE = re.compile(r"\b(?:configs|docs|datasets|benchmarks|tools|studies|tests|d2kd)/[\w./-]+\.\w+")
 YOURS = ("datasets/cells", "datasets/digits", "configs/mine", "tools/train_net")
@@ -48,9 +51,9 @@ def test_extras_that_a_page_names_exist(name, monkeypatch):
 
 
 def test_every_method_has_a_page_and_every_page_a_method():
-    index = pages()["docs/methods/index.md"]
-    found = {str(p.relative_to(ROOT)) for p in (ROOT / "docs" / "methods").glob("*.md")}
-    assert found - {"docs/methods/index.md"} == set(METHODS.values())
+    index = pages()[INDEX]
+    found = {str(p.relative_to(ROOT)) for p in (ROOT / INDEX).parent.glob("*.md")}
+    assert found - {INDEX} == set(METHODS.values())
     for name, path in METHODS.items():
         assert f"[{name}]({path.rpartition('/')[2]})" in index
         assert pages()[path].startswith(f"# {name}\n")
@@ -68,16 +71,16 @@ def test_the_keys_of_a_method_are_those_of_the_code(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_detectors_of_a_method_are_those_of_the_readme(name):
-    """The README's table is what tests/test_docs.py builds."""
+def test_the_detectors_of_a_method_are_those_of_the_whole_table(name):
+    """The whole table is what test_readme.py builds."""
     row = rf"^\| {name} \|(?: (?:yes|-) \|){{8}}$"
-    readme = re.findall(row, pages()["README.md"], re.MULTILINE)
-    assert len(readme) == 1 and readme == re.findall(row, pages()[METHODS[name]], re.MULTILINE)
+    whole = re.findall(row, pages()[INDEX], re.MULTILINE)
+    assert len(whole) == 1 and whole == re.findall(row, pages()[METHODS[name]], re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_measured_numbers_stand_where_they_were_measured(name):
-    sources = [x for x in pages() if re.fullmatch(r"README.md|docs/\w+.md|benchmarks/\w+.md", x)]
+    sources = [x for x in pages() if MEASURED.fullmatch(x)]
     known = {number for x in sources for number in NUMBER.findall(pages()[x])}
     text = pages()[METHODS[name]]
     assert set(NUMBER.findall(section(text, "Measured here"))) <= known
@@ -87,16 +90,40 @@ def test_measured_numbers_stand_where_they_were_measured(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_recipes_of_a_method_use_it(name):
-    found = re.findall(r"\(\.\./\.\./(configs/\S+)\)", section(pages()[METHODS[name]], "Recipes"))
+    found = re.findall(
+        r"\(\.\./\.\./\.\./(configs/\S+)\)", section(pages()[METHODS[name]], "Recipes")
+    )
     assert found
     for path in found:
         assert f'"{name}"' in (ROOT / path).read_text(), path
 
 
-def test_the_recipes_of_the_guide_are_the_files_that_are_tested():
-    code = fences(pages()["docs/guide/extending.md"], "python")
-    assert (ROOT / "docs" / "my_method.py").read_text() in code
-    assert (ROOT / "docs" / "my_detector.py").read_text().endswith("\n\n" + code[1])
+def test_a_method_and_a_detector_of_ones_own_are_the_files_that_are_tested():
+    method = fences(pages()["docs/tutorials/own_method.md"], "python")
+    assert (ROOT / "docs" / "my_method.py").read_text() in method
+    detector = fences(pages()["docs/guide/own_adapter.md"], "python")
+    assert (ROOT / "docs" / "my_detector.py").read_text().endswith("\n\n" + detector[0])
+
+
+@pytest.mark.parametrize("name", [x for x in pages() if x != "README.md"])
+def test_a_page_says_at_its_top_for_whom_it_is(name):
+    included = INCLUDES.match(pages()[name])
+    if included:  # the page that it shows says so
+        shown = ((ROOT / name).parent / included[1]).resolve().relative_to(ROOT)
+        assert str(shown) in pages()
+        return
+    title, top = pages()[name].split("\n\n")[:2]
+    assert re.fullmatch(r"# .+", title) and top.startswith("For "), top
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for name, text in pages().items():
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL):
+            entries = [x for x in block.split() if not x.startswith(":")]
+            found = [((ROOT / name).parent / f"{entry}.md").resolve() for entry in entries]
+            listed |= {str(path.relative_to(ROOT)) for path in found if path.is_file()}
+    assert listed | {"docs/index.md"} == {x for x in pages() if x.startswith("docs/")}
 
 
 def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code():
@@ -116,6 +143,7 @@ def test_sphinx_builds_the_pages_without_a_warning(tmp_path):
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    page = (tmp_path / "html" / "methods" / "pkd.html").read_text()
+    page = (tmp_path / "html" / "reference" / "methods" / "pkd.html").read_text()
     assert "<mfrac>" in page and "DISTILL.PKD.WEIGHT" in page
-    assert "DetectorOutput" in (tmp_path / "html" / "api" / "adapters.html").read_text()
+    adapters = tmp_path / "html" / "reference" / "api" / "adapters.html"
+    assert "DetectorOutput" in adapters.read_text()
