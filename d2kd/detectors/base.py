@@ -146,10 +146,7 @@ class AnchorPointDetector(DenseDetector):
         boxes: List[Tensor],
         quality: Sequence[Tensor] = (),
     ) -> Dict[str, Tensor]:
-        """Losses from predictions by level, (N, R_l, D), and the results of `label_anchors`.
-
-        `quality` is empty for a detector that predicts none.
-        """
+        """Losses of predictions by level, (N, R_l, D), given `label_anchors`; quality is optional."""
         raise NotImplementedError
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:

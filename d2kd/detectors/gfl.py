@@ -114,25 +114,26 @@ class GFL(AnchorPointDetector):
         quality: Sequence[Tensor] = (),
     ) -> Dict[str, Tensor]:
         """See the base class. Returns "loss_cls", "loss_box_reg" and "loss_dfl"."""
-        z, q = torch.cat(logits, 1), torch.cat([*quality], 1) if quality else None
-        label, priors = torch.stack(labels), Boxes.cat(anchors).tensor
-        image, cell = foreground(label, self.num_classes).nonzero(as_tuple=True)
+        all_logits = torch.cat(logits, 1)
+        all_quality = torch.cat([*quality], 1) if quality else None
+        assigned, priors = torch.stack(labels), Boxes.cat(anchors).tensor
+        image, cell = foreground(assigned, self.num_classes).nonzero(as_tuple=True)
         target, prior = torch.stack(boxes)[image, cell], priors[cell]
         stride = self.level_strides(anchors)[cell]
         positive_deltas = torch.cat(deltas, 1)[image, cell]
         predicted = self.decode(positive_deltas, prior, stride)
         with torch.no_grad():
-            positive_quality = None if q is None else q[image, cell]
-            weight = self.class_scores(z[image, cell], positive_quality).amax(-1)
-            goal = torch.zeros_like(z, dtype=torch.float32)
-            goal[image, cell, label[image, cell]] = 1 - box_iou_loss(predicted, target, "iou")
-            sums = torch.stack([positives_per_batch(label, self.num_classes), weight.sum()])
+            positive_quality = None if all_quality is None else all_quality[image, cell]
+            weight = self.class_scores(all_logits[image, cell], positive_quality).amax(-1)
+            goal = torch.zeros_like(all_logits, dtype=torch.float32)
+            goal[image, cell, assigned[image, cell]] = 1 - box_iou_loss(predicted, target, "iou")
+            sums = torch.stack([positives_per_batch(assigned, self.num_classes), weight.sum()])
             count, total = mean_over_ranks(sums).clamp(min=1).unbind()
         distances = side_distances(prior, target) / stride[:, None]
         loss_dfl = distribution_focal_loss(positive_deltas, distances).mean(-1)
         loss_box = box_iou_loss(predicted, target)
         return {
-            "loss_cls": self._class_loss(z, q, goal, label) / count,
+            "loss_cls": self._class_loss(all_logits, all_quality, goal, assigned) / count,
             "loss_box_reg": self.bbox_loss_weight * (loss_box * weight).sum() / total,
             "loss_dfl": self.dfl_loss_weight * (loss_dfl * weight).sum() / total,
         }

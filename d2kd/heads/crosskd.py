@@ -80,14 +80,8 @@ class CrossKD(DistillationHead):
             ValueError: box codings or tower widths differ, or a tower has fewer blocks.
         """
         super().__init__()
+        _check_coding(student, teacher)
         coding = teacher.box_coding
-        if student.box_coding != coding or student.reg_max != teacher.reg_max:
-            raise ValueError(
-                f"DISTILL.HEADS: CrossKD finishes the student's towers with the teacher's head, so "
-                f"boxes must be coded alike; the student {student.name} has {student.box_coding} "
-                f"(bins to {student.reg_max}), the teacher {teacher.name} {coding} (bins to "
-                f"{teacher.reg_max}). Use a teacher of the student's kind, or BCKD."
-            )
         published = _PUBLISHED[coding]
         self.cls_weight = published[0] if cls_weight == -1 else cls_weight
         self.reg_weight = published[1] if reg_weight == -1 else reg_weight
@@ -166,6 +160,16 @@ def _taps(output: DetectorOutput, side: int, stride: int) -> List[Tensor]:
     """The FPN map and the pre-activation of every block of the class (0) or box (1) tower."""
     taps = (output.cls_taps, output.reg_taps)[side]
     return [output.features[stride], *taps[stride]]
+
+
+def _check_coding(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    if (student.box_coding, student.reg_max) != (teacher.box_coding, teacher.reg_max):
+        raise ValueError(
+            f"DISTILL.HEADS: CrossKD finishes the student's towers with the teacher's head, so "
+            f"boxes must be coded alike; the student {student.name} has {student.box_coding} "
+            f"(bins to {student.reg_max}), the teacher {teacher.name} {teacher.box_coding} (bins "
+            f"to {teacher.reg_max}). Use a teacher of the student's kind, or BCKD."
+        )
 
 
 def _check_towers(student: DetectorSpec, teacher: DetectorSpec, block: int, project: bool) -> None:

@@ -104,14 +104,18 @@ class StructuredKD(FeatureHead):
         super().__init__(student, teacher, num_levels, "all" if values.feat > 0 else "none")
         self.values, self.mask_fuse, self.at_pool = values, mask_fuse, at_pool
         self.ref_ims_per_gpu = ref_ims_per_gpu
+        self._build(non_local_norm)
+
+    def _build(self, norm: str) -> None:
+        """Adapters and non-local modules of the levels in use, for terms of weight above 0."""
         widths = list(self.widths.items())
-        transferred = widths if values.attention > 0 else []
-        related = [(i, *x) for i, x in enumerate(widths)] if values.non_local > 0 else []
+        transferred = widths if self.values.attention > 0 else []
+        related = [(i, *x) for i, x in enumerate(widths)] if self.values.non_local > 0 else []
         self.adapt_channel = _modules({s: nn.Linear(a, b) for s, (a, b) in transferred})
         self.adapt_spatial = _modules({s: nn.Conv2d(1, 1, 3, padding=1) for s, _ in transferred})
         self.adapt_non_local = _modules({s: nn.Conv2d(a, b, 1) for _, s, (a, b) in related})
         self.non_local_student, self.non_local_teacher = (
-            _modules({s: build_non_local(i, ab[side], non_local_norm) for i, s, ab in related})
+            _modules({s: build_non_local(i, ab[side], norm) for i, s, ab in related})
             for side in range(2)
         )
 
