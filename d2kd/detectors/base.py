@@ -146,7 +146,7 @@ class AnchorPointDetector(DenseDetector):
         boxes: List[Tensor],
         quality: Sequence[Tensor] = (),
     ) -> Dict[str, Tensor]:
-        """Losses of predictions by level, (N, R_l, D), given `label_anchors`; quality is optional."""
+        """Losses of predictions by level, (N, R_l, D), given `label_anchors`; quality optional."""
         raise NotImplementedError
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
