@@ -130,7 +130,8 @@ class Distiller(nn.Module):
 
     def _teacher_need(self, index: int) -> FrozenSet[str]:
         needs = (self.requires[name] for name, i in self.teacher_of.items() if i == index)
-        return frozenset[str]().union(*needs) - STUDENT_ONLY
+        need: FrozenSet[str] = frozenset().union(*needs)
+        return need - STUDENT_ONLY
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The student's state dict, so that every checkpoint is a plain student."""
