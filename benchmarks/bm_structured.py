@@ -26,8 +26,7 @@ from timing import alternate, default_device, header, training_step
 
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.heads import build_head
-from d2kd.heads.non_local import NonLocal, non_local_product
-from d2kd.heads.structured import _non_local
+from d2kd.heads.non_local import NonLocal, build_non_local, non_local_product
 from d2kd.testing import make_batch
 
 PARTS = ("product", "module", "memory")
@@ -108,7 +107,7 @@ def module(args: argparse.Namespace, device: str) -> Dict[str, dict]:
     results = {}
     for kind, finest in (("two-stage", 2), ("one-stage", 3)):
         for index in range(5):
-            mine = _non_local(index, 256, "BN").to(device)
+            mine = build_non_local(index, 256, "BN").to(device)
             torch.nn.init.ones_(mine.norm.weight)
             naive = copy.deepcopy(mine)
             naive.__class__ = NaiveNonLocal

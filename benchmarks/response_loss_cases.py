@@ -1,7 +1,7 @@
 """d2kd's losses on predictions, dense ones and those of regions, beside their reference forms."""
 
 import argparse
-import dataclasses
+import copy
 from functools import partial
 from typing import Any, Callable, List, Sequence
 
@@ -22,8 +22,10 @@ class OnLogits(CrossKD):
     """CrossKD's losses alone: the student's predictions stand for the crossed ones."""
 
     def _cross(self, student: DetectorOutput, teacher: DetectorOutput) -> DetectorOutput:
-        maps = {"logits": student.logits, "deltas": student.deltas, "quality": student.quality}
-        return dataclasses.replace(teacher, **maps)
+        crossed = copy.copy(teacher)
+        crossed.logits, crossed.deltas = student.logits, student.deltas
+        crossed.quality = student.quality
+        return crossed
 
 
 def dense(

@@ -1,7 +1,7 @@
 """The meta-architecture that trains a stock student against frozen teachers."""
 
 import math
-from typing import Any, Callable, Dict, FrozenSet, List, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Tuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -60,11 +60,13 @@ class Distiller(nn.Module):
         self.teachers = list(teachers)
         self.input_format = input_format
         self.adapter = build_adapter(student)
-        self.need = frozenset().union(*(h.requires for h in self.heads.values()))
+        self.requires = {name: head.requires for name, (head, _, _) in heads.items()}
+        self.need: FrozenSet[str] = frozenset().union(*self.requires.values())
         self.scale = 1.0
         self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
-        detectors = [student, *(t.detector for t in self.teachers)]
-        self.divisor = math.lcm(*(max(d.backbone.size_divisibility, 1) for d in detectors))
+        self.num_classes = self.adapter.spec().num_classes
+        adapters = [self.adapter, *(t.adapter for t in self.teachers)]
+        self.divisor = math.lcm(*(max(a.backbone.size_divisibility, 1) for a in adapters))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -74,7 +76,7 @@ class Distiller(nn.Module):
     @property
     def device(self) -> torch.device:
         """The student's device."""
-        return self.student.pixel_mean.device
+        return self.adapter.device
 
     def forward(self, batched_inputs: List[dict]) -> Any:
         """Losses in training, the student's detections in eval mode; inputs as Detectron2's."""
@@ -108,8 +110,8 @@ class Distiller(nn.Module):
         if batched_inputs[0].get("unlabelled", False):
             output.losses = {name: value * 0 for name, value in output.losses.items()}
             set_moving_averages(self.student, averages)
-        if output.labels is not None and "labels" in self.need:
-            positives = positives_per_batch(output.labels, self.student.num_classes)
+        if "labels" in self.need and hasattr(output, "labels"):
+            positives = positives_per_batch(output.labels, self.num_classes)
             output.num_pos = mean_over_ranks(positives).clamp(min=1)
         return output
 
@@ -127,14 +129,15 @@ class Distiller(nn.Module):
         return outputs
 
     def _teacher_need(self, index: int) -> FrozenSet[str]:
-        readers = (self.heads[name] for name, i in self.teacher_of.items() if i == index)
-        return frozenset().union(*(head.requires for head in readers)) - STUDENT_ONLY
+        needs = (self.requires[name] for name, i in self.teacher_of.items() if i == index)
+        need: FrozenSet[str] = frozenset().union(*needs)
+        return need - STUDENT_ONLY
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The student's state dict, so that every checkpoint is a plain student."""
         return self.student.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load a plain student."""
         return self.student.load_state_dict(state_dict, *args, **kwargs)
 

@@ -1,7 +1,7 @@
 """Adapter of d2kd's own dense detectors: ATSS, GFL and classes derived from them."""
 
 import dataclasses
-from typing import Dict, FrozenSet, List, Optional
+from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -17,7 +17,11 @@ from .output import DetectorOutput, DetectorSpec
 class AnchorPointDetectorAdapter(DenseDetectorAdapter):
     """As for the stock dense detectors; boxes may be distributions, scores joint ones."""
 
-    replays = (DenseDetector.forward, AnchorPointDetector.forward_training)
+    detector: AnchorPointDetector
+    replays: ClassVar[Tuple[Callable, ...]] = (
+        DenseDetector.forward,
+        AnchorPointDetector.forward_training,
+    )
 
     def __init__(self, detector: AnchorPointDetector) -> None:
         """See the base class."""

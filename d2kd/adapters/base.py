@@ -3,11 +3,13 @@
 from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
+from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .output import DetectorOutput, DetectorSpec
+from .replay import refuse_overrides
 
 DETECTOR_ADAPTER_REGISTRY = Registry("DETECTOR_ADAPTER")
 DETECTOR_ADAPTER_REGISTRY.__doc__ = "Adapters, named <DetectorClass>Adapter."
@@ -32,13 +34,23 @@ class DetectorAdapter:
         refuse_overrides(detector, self.replays, type(self).__name__)
         self.detector = detector
 
+    @property
+    def backbone(self) -> Backbone:
+        """The detector's backbone."""
+        return self.detector.backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is."""
+        return self.detector.get_buffer("pixel_mean").device
+
     def spec(self) -> DetectorSpec:
         """What heads are built and checked against."""
         raise NotImplementedError
 
     def compilable(self) -> List[nn.Module]:
         """Submodules that `torch.compile` may replace in place: tensors in, tensors out."""
-        return [self.detector.backbone]
+        return [self.backbone]
 
     def preprocess(
         self, batched_inputs: List[dict], divisor: int, flip_channels: bool = False
@@ -50,12 +62,12 @@ class DetectorAdapter:
             divisor: the padded height and width are multiples of it (px).
             flip_channels: reverse RGB <-> BGR, before normalization.
         """
-        detector = self.detector
-        images = [x["image"].to(detector.pixel_mean.device) for x in batched_inputs]
+        mean, std = (self.detector.get_buffer(name) for name in ("pixel_mean", "pixel_std"))
+        images = [x["image"].to(mean.device) for x in batched_inputs]
         if flip_channels:
             images = [x.flip(0) for x in images]
-        images = [(x - detector.pixel_mean) / detector.pixel_std for x in images]
-        constraints = detector.backbone.padding_constraints
+        images = [(x - mean) / std for x in images]
+        constraints = self.backbone.padding_constraints
         return ImageList.from_tensors(images, divisor, padding_constraints=constraints)
 
     def forward(
@@ -73,8 +85,48 @@ class DetectorAdapter:
     def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
         """Fill the fields of `output` that follow from its raw predictions."""
 
+    def add_regions(
+        self, output: DetectorOutput, student: DetectorOutput, need: FrozenSet[str]
+    ) -> None:
+        """Fill a teacher's `roi` and `masks`, as far as needed, on the student's proposals.
+
+        Args:
+            output: result of `forward` on the same images.
+            student: its `roi` and `masks` have the proposals.
+            need: "roi", "masks" or both.
+        """
+        raise NotImplementedError
+
     def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
         """Decoded boxes by stride: (N, HWA, 4) XYXY px, float32, differentiable."""
+        raise NotImplementedError
+
+    def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """The detector's class scores, detached.
+
+        Args:
+            logits: (..., K) class logits.
+            quality: (..., 1) quality logits, None where the detector has none.
+
+        Returns:
+            Tensor: (..., K) in [0, 1], float32, what detections are selected by.
+        """
+        raise NotImplementedError
+
+    def head_from(
+        self, stride: int, block: int, cls_x: Tensor, reg_x: Tensor
+    ) -> Tuple[Tensor, ...]:
+        """Resume both towers of one level after block `block` and predict.
+
+        Args:
+            stride: of the level, px.
+            block: number of tower blocks already applied; 0 for FPN features.
+            cls_x: (N, C', H, W) pre-activation of that block in the class tower.
+            reg_x: the same of the box tower.
+
+        Returns:
+            Tuple: logits (N, HWA, K), deltas (N, HWA, D) and, with quality, (N, HWA, 1).
+        """
         raise NotImplementedError
 
     def __call__(
@@ -99,22 +151,6 @@ def build_adapter(detector: nn.Module) -> DetectorAdapter:
         f"No adapter for {type(detector).__name__} or its bases. Register a class "
         f"{type(detector).__name__}Adapter in DETECTOR_ADAPTER_REGISTRY. Known: {known}."
     )
-
-
-def refuse_overrides(owner: object, replays: Tuple[Callable, ...], adapter: str) -> None:
-    """Check that what an adapter repeats is what the owner would do.
-
-    Raises:
-        TypeError: the owner's class overrides one of the functions.
-    """
-    for name in {function.__name__ for function in replays}:
-        allowed = [function for function in replays if function.__name__ == name]
-        if getattr(type(owner), name, None) not in allowed:
-            mine = type(owner).__name__
-            raise TypeError(
-                f"{mine} overrides {allowed[0].__qualname__}(), which {adapter} would bypass. "
-                f"Register {mine}Adapter in DETECTOR_ADAPTER_REGISTRY."
-            )
 
 
 def valid_cells(

@@ -1,6 +1,6 @@
 """Adapter of Detectron2's one-stage detectors: RetinaNet, FCOS and classes derived from them."""
 
-from typing import Dict, FrozenSet, List, Optional, Tuple
+from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
@@ -20,7 +20,12 @@ _TAPS = frozenset({"cls_taps", "reg_taps"})
 class DenseDetectorAdapter(DetectorAdapter):
     """One anchor set or point per cell, a class tower and a box tower shared by all levels."""
 
-    replays = (DenseDetector.forward, RetinaNet.forward_training, FCOS.forward_training)
+    detector: DenseDetector
+    replays: ClassVar[Tuple[Callable, ...]] = (
+        DenseDetector.forward,
+        RetinaNet.forward_training,
+        FCOS.forward_training,
+    )
     provides = frozenset(
         "features cls_taps reg_taps logits scores deltas quality valid anchors labels "
         "matched_boxes gt".split()
@@ -99,15 +104,7 @@ class DenseDetectorAdapter(DetectorAdapter):
 
     @torch.no_grad()
     def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
-        """The detector's class scores, detached.
-
-        Args:
-            logits: (..., K) class logits.
-            quality: (..., 1) quality logits, None where the detector has none.
-
-        Returns:
-            Tensor: (..., K) in [0, 1], float32, what detections are selected by.
-        """
+        """See the base class."""
         return logits.float().sigmoid()
 
     def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
@@ -136,17 +133,7 @@ class DenseDetectorAdapter(DetectorAdapter):
     def head_from(
         self, stride: int, block: int, cls_x: Tensor, reg_x: Tensor
     ) -> Tuple[Tensor, ...]:
-        """Resume both towers of one level after block `block` and predict.
-
-        Args:
-            stride: of the level, px.
-            block: number of tower blocks already applied; 0 for FPN features.
-            cls_x: (N, C', H, W) pre-activation of that block in the class tower.
-            reg_x: the same of the box tower.
-
-        Returns:
-            Tuple: logits (N, HWA, K), deltas (N, HWA, D) and, with quality, (N, HWA, 1).
-        """
+        """See the base class."""
         head = self.detector.head
         cls_x, _ = run_tower(head.cls_subnet, cls_x, block)
         reg_x, _ = run_tower(head.bbox_subnet, reg_x, block)

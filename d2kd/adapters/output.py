@@ -6,17 +6,31 @@ the padded input image.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, List, Optional
+from typing import Dict, List, Optional, Protocol, Tuple
 
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .base import DetectorAdapter
+from .computed import Computed
 
 STUDENT_ONLY = frozenset({"labels", "matched_boxes", "proposals", "gt"})
 """Fields of `DetectorOutput` that a teacher never has."""
+
+
+class Decoder(Protocol):
+    """What heads ask of the adapter that made an output; see `DetectorAdapter`."""
+
+    def decode(self, output: "DetectorOutput") -> Dict[int, Tensor]:
+        """Decoded boxes by stride."""
+
+    def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """Class scores of logits."""
+
+    def head_from(
+        self, stride: int, block: int, cls_x: Tensor, reg_x: Tensor
+    ) -> Tuple[Tensor, ...]:
+        """Predictions from what passes between two blocks of the towers."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +54,16 @@ class DetectorSpec:
     quality: str = ""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DenseMaps:
     """RPN maps by stride: objectness `logits` (N, HWA, 1), `deltas` (N, HWA, 4), `labels` (N, R).
 
-    Labels are 1 object, 0 background, -1 not sampled; None for a teacher.
+    Labels are 1 object, 0 background, -1 not sampled; a teacher has none.
     """
 
     logits: Dict[int, Tensor]
     deltas: Dict[int, Tensor]
-    labels: Optional[Tensor] = None
+    labels: Computed[Tensor] = Computed("rpn")
 
 
 @dataclass
@@ -76,9 +90,12 @@ class MaskOutput:
     proposals: List[Instances]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DetectorOutput:
     """Everything a distillation head may read; fields nobody asked for stay empty.
+
+    A tensor, list or part that was not computed raises an AttributeError when it is read; `hasattr`
+    asks whether it is there. For an output with other maps, set them on a `copy.copy` of it.
 
     Attributes:
         images: normalized, padded batch.
@@ -105,7 +122,7 @@ class DetectorOutput:
     """
 
     images: ImageList
-    adapter: "DetectorAdapter"
+    adapter: Decoder
     features: Dict[int, Tensor]
     cls_taps: Dict[int, List[Tensor]] = field(default_factory=dict)
     reg_taps: Dict[int, List[Tensor]] = field(default_factory=dict)
@@ -116,14 +133,14 @@ class DetectorOutput:
     quality: Dict[int, Tensor] = field(default_factory=dict)
     valid: Dict[int, Tensor] = field(default_factory=dict)
     anchors: Dict[int, Boxes] = field(default_factory=dict)
-    labels: Optional[Tensor] = None
-    matched_boxes: Optional[Tensor] = None
+    labels: Computed[Tensor] = Computed()
+    matched_boxes: Computed[Tensor] = Computed()
     gt: List[Instances] = field(default_factory=list)
-    num_pos: Optional[Tensor] = None
-    proposals: Optional[List[Instances]] = None
-    rpn: Optional[DenseMaps] = None
+    num_pos: Computed[Tensor] = Computed("labels")
+    proposals: Computed[List[Instances]] = Computed()
+    rpn: Computed[DenseMaps] = Computed()
     roi: List[RoIOutput] = field(default_factory=list)
-    masks: Optional[MaskOutput] = None
+    masks: Computed[MaskOutput] = Computed()
     losses: Dict[str, Tensor] = field(default_factory=dict)
 
     def labels_by_stride(self) -> Dict[int, Tensor]:

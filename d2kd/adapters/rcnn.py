@@ -11,7 +11,8 @@ from detectron2.structures import ImageList, Instances
 
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .output import DenseMaps, DetectorOutput, DetectorSpec
-from .regions import Masks, as_proposals, build_regions, replayable
+from .regions import Masks, as_proposals, build_regions
+from .replay import replayable
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()
@@ -23,6 +24,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
     asks for them, the stock modules run unchanged. Keypoint heads always do.
     """
 
+    detector: GeneralizedRCNN
     replays = (GeneralizedRCNN.forward,)
 
     def __init__(self, detector: GeneralizedRCNN) -> None:
@@ -98,13 +100,14 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         self, out: DetectorOutput, pyramid: dict, proposals: List[Instances], need: FrozenSet[str]
     ) -> dict:
         heads = self.detector.roi_heads
-        if not need & {"roi", "masks"}:
+        regions, masks = self._regions, self._masks
+        if regions is None or not need & {"roi", "masks"}:
             out.proposals, losses = heads(out.images, pyramid, proposals, out.gt)
             return losses
         out.proposals = heads.label_and_sample_proposals(proposals, out.gt)
-        out.roi, losses = self._regions.forward(pyramid, out.proposals, out.gt)
-        if "masks" in need:
-            out.masks, found = self._masks.forward(pyramid, out.proposals)
+        out.roi, losses = regions.forward(pyramid, out.proposals, out.gt)
+        if masks is not None and "masks" in need:
+            out.masks, found = masks.forward(pyramid, out.proposals)
             losses.update(found)
         else:
             losses.update(heads._forward_mask(pyramid, out.proposals))
@@ -114,24 +117,19 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
     def add_regions(
         self, output: DetectorOutput, student: DetectorOutput, need: FrozenSet[str]
     ) -> None:
-        """Fill a teacher's `roi` and `masks`, as far as needed, on the student's proposals.
+        """See the base class.
 
         Stage k of the student is answered by stage k of the teacher, or by its last one if it has
         fewer; a teacher's further stages are not asked (ours).
-
-        Args:
-            output: result of `forward` on the same images.
-            student: its `roi` and `masks` have the proposals.
-            need: "roi", "masks" or both.
         """
         pyramid = {name: output.features[stride] for stride, name in self._names.items()}
-        if "roi" in need:
+        if self._regions is not None and "roi" in need:
             last = self._regions.num_stages - 1
             output.roi = [
                 self._regions.stage(pyramid, as_proposals(stage.proposals), min(k, last))
                 for k, stage in enumerate(student.roi)
             ]
-        if "masks" in need:
+        if self._masks is not None and "masks" in need:
             output.masks = self._masks.logits(pyramid, as_proposals(student.masks.proposals))
 
 

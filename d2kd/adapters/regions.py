@@ -13,6 +13,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from .output import MaskOutput, RoIOutput
+from .replay import replayable
 
 Pyramid = Dict[str, Tensor]
 Losses = Dict[str, Tensor]
@@ -24,7 +25,7 @@ class Regions:
     replays: ClassVar[Tuple[Callable, ...]] = ()
     num_stages: int = 1
 
-    def __init__(self, heads: nn.Module) -> None:
+    def __init__(self, heads: StandardROIHeads) -> None:
         """Wrap stock RoI heads; nothing is changed in them."""
         self.heads = heads
 
@@ -56,7 +57,8 @@ class StandardRegions(Regions):
         """See the base class."""
         features = [pyramid[name] for name in self.heads.box_in_features]
         pooled = self.heads.box_pooler(features, [x.proposal_boxes for x in proposals])
-        return RoIOutput(*self.heads.box_predictor(self.heads.box_head(pooled)), proposals)
+        logits, deltas = self.heads.box_predictor(self.heads.box_head(pooled))
+        return RoIOutput(logits, deltas, proposals)
 
 
 class CascadeRegions(Regions):
@@ -73,7 +75,8 @@ class CascadeRegions(Regions):
         self, pyramid: Pyramid, proposals: List[Instances], gt: List[Instances]
     ) -> Tuple[List[RoIOutput], Losses]:
         """See the base class."""
-        heads, stages, boxes = self.heads, [], []
+        heads, stages = self.heads, []
+        boxes: List[Tensor] = []
         sizes = [x.image_size for x in proposals]
         for k in range(self.num_stages):
             if k > 0:
@@ -96,7 +99,8 @@ class CascadeRegions(Regions):
     def stage(self, pyramid: Pyramid, proposals: List[Instances], index: int) -> RoIOutput:
         """See the base class."""
         features = [pyramid[name] for name in self.heads.box_in_features]
-        return RoIOutput(*self.heads._run_stage(features, proposals, index), proposals)
+        logits, deltas = self.heads._run_stage(features, proposals, index)
+        return RoIOutput(logits, deltas, proposals)
 
 
 class Masks:
@@ -107,7 +111,7 @@ class Masks:
         self.heads = heads
 
     @staticmethod
-    def replayable(heads: nn.Module) -> bool:
+    def replayable(heads: StandardROIHeads) -> bool:
         """Whether the mask branch is there and stock."""
         return (
             getattr(heads, "mask_on", False)
@@ -137,11 +141,6 @@ def build_regions(heads: nn.Module) -> Optional[Regions]:
     if not fitting or getattr(heads, "train_on_pred_boxes", False):
         return None
     return fitting[0](heads)
-
-
-def replayable(module: object, replays: Tuple[Callable, ...]) -> bool:
-    """Whether a module's class has exactly these functions."""
-    return all(getattr(type(module), f.__name__, None) is f for f in replays)
 
 
 def as_proposals(proposals: List[Instances]) -> List[Instances]:

@@ -1,14 +1,15 @@
 """Dense heads block by block, so that what passes between the blocks can be read."""
 
-from typing import List, Tuple
+from typing import List, Tuple, Union
 
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
 from ..detectors.head import AnchorPointHead
-from .base import refuse_overrides
+from .replay import refuse_overrides
 
+DenseHead = Union[RetinaNetHead, AnchorPointHead]
 _HEADS = (RetinaNetHead.forward, FCOSHead.forward, AnchorPointHead.forward)
 
 
@@ -33,7 +34,7 @@ def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, 
 
 
 def run_head_with_taps(
-    head: nn.Module, features: List[Tensor]
+    head: DenseHead, features: List[Tensor]
 ) -> Tuple[List[List[Tensor]], List[List[Tensor]], List[List[Tensor]]]:
     """Run a dense head and keep its taps; outputs equal `head(features)` bit by bit.
 
@@ -59,12 +60,12 @@ def run_head_with_taps(
     return [list(maps) for maps in zip(*levels, strict=True)], cls_taps, reg_taps
 
 
-def predict_level(head: nn.Module, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
+def predict_level(head: DenseHead, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
     """Predictions of one level, maps (N, A*D, H, W), from the outputs of both towers.
 
     d2kd's own heads have a method for it; the stock ones apply their predictors.
     """
-    if hasattr(head, "predict"):
+    if isinstance(head, AnchorPointHead):
         return head.predict(level, cls_x, reg_x)
     maps = head.cls_score(cls_x), head.bbox_pred(reg_x)
     return (*maps, head.ctrness(reg_x)) if hasattr(head, "ctrness") else maps

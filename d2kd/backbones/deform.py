@@ -37,8 +37,8 @@ class DeformConv2d(Conv2d):
             self.padding,
             self.dilation,
         )
-        torch.nn.init.zeros_(self.offset.weight)
-        torch.nn.init.zeros_(self.offset.bias)
+        for parameter in self.offset.parameters():
+            torch.nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve at the moved kernel points.

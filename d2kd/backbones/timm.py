@@ -3,7 +3,7 @@
 import difflib
 import math
 from types import ModuleType
-from typing import Any, Dict, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .extractor import drop_unused, load_weights, modules_up_to
 from .fpn import Pyramid, build_pyramid
+
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
 # Swin otherwise takes images of one size, and does not shift the windows of its last stage.
 SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
@@ -47,10 +50,13 @@ def _check_name(timm: ModuleType, name: str) -> None:
     raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm does not have. {hint}")
 
 
-def _create(timm: ModuleType, name: str, pretrained: bool, options: Dict[str, Any]) -> nn.Module:
-    """The model; weights that cannot be downloaded are an error that names the key."""
+def _create(
+    timm: ModuleType, name: str, pretrained: bool, options: Dict[str, Any]
+) -> Tuple[nn.Module, "FeatureInfo"]:
+    """The model and its stages; weights that cannot be downloaded are an error naming the key."""
     try:
-        return timm.create_model(name, pretrained, **options)
+        body = timm.create_model(name, pretrained, **options)
+        return body, body.feature_info
     except OSError as error:
         if not pretrained:
             raise
@@ -106,15 +112,15 @@ class TimmBackbone(Backbone):
         super().__init__()
         timm = _import_timm()
         _check_name(timm, name)
-        options = {"features_only": True, **(SWIN_OPTIONS if name.startswith("swin") else {})}
+        options: Dict[str, Any] = {"features_only": True}
+        options.update(SWIN_OPTIONS if name.startswith("swin") else {})
         # Listing the stages costs a model without storage on the "meta" device, not a real one.
         listing = timm.create_model(name, device="meta", **options).feature_info
         stages = _stages(listing.reduction())
         _check_stages(name, stages, out_features, freeze_at)
         indices = tuple(stages[feature] for feature in out_features)
         options.update(out_indices=indices, in_chans=in_channels)
-        self.body = _create(timm, name, pretrained and not checkpoint, options)
-        info = self.body.feature_info
+        self.body, info = _create(timm, name, pretrained and not checkpoint, options)
         self._out_features: List[str] = list(out_features)
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
         self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))

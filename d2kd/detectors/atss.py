@@ -1,6 +1,6 @@
 """ATSS: Bridging the Gap Between Anchor-based and Anchor-free Detection (arXiv 1912.02424)."""
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -97,27 +97,28 @@ class ATSS(AnchorPointDetector):
         labels: List[Tensor],
         deltas: List[Tensor],
         boxes: List[Tensor],
-        quality: Optional[List[Tensor]] = None,
+        quality: Sequence[Tensor] = (),
     ) -> Dict[str, Tensor]:
         """See the base class. Returns "loss_cls", "loss_box_reg" and "loss_quality"."""
-        logits, deltas, quality = (torch.cat(x, 1) for x in (logits, deltas, quality))
-        labels, boxes, priors = torch.stack(labels), torch.stack(boxes), Boxes.cat(anchors).tensor
-        image, cell = foreground(labels, self.num_classes).nonzero(as_tuple=True)
-        target, prior = boxes[image, cell], priors[cell]
-        predicted = self.decode(deltas[image, cell], prior, None)
+        maps = (torch.cat([*x], 1) for x in (logits, deltas, quality))
+        all_logits, all_deltas, all_quality = maps
+        assigned, priors = torch.stack(labels), Boxes.cat(anchors).tensor
+        image, cell = foreground(assigned, self.num_classes).nonzero(as_tuple=True)
+        target, prior = torch.stack(boxes)[image, cell], priors[cell]
+        predicted = self.decode(all_deltas[image, cell], prior, None)
         if self.quality == "iou":
             goal = 1 - box_iou_loss(predicted.detach(), target, "iou")
             weight = torch.ones_like(goal)
         else:
             weight = goal = centerness(prior, target)
-        sums = torch.stack([positives_per_batch(labels, self.num_classes), weight.sum()])
+        sums = torch.stack([positives_per_batch(assigned, self.num_classes), weight.sum()])
         count, total = mean_over_ranks(sums).clamp(min=1).unbind()
         loss_quality = F.binary_cross_entropy_with_logits(
-            quality[image, cell, 0].float(), goal, reduction="sum"
+            all_quality[image, cell, 0].float(), goal, reduction="sum"
         )
         loss_box = (box_iou_loss(predicted, target) * weight).sum() / total
         return {
-            "loss_cls": self._class_loss(logits.float(), labels, image, cell) / count,
+            "loss_cls": self._class_loss(all_logits.float(), assigned, image, cell) / count,
             "loss_box_reg": self.bbox_loss_weight * loss_box,
             "loss_quality": loss_quality / count,
         }

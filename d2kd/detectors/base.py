@@ -1,8 +1,10 @@
 """What ATSS and GFL share: anchors, assignment, normalizers and inference."""
 
-from typing import ClassVar, Dict, List, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
 
 import torch
+from detectron2.modeling import Backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -32,10 +34,10 @@ class AnchorPointDetector(DenseDetector):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         head: nn.Module,
         head_in_features: List[str],
-        anchor_generator: nn.Module,
+        anchor_generator: DefaultAnchorGenerator,
         num_classes: int,
         assigner_topk: int = 9,
         test_score_thresh: float = 0.05,
@@ -110,24 +112,24 @@ class AnchorPointDetector(DenseDetector):
         """
         levels = [level.tensor for level in anchors]
         valid = self._valid_anchors(levels, [x.image_size for x in gt_instances])
-        boxes = [x.gt_boxes.tensor for x in gt_instances]
-        match = atss_assign(levels, valid, boxes, self.assigner_topk)
+        objects = [x.gt_boxes.tensor for x in gt_instances]
+        match = atss_assign(levels, valid, objects, self.assigner_topk)
         background = match.new_full((1,), self.num_classes)
         classes = torch.cat([*(x.gt_classes for x in gt_instances), background])
-        boxes = torch.cat([*boxes, levels[0].new_zeros(1, 4)])
+        boxes = torch.cat([*objects, levels[0].new_zeros(1, 4)])
         return list(classes[match].masked_fill(~valid, -1)), list(boxes[match])
 
     def _valid_anchors(self, levels: List[Tensor], sizes: List[Tuple[int, int]]) -> Tensor:
         """(N, R) bool: cells that begin inside the image, padded to the size divisibility."""
         step = max(self.backbone.size_divisibility, 1)
-        sizes = torch.tensor([[-(-w // step) * step, -(-h // step) * step] for h, w in sizes])
+        limits = torch.tensor([[-(-w // step) * step, -(-h // step) * step] for h, w in sizes])
         offset = self.anchor_generator.offset
         corners = [
             (x[:, :2] + x[:, 2:]) / 2 - offset * stride
             for x, stride in zip(levels, self.strides, strict=True)
         ]
-        sizes = sizes.to(levels[0].device, non_blocking=True)
-        return (torch.cat(corners) < sizes[:, None] - 1e-3).all(-1)
+        limits = limits.to(levels[0].device, non_blocking=True)
+        return (torch.cat(corners) < limits[:, None] - 1e-3).all(-1)
 
     def level_strides(self, anchors: List[Boxes]) -> Tensor:
         """(R,) stride of each anchor, px."""
@@ -142,9 +144,9 @@ class AnchorPointDetector(DenseDetector):
         labels: List[Tensor],
         deltas: List[Tensor],
         boxes: List[Tensor],
-        quality: Optional[List[Tensor]] = None,
+        quality: Sequence[Tensor] = (),
     ) -> Dict[str, Tensor]:
-        """Losses from predictions by level, (N, R_l, D), and the results of `label_anchors`."""
+        """Losses of predictions by level, (N, R_l, D), given `label_anchors`; quality optional."""
         raise NotImplementedError
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
@@ -191,6 +193,6 @@ class AnchorPointDetector(DenseDetector):
         limits = self.test_score_thresh, self.test_topk_candidates
         scores, cells, classes = select(scores, *limits)
         boxes = self.decode(deltas[cells], boxes.tensor[cells], scores.new_tensor(stride))
-        if self.rescore:
+        if self.rescore and quality is not None:
             scores = with_quality(scores, quality[cells, 0])
         return boxes, scores, classes

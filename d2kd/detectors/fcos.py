@@ -1,6 +1,6 @@
 """Detectron2's FCOS, buildable from a yaml config, with what mmdetection's checkpoints need."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -109,14 +109,16 @@ class FCOS(fcos.FCOS):
         results = []
         for index, size in enumerate(images.image_sizes):
             found = [
-                self._detect_level(*(x[index] for x in level), boxes)
-                for *level, boxes in zip(*levels, anchors, strict=True)
+                self._detect_level(logits[index], deltas[index], ctrness[index], boxes)
+                for logits, deltas, ctrness, boxes in zip(*levels, anchors, strict=True)
             ]
             limits = self.test_nms_thresh, self.max_detections_per_image
             results.append(suppress(found, size, *limits))
         return results
 
-    def _detect_level(self, logits: Tensor, deltas: Tensor, ctrness: Tensor, anchors: Tensor):  # noqa: ANN202
+    def _detect_level(
+        self, logits: Tensor, deltas: Tensor, ctrness: Tensor, anchors: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         limits = self.test_score_thresh, self.test_topk_candidates
         scores, cells, classes = select(logits.float().sigmoid(), *limits)
         boxes = self.box2box_transform.apply_deltas(deltas[cells], anchors[cells])

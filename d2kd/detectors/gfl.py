@@ -1,6 +1,6 @@
 """GFL (NeurIPS 2020, arXiv 2006.04388) and GFLv2 (CVPR 2021, arXiv 2011.12885)."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -111,28 +111,29 @@ class GFL(AnchorPointDetector):
         labels: List[Tensor],
         deltas: List[Tensor],
         boxes: List[Tensor],
-        quality: Optional[List[Tensor]] = None,
+        quality: Sequence[Tensor] = (),
     ) -> Dict[str, Tensor]:
         """See the base class. Returns "loss_cls", "loss_box_reg" and "loss_dfl"."""
-        logits, deltas = torch.cat(logits, 1), torch.cat(deltas, 1)
-        quality = None if quality is None else torch.cat(quality, 1)
-        labels, boxes, priors = torch.stack(labels), torch.stack(boxes), Boxes.cat(anchors).tensor
-        image, cell = foreground(labels, self.num_classes).nonzero(as_tuple=True)
-        target, prior, stride = boxes[image, cell], priors[cell], self.level_strides(anchors)[cell]
-        positive_deltas = deltas[image, cell]
+        all_logits = torch.cat(logits, 1)
+        all_quality = torch.cat([*quality], 1) if quality else None
+        assigned, priors = torch.stack(labels), Boxes.cat(anchors).tensor
+        image, cell = foreground(assigned, self.num_classes).nonzero(as_tuple=True)
+        target, prior = torch.stack(boxes)[image, cell], priors[cell]
+        stride = self.level_strides(anchors)[cell]
+        positive_deltas = torch.cat(deltas, 1)[image, cell]
         predicted = self.decode(positive_deltas, prior, stride)
         with torch.no_grad():
-            positive_quality = None if quality is None else quality[image, cell]
-            weight = self.class_scores(logits[image, cell], positive_quality).amax(-1)
-            goal = torch.zeros_like(logits, dtype=torch.float32)
-            goal[image, cell, labels[image, cell]] = 1 - box_iou_loss(predicted, target, "iou")
-            sums = torch.stack([positives_per_batch(labels, self.num_classes), weight.sum()])
+            positive_quality = None if all_quality is None else all_quality[image, cell]
+            weight = self.class_scores(all_logits[image, cell], positive_quality).amax(-1)
+            goal = torch.zeros_like(all_logits, dtype=torch.float32)
+            goal[image, cell, assigned[image, cell]] = 1 - box_iou_loss(predicted, target, "iou")
+            sums = torch.stack([positives_per_batch(assigned, self.num_classes), weight.sum()])
             count, total = mean_over_ranks(sums).clamp(min=1).unbind()
         distances = side_distances(prior, target) / stride[:, None]
         loss_dfl = distribution_focal_loss(positive_deltas, distances).mean(-1)
         loss_box = box_iou_loss(predicted, target)
         return {
-            "loss_cls": self._class_loss(logits, quality, goal, labels) / count,
+            "loss_cls": self._class_loss(all_logits, all_quality, goal, assigned) / count,
             "loss_box_reg": self.bbox_loss_weight * (loss_box * weight).sum() / total,
             "loss_dfl": self.dfl_loss_weight * (loss_dfl * weight).sum() / total,
         }

@@ -62,7 +62,8 @@ class AnchorPointHead(nn.Module):
         self.bbox_pred = nn.Conv2d(width, box_dim, 3, padding=1)
         self.scales = nn.ModuleList(Scale() for _ in input_shape)
         initialize_convs(self)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        bias = self.cls_score.get_parameter("bias")
+        nn.init.constant_(bias, -math.log((1 - prior_prob) / prior_prob))
 
     def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
         """Predict on one level from the outputs of both towers.
@@ -184,7 +185,7 @@ def initialize_convs(module: nn.Module) -> None:
 
 
 def _tower(width: int, num_convs: int, norm: str, conv_bias: bool) -> nn.Sequential:
-    layers = []
+    layers: List[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(width, width, 3, padding=1, bias=conv_bias or not norm))
         layers += [get_norm(norm, width)] if norm else []

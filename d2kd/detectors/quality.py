@@ -46,7 +46,7 @@ def _convolutions(width: int, channels: int) -> List[nn.Module]:
     convs = nn.Conv2d(width, channels, 1), nn.Conv2d(channels, 1, 1)
     for conv in convs:
         nn.init.normal_(conv.weight, std=0.01)
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(conv.get_parameter("bias"))
     return [convs[0], nn.ReLU(), convs[1]]
 
 

@@ -1,6 +1,6 @@
 """The detector as one graph of tensors: an image in, boxes, scores and classes out."""
 
-import dataclasses
+import copy
 from typing import List, Tuple
 
 import torch
@@ -79,11 +79,9 @@ class Detections(AllBoxes):
             min(self.detector.test_topk_candidates, chosen.numel())
         )
         cells = index // num_classes
-        part = dataclasses.replace(
-            out,
-            deltas={stride: out.deltas[stride][:, cells]},
-            anchors={stride: Boxes(out.anchors[stride].tensor[cells])},
-        )
+        part = copy.copy(out)
+        part.deltas = {stride: out.deltas[stride][:, cells]}
+        part.anchors = {stride: Boxes(out.anchors[stride].tensor[cells])}
         boxes = self._adapter.decode(part)[stride][0]
         return [boxes, values, final.flatten()[index], index % num_classes]
 

@@ -48,7 +48,7 @@ class DistillationHead(nn.Module):
 
 def head_defaults(head: type) -> Dict[str, Any]:
     """The keyword-only options of a head's constructor, with their defaults."""
-    parameters = inspect.signature(head.__init__).parameters.values()
+    parameters = inspect.signature(head).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
@@ -136,8 +136,8 @@ def check_options(
     for key, value in above_zero.items():
         if not value > 0:
             raise ValueError(f"DISTILL.{name}.{key} must be above 0, not {value}.")
-    for key, (value, allowed) in choices.items():
-        check_choice(value, allowed, f"DISTILL.{name}.{key}")
+    for key, (choice, allowed) in choices.items():
+        check_choice(choice, allowed, f"DISTILL.{name}.{key}")
 
 
 def by_anchor(levels: Dict[int, Tensor]) -> Tensor:

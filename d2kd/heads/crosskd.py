@@ -3,7 +3,7 @@
 Wang et al., CVPR 2024 (arXiv 2306.11369).
 """
 
-import dataclasses
+import copy
 from typing import Dict, List, Tuple
 
 import torch.nn.functional as F
@@ -80,14 +80,8 @@ class CrossKD(DistillationHead):
             ValueError: box codings or tower widths differ, or a tower has fewer blocks.
         """
         super().__init__()
+        _check_coding(student, teacher)
         coding = teacher.box_coding
-        if student.box_coding != coding or student.reg_max != teacher.reg_max:
-            raise ValueError(
-                f"DISTILL.HEADS: CrossKD finishes the student's towers with the teacher's head, so "
-                f"boxes must be coded alike; the student {student.name} has {student.box_coding} "
-                f"(bins to {student.reg_max}), the teacher {teacher.name} {coding} (bins to "
-                f"{teacher.reg_max}). Use a teacher of the student's kind, or BCKD."
-            )
         published = _PUBLISHED[coding]
         self.cls_weight = published[0] if cls_weight == -1 else cls_weight
         self.reg_weight = published[1] if reg_weight == -1 else reg_weight
@@ -127,17 +121,18 @@ class CrossKD(DistillationHead):
         """The teacher's output, with predictions from the student's taps."""
         levels: Dict[int, Tuple[Tensor, ...]] = {}
         for stride in teacher.logits:
-            taps = [
+            cls_x, reg_x = (
                 self._tap(side, _taps(student, side, stride), _taps(teacher, side, stride))
                 for side in range(2)
-            ]
-            levels[stride] = teacher.adapter.head_from(stride, self.block, *taps)
-        fields = ("logits", "deltas", "quality")
-        maps = {
-            name: {stride: level[i] for stride, level in levels.items()}
-            for i, name in enumerate(fields[: len(next(iter(levels.values())))])
-        }
-        return dataclasses.replace(teacher, **maps)
+            )
+            levels[stride] = teacher.adapter.head_from(stride, self.block, cls_x, reg_x)
+        kinds = range(len(next(iter(levels.values()))))
+        logits, deltas, *quality = ({s: level[i] for s, level in levels.items()} for i in kinds)
+        crossed = copy.copy(teacher)
+        crossed.logits, crossed.deltas = logits, deltas
+        if quality:
+            crossed.quality = quality[0]
+        return crossed
 
     def _tap(self, side: int, student: List[Tensor], teacher: List[Tensor]) -> Tensor:
         x = student[self.block]
@@ -153,11 +148,11 @@ class CrossKD(DistillationHead):
             loss, total = softened_kl(b_x, b_t).mean(-1), weight.sum()
             total = mean_over_ranks(total) if self.all_ranks else total
             return (loss * weight).sum() / total.clamp(min=1e-6)
-        boxes = [by_anchor(x.adapter.decode(x)) for x in (crossed, teacher)]
+        boxes, goal = (by_anchor(x.adapter.decode(x)) for x in (crossed, teacher))
         if self.coding == "anchor_delta":
-            return (box_iou_loss(*boxes) * weight).sum() / num_pos
-        iou = 1 - box_iou_loss(*boxes, "iou")
-        weight = weight * (box_area(boxes[1][..., :2], boxes[1][..., 2:]) > 0)
+            return (box_iou_loss(boxes, goal) * weight).sum() / num_pos
+        iou = 1 - box_iou_loss(boxes, goal, "iou")
+        weight = weight * (box_area(goal[..., :2], goal[..., 2:]) > 0)
         return -(iou.clamp(min=1e-6).log() * weight).sum() / num_pos
 
 
@@ -165,6 +160,16 @@ def _taps(output: DetectorOutput, side: int, stride: int) -> List[Tensor]:
     """The FPN map and the pre-activation of every block of the class (0) or box (1) tower."""
     taps = (output.cls_taps, output.reg_taps)[side]
     return [output.features[stride], *taps[stride]]
+
+
+def _check_coding(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    if (student.box_coding, student.reg_max) != (teacher.box_coding, teacher.reg_max):
+        raise ValueError(
+            f"DISTILL.HEADS: CrossKD finishes the student's towers with the teacher's head, so "
+            f"boxes must be coded alike; the student {student.name} has {student.box_coding} "
+            f"(bins to {student.reg_max}), the teacher {teacher.name} {teacher.box_coding} (bins "
+            f"to {teacher.reg_max}). Use a teacher of the student's kind, or BCKD."
+        )
 
 
 def _check_towers(student: DetectorSpec, teacher: DetectorSpec, block: int, project: bool) -> None:

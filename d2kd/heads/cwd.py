@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import softened_kl
+from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY, check_options
 from .projection import FeatureHead
 
@@ -51,4 +52,4 @@ class CWD(FeatureHead):
         """See the base class. Returns "feat"."""
         levels = self.levels(student, teacher).values()
         terms = (softened_kl(s.flatten(2), t.flatten(2), self.temperature) for s, t in levels)
-        return {"feat": sum(x.mean() for x in terms)}
+        return {"feat": total(x.mean() for x in terms)}

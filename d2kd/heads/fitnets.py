@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.precision import at_least_float
+from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .projection import FeatureHead
 
@@ -39,4 +40,4 @@ class FitNets(FeatureHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "feat"."""
         levels = self.levels(student, teacher).values()
-        return {"feat": sum(F.mse_loss(at_least_float(s), at_least_float(t)) for s, t in levels)}
+        return {"feat": total(F.mse_loss(at_least_float(s), at_least_float(t)) for s, t in levels)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.precision import at_least_float
+from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY, check_options
 from .projection import FeatureHead, is_two_stage
 
@@ -70,13 +71,13 @@ class MGD(FeatureHead):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "feat"."""
-        total = 0.0
+        terms = []
         for stride, (s, t) in self.levels(student, teacher).items():
             keep = torch.rand_like(s[:, :1], dtype=torch.float32) >= self.mask_ratio
             generated = self.generate[str(stride)](s * keep)
             squares = F.mse_loss(at_least_float(generated), at_least_float(t), reduction="sum")
-            total = total + self.alpha * squares / len(s)
-        return {"feat": total}
+            terms.append(self.alpha * squares / len(s))
+        return {"feat": total(terms)}
 
 
 def _generator(channels: int) -> nn.Sequential:

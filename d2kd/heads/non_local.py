@@ -16,6 +16,8 @@ NORMS: Dict[str, Callable[[int], nn.Module]] = {
 }
 """Norms by name; SyncBN across ranks needs GPUs."""
 
+_POOLS = (8, 4, 2)
+
 
 def non_local_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """sum_j (theta_i . phi_j) g_j / K, in the order of products that costs less.
@@ -71,8 +73,8 @@ class NonLocal(nn.Module):
         self.out = nn.Conv2d(hidden, channels, 1)
         self.norm = NORMS[norm](channels)
         self.pool = pool
-        nn.init.zeros_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
+        for parameter in self.norm.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W)."""
@@ -86,3 +88,18 @@ class NonLocal(nn.Module):
         if x[:, 0].numel() > 1:
             return self.norm(x)
         return self.norm(torch.cat([x, x]))[:1]
+
+
+def build_non_local(level: int, channels: int, norm: str) -> NonLocal:
+    """Width d and pooling window by level index from the finest, whatever its stride.
+
+    Released for C = 256: d 64, 64, 128, 128, 128 and windows 8, 4, 2, 2, 2. For other widths
+    (ours) d is min(64, C / 2) on the first two levels and C / 2 after them.
+
+    Args:
+        level: index of the level, 0 the finest.
+        channels: C.
+        norm: see `NonLocal`.
+    """
+    half = max(channels // 2, 1)
+    return NonLocal(channels, min(64, half) if level < 2 else half, _POOLS[min(level, 2)], norm)

@@ -144,10 +144,10 @@ class Parallel(DistillationHead):
     @torch.no_grad()
     def _gates(self, student: DetectorOutput, teacher: DetectorOutput) -> Tuple[Tensor, Tensor]:
         """(N, R) in {0, 1}: classes agree; classes and boxes agree."""
-        classes = (by_anchor(x.logits).argmax(-1) for x in (student, teacher))
-        boxes = (by_anchor(x.adapter.decode(x)) for x in (student, teacher))
-        agree = torch.eq(*classes)
-        overlap = box_iou_loss(*boxes, "iou") < 0.5
+        class_s, class_t = (by_anchor(x.logits).argmax(-1) for x in (student, teacher))
+        boxes_s, boxes_t = (by_anchor(x.adapter.decode(x)) for x in (student, teacher))
+        agree = class_s == class_t
+        overlap = box_iou_loss(boxes_s, boxes_t, "iou") < 0.5
         return agree.float(), (agree & overlap).float()
 
 

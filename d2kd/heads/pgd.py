@@ -13,6 +13,7 @@ from ..detectors.assigner import image_of_box
 from ..errors import check_choice
 from ..losses import mean_over_ranks
 from ..losses.pgd import box_tower_loss, class_tower_loss
+from ..losses.reduce import total
 from .base import (
     DISTILLATION_HEAD_REGISTRY,
     DistillationHead,
@@ -127,7 +128,7 @@ class PGD(DistillationHead):
         counts = torch.stack([x.count_nonzero() for x in reg_maps.values()]).float()
         counts = (mean_over_ranks(counts) if self.all_ranks else counts).clamp(min=1e-6)
         most = self.top_k * max(len(x) for x in student.gt)
-        cls, reg = 0.0, 0.0
+        cls, reg = [], []
         for level, stride in enumerate(cls_maps):
             weight = self.alpha * _shares(cls_maps[stride])
             weight = weight + self.beta * _shares(background[stride].float())
@@ -135,13 +136,11 @@ class PGD(DistillationHead):
             if self.cross_image:
                 weight = weight.sum(0, keepdim=True).expand_as(weight)
             a, b = self._activations(student, teacher, 0, stride)
-            cls = cls + class_tower_loss(a, b, weight, self.delta, self.temperature)
+            cls.append(class_tower_loss(a, b, weight, self.delta, self.temperature))
             a, b = self._activations(student, teacher, 1, stride)
-            reg = reg + box_tower_loss(
-                a, b, reg_maps[stride], counts[level], most, self.gamma, self.delta,
-                self.temperature,
-            )  # fmt: skip
-        return {"cls": cls, "reg": reg}
+            weights = self.gamma, self.delta, self.temperature
+            reg.append(box_tower_loss(a, b, reg_maps[stride], counts[level], most, *weights))
+        return {"cls": total(cls), "reg": total(reg)}
 
     @torch.no_grad()
     def weight_maps(
@@ -162,10 +161,11 @@ class PGD(DistillationHead):
         )
         inside = covered(points, gt, images, len(boxes), self.swap_axes)
         cells = [len(x) for x in levels]
-        return tuple(
+        cls, reg, background = (
             dict(zip(teacher.anchors, x.split(cells, dim=1), strict=True))
             for x in (*maps, valid & ~inside)
         )
+        return cls, reg, background
 
     def maps(
         self, student: DetectorOutput, teacher: DetectorOutput

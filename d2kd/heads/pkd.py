@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import pearson_loss
+from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .projection import FeatureHead
 
@@ -49,4 +50,4 @@ class PKD(FeatureHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "feat"."""
         levels = self.levels(student, teacher).values()
-        return {"feat": sum(pearson_loss(s, t, self.eps, self.all_ranks) for s, t in levels)}
+        return {"feat": total(pearson_loss(s, t, self.eps, self.all_ranks) for s, t in levels)}

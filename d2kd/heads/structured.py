@@ -4,7 +4,7 @@ Zhang and Ma, ICLR 2021; also cited as FBKD and FKD. Values are those of the rel
 """
 
 import math
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,11 @@ from ..losses.attention import (
     spatial_mask,
     spatial_pool,
 )
+from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY, check_options
-from .non_local import NORMS, NonLocal
+from .non_local import NORMS, build_non_local
 from .projection import FeatureHead, is_two_stage
-
-
-class _Values(NamedTuple):
-    feat: float
-    attention: float
-    non_local: float
-    temperature: float
-    channel_mask: bool
-
-
-_PRESETS = {
-    "one_stage": _Values(4.2e-4, 2.4e-2, 4.2e-4, 0.1, True),
-    "two_stage": _Values(7e-5, 4e-3, 7e-5, 0.5, False),
-    "one_stage_paper": _Values(4e-4, 2e-2, 4e-4, 0.5, True),
-    "two_stage_paper": _Values(7e-5, 4e-3, 7e-5, 0.1, True),
-}
-_POOLS = (8, 4, 2)
+from .structured_presets import Values, resolve
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -62,8 +47,8 @@ class StructuredKD(FeatureHead):
     not fade as s nears t.
 
     Ours: `preset` "auto"; where the widths differ, M_c is the teacher's alone and a, A_c and A_n
-    map the student's width to the teacher's; d and the pooling window by level (see `_non_local`);
-    the options `ref_ims_per_gpu` and `non_local_norm`.
+    map the student's width to the teacher's; d and the pooling window by level, see
+    `build_non_local`; the options `ref_ims_per_gpu` and `non_local_norm`.
     """
 
     def __init__(
@@ -114,19 +99,23 @@ class StructuredKD(FeatureHead):
                 "NON_LOCAL_NORM": (non_local_norm, tuple(NORMS)),
             },
         )
-        given = (feat_weight, attention_weight, non_local_weight, temperature, channel_mask)
-        values = _resolve(preset, is_two_stage(student, teacher), given)
+        given = Values(feat_weight, attention_weight, non_local_weight, temperature, channel_mask)
+        values = resolve(preset, is_two_stage(student, teacher), given)
         super().__init__(student, teacher, num_levels, "all" if values.feat > 0 else "none")
         self.values, self.mask_fuse, self.at_pool = values, mask_fuse, at_pool
         self.ref_ims_per_gpu = ref_ims_per_gpu
+        self._build(non_local_norm)
+
+    def _build(self, norm: str) -> None:
+        """Adapters and non-local modules of the levels in use, for terms of weight above 0."""
         widths = list(self.widths.items())
-        transferred = widths if values.attention > 0 else []
-        related = [(i, *x) for i, x in enumerate(widths)] if values.non_local > 0 else []
+        transferred = widths if self.values.attention > 0 else []
+        related = [(i, *x) for i, x in enumerate(widths)] if self.values.non_local > 0 else []
         self.adapt_channel = _modules({s: nn.Linear(a, b) for s, (a, b) in transferred})
         self.adapt_spatial = _modules({s: nn.Conv2d(1, 1, 3, padding=1) for s, _ in transferred})
         self.adapt_non_local = _modules({s: nn.Conv2d(a, b, 1) for _, s, (a, b) in related})
         self.non_local_student, self.non_local_teacher = (
-            _modules({s: _non_local(i, ab[side], non_local_norm) for i, s, ab in related})
+            _modules({s: build_non_local(i, ab[side], norm) for i, s, ab in related})
             for side in range(2)
         )
 
@@ -139,7 +128,7 @@ class StructuredKD(FeatureHead):
                 terms.setdefault(name, []).append(value)
         batch = len(student.features[self.strides[0]])
         scale = math.sqrt(self.ref_ims_per_gpu / batch) if self.ref_ims_per_gpu > 0 else 1.0
-        return {name: sum(values) * scale for name, values in terms.items()}
+        return {name: total(values) * scale for name, values in terms.items()}
 
     def _level(self, stride: int, s: Tensor, t: Tensor) -> Iterator[Tuple[str, Tensor]]:
         """Weighted terms of one level; s is the student's raw map."""
@@ -187,34 +176,5 @@ class StructuredKD(FeatureHead):
         return {**maps, "spatial attention (fused)": fused}
 
 
-def _resolve(preset: str, two_stage: bool, given: Sequence[float]) -> _Values:
-    """The preset's values with those given in place of -1, checked."""
-    check_options("StructuredKD", choices={"PRESET": (preset, ("auto", *_PRESETS))})
-    if preset == "auto":
-        preset = "two_stage" if two_stage else "one_stage"
-    pairs = zip(given, _PRESETS[preset], strict=True)
-    values = _Values(*(b if a == -1 else a for a, b in pairs))
-    check_options(
-        "StructuredKD",
-        at_least_zero={
-            "FEAT_WEIGHT": values.feat,
-            "ATTENTION_WEIGHT": values.attention,
-            "NON_LOCAL_WEIGHT": values.non_local,
-        },
-        above_zero={"TEMPERATURE": values.temperature},
-    )
-    return values
-
-
 def _modules(by_stride: Dict[int, nn.Module]) -> nn.ModuleDict:
     return nn.ModuleDict({str(stride): module for stride, module in by_stride.items()})
-
-
-def _non_local(level: int, channels: int, norm: str) -> NonLocal:
-    """Width d and pooling window by level index from the finest, whatever its stride.
-
-    Released for C = 256: d 64, 64, 128, 128, 128 and windows 8, 4, 2, 2, 2. For other widths
-    (ours) d is min(64, C / 2) on the first two levels and C / 2 after them.
-    """
-    half = max(channels // 2, 1)
-    return NonLocal(channels, min(64, half) if level < 2 else half, _POOLS[min(level, 2)], norm)

@@ -1,12 +1,13 @@
 """Attention masks and norms of feature maps (Structured KD, Zhang and Ma, ICLR 2021)."""
 
 import math
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .precision import at_least_float
+from .reduce import total
 
 
 def spatial_pool(x: Tensor, absolute: bool = False) -> Tensor:
@@ -76,14 +77,14 @@ def masked_distance(student: Tensor, teacher: Tensor, masks: Sequence[Tensor] = 
     return difference
 
 
-def _pool(x: Tensor, axes: Sequence[int], absolute: bool) -> Tensor:
+def _pool(x: Tensor, axes: Tuple[int, ...], absolute: bool) -> Tensor:
     """A sum divided: the gradient of a mean is a map of its own, that of a sum is a view."""
     dtype, count = torch.promote_types(x.dtype, torch.float32), math.prod(x.shape[i] for i in axes)
     return (x.abs() if absolute else x).sum(axes, keepdim=True, dtype=dtype) / count
 
 
 def _mask(pooled: Sequence[Tensor], temperature: float, fuse: str) -> Tensor:
-    pooled = [sum(pooled)] if fuse == "sum" else pooled
+    pooled = [total(pooled)] if fuse == "sum" else pooled
     masks = [(x / temperature).flatten(1).softmax(1) for x in pooled]
-    mean = sum(masks) * (masks[0].shape[1] / len(masks))
+    mean = total(masks) * (masks[0].shape[1] / len(masks))
     return mean.view_as(pooled[0])

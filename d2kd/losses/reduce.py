@@ -1,11 +1,18 @@
-"""Reductions over ranks."""
+"""Sums of terms, and reductions over ranks."""
 
-from typing import Any, Tuple
+import functools
+import operator
+from typing import Any, Iterable
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor, in their order."""
+    return functools.reduce(operator.add, terms)
 
 
 @torch.no_grad()
@@ -35,7 +42,7 @@ class _Sum(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         return grad

@@ -42,8 +42,9 @@ def decoupled_kl(
         without = log_p.masked_fill(label, -torch.inf)
         binary.append(torch.cat([log_p.gather(1, index), without.logsumexp(1, keepdim=True)], 1))
         rest.append(without.log_softmax(1).masked_fill(label, 0))
-    target = F.kl_div(*binary, reduction="none", log_target=True).sum(1)
-    others = F.kl_div(*rest, reduction="none", log_target=True).masked_fill(label, 0).sum(1)
+    target = F.kl_div(binary[0], binary[1], reduction="none", log_target=True).sum(1)
+    others = F.kl_div(rest[0], rest[1], reduction="none", log_target=True)
+    others = others.masked_fill(label, 0).sum(1)
     return (alpha * target + beta * others) * temperature**2
 
 

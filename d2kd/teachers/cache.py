@@ -134,13 +134,16 @@ class OutputCache:
         if "rpn" in need:
             raise ValueError("RPN maps are not cached; leave DISTILL.TEACHER.CACHE_DIR empty.")
         keys = self._keys(batched_inputs, images, need)
-        known = [self._store.read(key) for key in keys]
-        new = [i for i, tensors in enumerate(known) if tensors is None]
-        for i in new:
-            output = run(ImageList(images.tensor[i : i + 1], [images.image_sizes[i]]), need)
-            known[i] = _of_image(output, need)
-            self._store.write(keys[i], known[i])
-        get_event_storage().put_scalar("teacher_cache/hits", 1 - len(new) / len(known))
+        stored = [self._store.read(key) for key in keys]
+        known = []
+        for i, (key, tensors) in enumerate(zip(keys, stored, strict=True)):
+            if tensors is None:
+                image = ImageList(images.tensor[i : i + 1], [images.image_sizes[i]])
+                tensors = _of_image(run(image, need), need)
+                self._store.write(key, tensors)
+            known.append(tensors)
+        hits = 1 - stored.count(None) / len(stored)
+        get_event_storage().put_scalar("teacher_cache/hits", hits)
         return self._assemble(known, images, need)
 
     def _keys(

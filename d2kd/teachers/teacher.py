@@ -96,8 +96,8 @@ class Teacher:
 
     def autocast(self) -> torch.autocast:
         """The context of the teacher's precision."""
-        device = self.detector.pixel_mean.device.type
-        return torch.autocast(device, dtype=self._dtype, enabled=self._dtype is not None)
+        device, dtype = self.adapter.device.type, self._dtype
+        return torch.autocast(device, dtype=dtype, enabled=dtype is not None)
 
 
 def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
