@@ -25,10 +25,14 @@ class MaskKD(DistillationHead):
     def __init__(
         self, student: DetectorSpec, teacher: DetectorSpec, *, temperature: float = 1.0
     ) -> None:
-        """Set the temperature, > 0.
+        """Set the temperature.
+
+        Args:
+            student, teacher: the two detectors.
+            temperature: divisor of the logits, > 0; see `mask_divergence`.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is not above 0.
         """
         super().__init__()
         check_options("MaskKD", above_zero={"TEMPERATURE": temperature})
