@@ -21,6 +21,7 @@ def start(*args, launcher=()):
 
 def finish(process):
     out, err = process.communicate(timeout=180)
+    assert "Warning" not in err, err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -33,8 +34,6 @@ def begin(*args, launcher=()):
     }
     command = [
         sys.executable,
-        "-W",
-        "ignore",
         *launcher,
         str(ROOT / "train_net.py"),
         *map(str, args),
