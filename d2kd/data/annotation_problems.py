@@ -77,5 +77,5 @@ def _box_masks(boxes: np.ndarray, limits: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _size(image: dict[str, Any]) -> tuple[float, float] | None:
-    size = image.get("width"), image.get("height")
+    size = image.get("width", 0), image.get("height", 0)
     return size if are_numbers(size) and min(size) > 0 else None
