@@ -26,7 +26,7 @@ ERROR_TYPES = (*FALSE_POSITIVES, "missed")
 
 
 @dataclass
-class Detections:
+class JudgedDetections:
     """Judged detections of a data set, D in all, and its G objects.
 
     Attributes:
@@ -46,7 +46,7 @@ class Detections:
     found: NDArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
-def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
+def judge(truth: Dict[str, list], detections: Sequence[dict]) -> JudgedDetections:
     """Sort the detections of a data set into hits and errors.
 
     Args:
@@ -55,7 +55,7 @@ def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
     """
     objects: Dict[int, List[dict]] = {image["id"]: [] for image in truth["images"]}
     found: Dict[int, List[dict]] = {image["id"]: [] for image in truth["images"]}
-    place = {}
+    place: Dict[int, int] = {}
     for x in truth["annotations"]:
         objects[x["image_id"]].append(x)
         if not x["iscrowd"]:
@@ -64,7 +64,7 @@ def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
         found[x["image_id"]].append(x)
     images = [_judge_image(found[i], objects[i], place) for i in objects]
     columns = zip(*(x for x in images if len(x[0])), strict=True)
-    result = Detections(*(np.concatenate(column) for column in columns))
+    result = JudgedDetections(*(np.concatenate(column) for column in columns))
     result.object_classes = np.array(
         [x["category_id"] for x in truth["annotations"] if not x["iscrowd"]], int
     )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from .error_costs import error_costs, error_counts
-from .error_types import Detections, judge
+from .error_types import JudgedDetections, judge
 from .records import ALL_SIZES, RecordsEvaluator, box_precision, mean_precision
 
 COCO_SIZES = (32.0, 96.0)  # px
@@ -55,7 +55,7 @@ class ErrorEvaluator(RecordsEvaluator):
         return {
             **super().analyse(),
             "error_cost": error_costs(judged, len(self.class_names)),
-            "error_count": error_counts(judged),
+            "error_count": {**error_counts(judged)},
             "AP_by_size": by_size,
             "AP_by_objects": by_crowd,
             "recall_by_overlap": recall,
@@ -100,7 +100,7 @@ def ap_by_objects(
 
 
 def recall_by_overlap(
-    truth: Dict[str, list], judged: Detections, limits: Sequence[float]
+    truth: Dict[str, list], judged: JudgedDetections, limits: Sequence[float]
 ) -> Groups:
     """Share of the objects found at IoU 0.5 (0 to 100), and number of objects, by overlap."""
     group = np.searchsorted(limits, largest_overlaps(truth), side="left")

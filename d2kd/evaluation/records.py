@@ -89,7 +89,8 @@ def boxes_of(found: Instances) -> Instances:
 
 def coco_truth(records: Sequence[Dict[str, Any]], class_names: Sequence[str]) -> Dict[str, list]:
     """Records as a COCO dictionary: images numbered from 0, objects from 1, area of the box."""
-    images, annotations = [], []
+    images: List[dict] = []
+    annotations: List[dict] = []
     for i, record in enumerate(records):
         images.append({"id": i, "height": record["height"], "width": record["width"]})
         for x in record.get("annotations", ()):

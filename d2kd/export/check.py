@@ -71,8 +71,8 @@ def check_export(
     for image in images:
         padded, _ = fit_image(image, exported.description)
         reference = detect(detector, padded) if options.nms else _run(graph, padded)
-        both = (_clip(x, options.size) for x in (reference, exported.run(padded)))
-        _add(result, *both, (box_tolerance, score_tolerance))
+        wanted, found = (_clip(x, options.size) for x in (reference, exported.run(padded)))
+        _add(result, wanted, found, (box_tolerance, score_tolerance))
     _judge(result, Path(path), box_tolerance, score_tolerance)
     return result
 
@@ -111,17 +111,16 @@ def _add(
 ) -> None:
     result.images += 1
     result.detections += len(wanted[0])
-    pairs = [slice(None)] * 2
     if len(wanted) == 3:
-        pairs = pair_detections(wanted, found, *tolerances)
-        result.missing += len(wanted[0]) - len(pairs[0])
-        result.added += len(found[0]) - len(pairs[1])
-    differences = [
-        np.abs(x[pairs[0]] - y[pairs[1]]).max(initial=0)
-        for x, y in zip(wanted[:2], found[:2], strict=True)
-    ]
-    result.box_difference = max(result.box_difference, float(differences[0]))
-    result.score_difference = max(result.score_difference, float(differences[1]))
+        rows, columns = pair_detections(wanted, found, *tolerances)
+        result.missing += len(wanted[0]) - len(rows)
+        result.added += len(found[0]) - len(columns)
+        wanted, found = tuple(x[rows] for x in wanted), tuple(x[columns] for x in found)
+    box, score = (
+        float(np.abs(x - y).max(initial=0)) for x, y in zip(wanted[:2], found[:2], strict=True)
+    )
+    result.box_difference = max(result.box_difference, box)
+    result.score_difference = max(result.score_difference, score)
 
 
 def pair_detections(

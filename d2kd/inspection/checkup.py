@@ -67,9 +67,9 @@ def _describe_steps(trainer: DistillationTrainer) -> Iterator[str]:
     rows = [(part, f"{1000 * x:.0f} ms") for part, x in times.items()]
     yield f"Time of the second step:\n{table(rows)}"
     shares = gradient_shares(norms)
-    rows = [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
-    if rows:
-        yield f"Gradient of each loss at the student's features, first step:\n{table(rows)}"
+    gradients = [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
+    if gradients:
+        yield f"Gradient of each loss at the student's features, first step:\n{table(gradients)}"
     found = find_problems(shares)
     yield "\n".join(f"Problem: {x}" for x in found) if found else "No problem found."
 
