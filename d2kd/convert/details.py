@@ -1,7 +1,7 @@
 """What tensors do not tell about a detector of mmdetection, from the text of its config."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 from .architecture import Architecture
@@ -67,36 +67,38 @@ def details_from_text(
             "The file has no config, and its towers look like FCOS with norm_on_bbox and "
             "centerness_on_reg, which tensors do not tell. Give mmdetection's config with --config."
         )
+    details, sources = _pixel_details(text, arch.detector, style)
+    details = replace(
+        details,
+        norm_on_bbox=_flag(text, "norm_on_bbox"),
+        centerness_on_reg=_flag(text, "centerness_on_reg"),
+        center_sampling=_flag(text, "center_sampling"),
+        extra_relu=_flag(text, "relu_before_extra_convs"),
+    )
+    if arch.detector == "FCOS":
+        origin = "config" if text else "assumed"
+        names = ("norm_on_bbox", "centerness_on_reg", "center_sampling")
+        sources |= {name: f"{getattr(details, name)} ({origin})" for name in names}
+    return details, sources
+
+
+def _pixel_details(text: str, detector: str, style: str) -> Tuple[Details, Dict[str, str]]:
+    """The ResNet's style and what images it takes, and for each where it comes from."""
     found = re.search(r"style\s*=\s*['\"](caffe|pytorch)['\"]", text)
     caffe = (style or (found[1] if found else "pytorch")) == "caffe"
     source = "option" if style else "config" if found else "assumed"
-    default = (_CAFFE_FCOS if arch.detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
+    default = (_CAFFE_FCOS if detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
     mean, std = (_numbers(text, key) for key in ("mean", "std"))
     stated = bool(mean and std and not style)
     mean, std = (mean, std) if stated else default
     order = None if style else re.search(r"\b(?:bgr_to_rgb|to_rgb)\s*=\s*(True|False)", text)
     rgb = order[1] == "True" if order else not caffe
-    flags = {name: _flag(text, name) for name in
-             ("norm_on_bbox", "centerness_on_reg", "center_sampling")}  # fmt: skip
     sources = {
         "style": f"{'caffe' if caffe else 'pytorch'} ({source})",
         "pixel mean": f"{mean} ({'config' if stated else source})",
         "channels": f"{'RGB' if rgb else 'BGR'} ({'config' if order else source})",
     }
-    if arch.detector == "FCOS":
-        origin = "config" if text else "assumed"
-        sources |= {name: f"{value} ({origin})" for name, value in flags.items()}
-    details = Details(
-        caffe=caffe,
-        mean=mean,
-        std=std,
-        rgb=rgb,
-        norm_on_bbox=flags["norm_on_bbox"],
-        centerness_on_reg=flags["centerness_on_reg"],
-        center_sampling=flags["center_sampling"],
-        extra_relu=_flag(text, "relu_before_extra_convs"),
-    )
-    return details, sources
+    return Details(caffe, mean, std, rgb), sources
 
 
 def states_classes(text: str, count: int) -> bool:

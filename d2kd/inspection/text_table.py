@@ -5,7 +5,7 @@ from typing import List
 from tabulate import tabulate
 
 
-def table(rows: List[tuple], headers: tuple = (), widest: int | None = None) -> str:
+def format_table(rows: List[tuple], headers: tuple = (), widest: int | None = None) -> str:
     """Rows as text, in columns; the last one is wrapped at `widest` characters."""
     widths = [None] * (len(rows[0]) - 1) + [widest] if rows and widest else None
     return tabulate(rows, headers, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)
