@@ -33,7 +33,9 @@ def annotation_problems(coco: dict[str, Any]) -> list[str]:
     return problems + _box_problems(kept, images)
 
 
-def _id_problems(annotations: list[dict[str, Any]], images: set, categories: set) -> list[str]:
+def _id_problems(
+    annotations: list[dict[str, Any]], images: set[Any], categories: set[Any]
+) -> list[str]:
     ids = [a.get("id") for a in annotations]
     right = [isinstance(i, str | Real) for i in ids]
     problems = listed(repeated(compress(ids, right)), "annotation ids are used twice")

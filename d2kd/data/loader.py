@@ -103,7 +103,7 @@ def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
     return records
 
 
-def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
+def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler[int]:
     """Build ``DATALOADER.SAMPLER_TRAIN``, seeded."""
     name, loader = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
     if name == "TrainingSampler":
@@ -129,7 +129,9 @@ class _BatchedSampler(Sampler[int]):
     batches are left out.
     """
 
-    def __init__(self, sampler: Sampler, groups: Sequence[Hashable], batch: int, skip: int) -> None:
+    def __init__(
+        self, sampler: Sampler[int], groups: Sequence[Hashable], batch: int, skip: int
+    ) -> None:
         self.sampler, self.groups, self.batch, self.skip = sampler, groups, batch, skip
 
     def __iter__(self) -> Iterator[int]:
@@ -146,7 +148,7 @@ class _BatchedSampler(Sampler[int]):
                 group.clear()
 
 
-class _SeededDataset(Dataset):
+class _SeededDataset(Dataset[dict[str, Any]]):
     """Map the records with generators seeded by (seed, number)."""
 
     def __init__(self, records: list[dict], mapper: Mapper, seed: int, skip: bool = False) -> None:

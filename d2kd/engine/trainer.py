@@ -149,7 +149,7 @@ class DistillationTrainer(DefaultTrainer):
         with self._naming_keys():
             super().after_step()
 
-    def _naming_keys(self) -> ContextManager:
+    def _naming_keys(self) -> ContextManager[None]:
         first = self.iter - self.start_iter < 2
         return naming_keys(self.cfg, "any section") if first else nullcontext()
 
@@ -179,7 +179,7 @@ class DistillationTrainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Dict[str, Any]]:
         """Stock loader; an image that cannot be read is named, and never left out."""
         mapper = build_mapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)

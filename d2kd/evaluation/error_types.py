@@ -13,11 +13,13 @@ detections in them take no part, and a class without objects has no AP.
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
+
+from .records import Coco
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU
 MAX_DETECTIONS = 100  # per image
@@ -46,7 +48,7 @@ class JudgedDetections:
     found: NDArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
-def judge(truth: Dict[str, list], detections: Sequence[dict]) -> JudgedDetections:
+def judge(truth: Coco, detections: Sequence[dict]) -> JudgedDetections:
     """Sort the detections of a data set into hits and errors.
 
     Args:
@@ -73,7 +75,9 @@ def judge(truth: Dict[str, list], detections: Sequence[dict]) -> JudgedDetection
     return result
 
 
-def _judge_image(found: List[dict], objects: List[dict], place: Dict[int, int]) -> tuple:
+def _judge_image(
+    found: List[dict], objects: List[dict], place: Dict[int, int]
+) -> Tuple[NDArray, NDArray, NDArray, NDArray]:
     """Scores, classes, kinds and objects of an image's detections, best first, crowds left out."""
     found = sorted(found, key=lambda x: -x["score"])[:MAX_DETECTIONS]
     real = [x for x in objects if not x["iscrowd"]]
@@ -100,7 +104,7 @@ def _match(iou: NDArray) -> NDArray:
     return hits
 
 
-def _kinds(iou: NDArray, same: NDArray, hits: NDArray) -> tuple[NDArray, NDArray]:
+def _kinds(iou: NDArray, same: NDArray, hits: NDArray) -> Tuple[NDArray, NDArray]:
     """(D,) kind and (D,) object, -1 for none, of an image's detections."""
     padded = np.concatenate([iou, np.zeros((len(iou), 1))], 1)  # a last object that none overlaps
     right = np.where(np.pad(same, ((0, 0), (0, 1))), padded, 0)

@@ -1,7 +1,7 @@
 """Which inference can be exported: how each detector scores, selects and clips its boxes."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from detectron2.modeling.meta_arch import fcos
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -41,7 +41,7 @@ def _product(scores: Tensor, quality: Tensor) -> Scores:
 
 
 _FCOS = {"sqrt": Rule(_geometric_mean, False), "product": Rule(_product, True)}
-_RULES: Dict[Callable, Callable[[DenseDetector], Rule]] = {
+_RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
     RetinaNet.forward_inference: lambda detector: Rule(None, False),
     fcos.FCOS.forward_inference: lambda detector: _FCOS["sqrt"],
     FCOS.forward_inference: lambda detector: _FCOS[detector.score],

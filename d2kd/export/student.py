@@ -3,7 +3,7 @@
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -75,7 +75,9 @@ def export_student(
         yield from _check_and_measure(output, predictor, images[:check_images])
 
 
-def _check_and_measure(output: Path, predictor: Predictor, images: list) -> Iterator[str]:
+def _check_and_measure(
+    output: Path, predictor: Predictor, images: Sequence[np.ndarray]
+) -> Iterator[str]:
     found = check_export(output, predictor.detector, images)
     yield (
         f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, within "

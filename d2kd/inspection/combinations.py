@@ -2,7 +2,7 @@
 
 import inspect
 from textwrap import fill
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from detectron2.modeling import build_model
 
@@ -16,7 +16,9 @@ from .text_table import format_table
 
 _CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads",
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]  # fmt: skip
-DETECTORS: Dict[str, Tuple[str, str, List]] = {  # meta-architecture, prefix of configs, options
+DETECTORS: Dict[
+    str, Tuple[str, str, List[Any]]
+] = {  # meta-architecture, prefix of configs, options
     "RetinaNet": ("RetinaNet", "retinanet", []),
     "FCOS": ("FCOS", "fcos", []),
     "ATSS": ("ATSS", "atss", []),

@@ -44,7 +44,7 @@ class Plan:
     models: Dict[str, Dict[str, Any]]
     baseline: str
     dataset: str
-    datasets: List[list]
+    datasets: List[List[str]]
     images: int
     cells: List[Cell]
     errors: Dict[str, Any]
