@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Set, Tuple, Type
 
 import torch
 from detectron2.utils.file_io import PathManager
@@ -97,7 +97,7 @@ def check_pin(filename: str, pin: str) -> None:
         )
 
 
-def _trusted_files() -> set:
+def _trusted_files() -> Set[str]:
     paths = os.environ.get(TRUSTED, "").split(os.pathsep)
     return {os.path.realpath(path) for path in paths if path}
 
@@ -125,7 +125,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _read_pickle(filename: str, unpickler: type) -> Dict[str, Any]:
+def _read_pickle(filename: str, unpickler: Type[pickle.Unpickler]) -> Dict[str, Any]:
     with open(filename, "rb") as file:
         data = unpickler(file, encoding="latin1").load()
     if "model" in data:

@@ -60,7 +60,7 @@ def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:
     return ConfigError(f"{where}{key} is no config key.{hint}")
 
 
-def _type_hint(error: ValueError) -> str:
+def _type_hint(error: Exception) -> str:
     text = str(error).split("\n")[0]
     if "float" in text and "int" in text:
         text += " (write a number with a decimal point, 1.0, where one is the default)"

@@ -15,6 +15,7 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
 )
 from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
+from fvcore.common.registry import Registry
 
 from ..solver import OPTIMIZERS, STOCK_SCHEDULES
 
@@ -109,7 +110,7 @@ CHOICES: Dict[str, Tuple[Any, ...]] = {
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
 }  # fmt: skip
 
-REGISTRIES: Dict[str, Any] = {
+REGISTRIES: Dict[str, Registry] = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,

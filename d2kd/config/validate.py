@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import traceback
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
@@ -70,10 +71,9 @@ def _is_of_the_run(error: Exception) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    frame = error.__traceback__
-    while frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "")
+    """Raised in a module of d2kd, and about a config key."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals.get("__name__", "") if frames else ""
     names_a_key = re.search(r"[A-Z][A-Z_]{2,}", str(error))
     return isinstance(error, ValueError) and module.startswith("d2kd.") and bool(names_a_key)
 

@@ -23,9 +23,10 @@ PREDICTORS = {  # class and box predictor by detector
     "FCOS": ("bbox_head.conv_cls", "bbox_head.conv_reg"),
 }
 PREDICTORS["MaskRCNN"], PREDICTORS["GFLv2"] = PREDICTORS["FasterRCNN"], PREDICTORS["GFL"]
-_DEPTHS = {
-    (2, 2, 2, 2, False): 18, (3, 4, 6, 3, False): 34, (3, 4, 6, 3, True): 50,
-    (3, 4, 23, 3, True): 101, (3, 8, 36, 3, True): 152,
+_RESNET_LAYERS = ("backbone.conv1", "backbone.layer1.0.conv2", "neck.lateral_convs.0.conv")
+_DEPTHS: Dict[Tuple[Tuple[int, ...], bool], int] = {  # by blocks of the stages, bottleneck or not
+    ((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), False): 34, ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101, ((3, 8, 36, 3), True): 152,
 }  # fmt: skip
 
 
@@ -69,13 +70,9 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
         ValueError: not a supported detector, or not `num_classes` classes.
     """
     detector = next((name for name, key in _MARKS if key in state), None)
-    needed = (
-        "backbone.conv1",
-        "backbone.layer1.0.conv2",
-        "neck.lateral_convs.0.conv",
-        *PREDICTORS.get(detector, ()),
-    )
-    if detector is None or any(_dims(state, f"{layer}.weight") < 2 for layer in needed):
+    if detector is None or any(
+        _dims(state, f"{layer}.weight") < 2 for layer in (*_RESNET_LAYERS, *PREDICTORS[detector])
+    ):
         raise ValueError(
             f"It is none of {', '.join(name for name, _ in _MARKS)} with a ResNet and an FPN; "
             f"its {len(state)} tensors are called {', '.join(list(state)[:5])}, ..."
@@ -121,7 +118,7 @@ def _stages(state: Dict[str, Tensor]) -> List[int]:
 
 
 def _depth(stages: List[int], bottleneck: bool) -> int:
-    depth = _DEPTHS.get((*stages, bottleneck))
+    depth = _DEPTHS.get((tuple(stages), bottleneck))
     if depth is None:
         kind = "bottleneck" if bottleneck else "basic"
         raise ValueError(f"No ResNet of Detectron2 has {stages} {kind} blocks.")

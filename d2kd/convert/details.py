@@ -1,7 +1,7 @@
 """What tensors do not tell about a detector of mmdetection, from the text of its config."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 from .architecture import Architecture
@@ -10,10 +10,12 @@ _IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _CAFFE = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
 _CAFFE_FCOS = [102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0]
 
+Anchors = Dict[str, List[float]]
+
 _RATIOS = [0.5, 1.0, 2.0]
-_ONE = {"ratios": [1.0], "octave_base_scale": [8], "scales_per_octave": [1]}
-_RPN = {"ratios": _RATIOS, "scales": [8], "strides": [4, 8, 16, 32, 64]}
-_ANCHORS: Dict[str, Dict[str, List[float]]] = {  # the ones that `build_config` writes
+_ONE: Anchors = {"ratios": [1.0], "octave_base_scale": [8], "scales_per_octave": [1]}
+_RPN: Anchors = {"ratios": _RATIOS, "scales": [8], "strides": [4, 8, 16, 32, 64]}
+_ANCHORS: Dict[str, Anchors] = {  # the ones that `build_config` writes
     "RetinaNet": {"ratios": _RATIOS, "octave_base_scale": [4], "scales_per_octave": [3]},
     "ATSS": _ONE, "GFL": _ONE, "GFLv2": _ONE, "FasterRCNN": _RPN, "MaskRCNN": _RPN,
 }  # fmt: skip
@@ -65,27 +67,38 @@ def details_from_text(
             "The file has no config, and its towers look like FCOS with norm_on_bbox and "
             "centerness_on_reg, which tensors do not tell. Give mmdetection's config with --config."
         )
+    details, sources = _pixel_details(text, arch.detector, style)
+    details = replace(
+        details,
+        norm_on_bbox=_flag(text, "norm_on_bbox"),
+        centerness_on_reg=_flag(text, "centerness_on_reg"),
+        center_sampling=_flag(text, "center_sampling"),
+        extra_relu=_flag(text, "relu_before_extra_convs"),
+    )
+    if arch.detector == "FCOS":
+        origin = "config" if text else "assumed"
+        names = ("norm_on_bbox", "centerness_on_reg", "center_sampling")
+        sources |= {name: f"{getattr(details, name)} ({origin})" for name in names}
+    return details, sources
+
+
+def _pixel_details(text: str, detector: str, style: str) -> Tuple[Details, Dict[str, str]]:
+    """The ResNet's style and what images it takes, and for each where it comes from."""
     found = re.search(r"style\s*=\s*['\"](caffe|pytorch)['\"]", text)
     caffe = (style or (found[1] if found else "pytorch")) == "caffe"
     source = "option" if style else "config" if found else "assumed"
-    default = (_CAFFE_FCOS if arch.detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
+    default = (_CAFFE_FCOS if detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
     mean, std = (_numbers(text, key) for key in ("mean", "std"))
     stated = bool(mean and std and not style)
-    pixels = (mean, std) if stated else default
+    mean, std = (mean, std) if stated else default
     order = None if style else re.search(r"\b(?:bgr_to_rgb|to_rgb)\s*=\s*(True|False)", text)
     rgb = order[1] == "True" if order else not caffe
-    flags = {name: _flag(text, name) for name in
-             ("norm_on_bbox", "centerness_on_reg", "center_sampling")}  # fmt: skip
-    extra_relu = _flag(text, "relu_before_extra_convs")
     sources = {
         "style": f"{'caffe' if caffe else 'pytorch'} ({source})",
-        "pixel mean": f"{pixels[0]} ({'config' if stated else source})",
+        "pixel mean": f"{mean} ({'config' if stated else source})",
         "channels": f"{'RGB' if rgb else 'BGR'} ({'config' if order else source})",
     }
-    if arch.detector == "FCOS":
-        origin = "config" if text else "assumed"
-        sources |= {name: f"{value} ({origin})" for name, value in flags.items()}
-    return Details(caffe, *pixels, rgb, **flags, extra_relu=extra_relu), sources
+    return Details(caffe, mean, std, rgb), sources
 
 
 def states_classes(text: str, count: int) -> bool:

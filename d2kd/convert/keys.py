@@ -1,21 +1,24 @@
 """Names and channel orders: mmdetection's tensors as Detectron2's."""
 
 import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple, Union
 
 from torch import Tensor
 
 from .architecture import PREDICTORS, Architecture
 
+Rule = Tuple[str, Union[str, Callable[[re.Match[str]], str]]]
+"""A pattern and its replacement, as for `re.sub`."""
+
 _TOWERS = {"cls_convs": "cls_subnet", "reg_convs": "bbox_subnet"}
 
 
-def _block(tail: str) -> Callable[[re.Match], str]:
+def _block(tail: str) -> Callable[[re.Match[str]], str]:
     """Layer L, block b of mmdetection's ResNet as stage L + 1, block b of Detectron2's."""
     return lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.{m.expand(tail)}"
 
 
-_SHARED = (  # (pattern, replacement), tried in this order
+_SHARED: Tuple[Rule, ...] = (  # (pattern, replacement), tried in this order
     (r"backbone\.conv1\.(.+)", r"backbone.bottom_up.stem.conv1.\1"),
     (r"backbone\.bn1\.(.+)", r"backbone.bottom_up.stem.conv1.norm.\1"),
     (r"backbone\.layer(\d)\.(\d+)\.conv2\.conv_offset\.(.+)", _block(r"conv2.offset.\3")),
@@ -65,10 +68,10 @@ def _target(name: str, arch: Architecture) -> Optional[str]:
     return None
 
 
-def _neck(arch: Architecture) -> list:
+def _neck(arch: Architecture) -> List[Rule]:
     laterals, first = 6 - arch.first_level, arch.first_level
 
-    def output(m: re.Match) -> str:
+    def output(m: re.Match[str]) -> str:
         level = int(m[1])
         kind = f"fpn_output{level + first}" if level < laterals else f"top_block.p{level + first}"
         return f"backbone.{kind}.{m[2]}"
@@ -80,7 +83,7 @@ def _neck(arch: Architecture) -> list:
     ]  # fmt: skip
 
 
-def _head(arch: Architecture) -> list:
+def _head(arch: Architecture) -> List[Rule]:
     step = 3 if arch.tower_norm else 2
     two_stage = arch.detector in ("FasterRCNN", "MaskRCNN")
     to = "roi_heads.box_predictor" if two_stage else "head"

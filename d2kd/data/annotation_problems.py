@@ -33,7 +33,9 @@ def annotation_problems(coco: dict[str, Any]) -> list[str]:
     return problems + _box_problems(kept, images)
 
 
-def _id_problems(annotations: list[dict[str, Any]], images: set, categories: set) -> list[str]:
+def _id_problems(
+    annotations: list[dict[str, Any]], images: set[Any], categories: set[Any]
+) -> list[str]:
     ids = [a.get("id") for a in annotations]
     right = [isinstance(i, str | Real) for i in ids]
     problems = listed(repeated(compress(ids, right)), "annotation ids are used twice")
@@ -77,5 +79,5 @@ def _box_masks(boxes: np.ndarray, limits: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _size(image: dict[str, Any]) -> tuple[float, float] | None:
-    size = image.get("width"), image.get("height")
+    size = image.get("width", 0), image.get("height", 0)
     return size if are_numbers(size) and min(size) > 0 else None

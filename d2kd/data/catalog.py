@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -176,6 +176,6 @@ def is_box(box: Any, mode: BoxMode) -> bool:
     return isinstance(box, Sequence | np.ndarray) and len(box) == length and are_numbers(box)
 
 
-def are_numbers(values: Sequence[Any]) -> bool:
+def are_numbers(values: Iterable[Any]) -> bool:
     """Whether all values are numbers below 1e15 in magnitude, or NaN."""
-    return all(isinstance(x, Real) and (abs(x) < 1e15 or x != x) for x in values)
+    return all(isinstance(x, Real) and ((x < 1e15 and not x <= -1e15) or x != x) for x in values)

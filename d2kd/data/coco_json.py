@@ -12,6 +12,9 @@ from PIL import Image
 from ..errors import ConfigError, MissingFileError
 from ..file_io import write_atomically
 
+Box = tuple[str, float, float, float, float]
+"""Class, x, y, width and height, px."""
+
 EXIF_ORIENTATION = 0x0112  # 5 to 8: width and height change places when the image is read
 _NEEDED: dict[str, dict[str, Any]] = {
     "images": {"id": (str, Real), "file_name": str},
@@ -35,8 +38,8 @@ def write_coco(path: Path, images: Sequence[dict[str, Any]], classes: Sequence[s
 
     Args:
         path: the file.
-        images: dicts of file_name, width, height and boxes: (class, x, y, width, height) in px;
-            maybe polygons: for each box a list of x, y, x, y ... in px, empty if it has none.
+        images: dicts of file_name, width and height (px) and boxes, a list of `Box`; maybe
+            polygons: for each box a list of x, y, x, y ... in px, empty if it has none.
         classes: names in the order of their ids, from 1.
     """
     text = json.dumps(to_coco(images, list(classes))) + "\n"
@@ -45,25 +48,31 @@ def write_coco(path: Path, images: Sequence[dict[str, Any]], classes: Sequence[s
 
 def to_coco(images: Sequence[dict[str, Any]], classes: list[str]) -> dict[str, Any]:
     """Number images, objects and classes from 1, in their order, into COCO's json format."""
-    coco = {
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, image in enumerate(images, 1):
+        stated = {k: v for k, v in image.items() if k not in ("boxes", "polygons")}
+        records.append({"id": image_id, **stated})
+        polygons = image.get("polygons") or [[]] * len(image["boxes"])
+        for (name, *box), polygon in zip(image["boxes"], polygons, strict=True):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": classes.index(name) + 1,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            if polygon:
+                annotation |= {"area": polygon_area(polygon), "segmentation": [polygon]}
+            annotations.append(annotation)
+    return {
         "info": {"description": "converted by d2kd"},
         "licenses": [],
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
-        "images": [],
-        "annotations": [],
+        "images": records,
+        "annotations": annotations,
     }
-    for image_id, image in enumerate(images, 1):
-        stated = {k: v for k, v in image.items() if k not in ("boxes", "polygons")}
-        coco["images"].append({"id": image_id, **stated})
-        polygons = image.get("polygons") or [[]] * len(image["boxes"])
-        for (name, *box), polygon in zip(image["boxes"], polygons, strict=True):
-            annotation = {"id": len(coco["annotations"]) + 1, "image_id": image_id}
-            annotation |= {"category_id": classes.index(name) + 1, "bbox": box}
-            annotation |= {"area": box[2] * box[3], "iscrowd": 0}
-            if polygon:
-                annotation |= {"area": polygon_area(polygon), "segmentation": [polygon]}
-            coco["annotations"].append(annotation)
-    return coco
 
 
 def polygon_area(polygon: Sequence[float]) -> float:

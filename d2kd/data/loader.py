@@ -11,7 +11,7 @@ Detectron2 does without workers).
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, Sampler
 
 from .boxes import clean_boxes
 from .catalog import load_dataset, require_registered
-from .mapper import BadImageError, build_mapper
+from .mapper import BadImageError, Mapper, build_mapper
 from .unlabelled import unlabelled_records
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
     return records
 
 
-def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
+def _build_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler[int]:
     """Build ``DATALOADER.SAMPLER_TRAIN``, seeded."""
     name, loader = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
     if name == "TrainingSampler":
@@ -129,7 +129,9 @@ class _BatchedSampler(Sampler[int]):
     batches are left out.
     """
 
-    def __init__(self, sampler: Sampler, groups: list[Hashable], batch: int, skip: int) -> None:
+    def __init__(
+        self, sampler: Sampler[int], groups: Sequence[Hashable], batch: int, skip: int
+    ) -> None:
         self.sampler, self.groups, self.batch, self.skip = sampler, groups, batch, skip
 
     def __iter__(self) -> Iterator[int]:
@@ -146,12 +148,10 @@ class _BatchedSampler(Sampler[int]):
                 group.clear()
 
 
-class _SeededDataset(Dataset):
+class _SeededDataset(Dataset[dict[str, Any]]):
     """Map the records with generators seeded by (seed, number)."""
 
-    def __init__(
-        self, records: list[dict], mapper: Callable[[dict], dict], seed: int, skip: bool = False
-    ) -> None:
+    def __init__(self, records: list[dict], mapper: Mapper, seed: int, skip: bool = False) -> None:
         self.records = DatasetFromList(records, copy=False)  # serialized: workers share its memory
         self.mapper, self.seed, self.skip = mapper, seed, skip
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .coco_json import image_size, write_coco
+from .coco_json import Box, image_size, write_coco
 
 SPLITS = ("train", "val", "test")
 
@@ -78,7 +78,7 @@ def read_split(root: Path, split: str, files: dict[str, Path]) -> list[dict[str,
     return images
 
 
-def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple]]:
+def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[Box]]:
     """Read one annotation file.
 
     Returns:
@@ -87,19 +87,19 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple]]:
     """
     try:
         tree = ElementTree.parse(path).getroot()
-        size = None
-        if tree.find("size") is not None:
-            size = tuple(int(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+        width, height = (int(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+        size = (width, height) if tree.find("size") is not None else None
         return size, [read_object(item) for item in tree.findall("object")]
     except (ElementTree.ParseError, TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a VOC annotation: {e}") from e
 
 
-def read_object(item: ElementTree.Element) -> tuple[str, float, float, float, float]:
+def read_object(item: ElementTree.Element) -> Box:
     """Convert one ``<object>`` to (class, x, y, width, height), 0-based px."""
     name = (item.findtext("name") or "").strip()
-    corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-    if not name or None in corners:
+    texts = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [text for text in texts if text is not None]
+    if not name or len(corners) < 4:
         raise ValueError("an object lacks its name or a corner of its bndbox")
     xmin, ymin, xmax, ymax = (float(value) for value in corners)
     if not (xmin <= xmax and ymin <= ymax):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+from .coco_json import Box
 
 _ROUNDING = 0.01  # parts of the image by which label tools overshoot it
 
@@ -51,7 +52,7 @@ def read_labels(path: Path, form: LabelFormat, width: int, height: int) -> dict[
 
 def _read_line(
     line: str, place: str, form: LabelFormat, width: int, height: int
-) -> tuple[tuple[str, float, float, float, float], list[float]]:
+) -> tuple[Box, list[float]]:
     """Convert a line to (class, x, y, width, height) and a polygon, maybe empty; px."""
     index, values = _read_numbers(line, place, form)
     if len(values) == 4:

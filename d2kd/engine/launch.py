@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from multiprocessing import active_children
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -34,7 +35,7 @@ def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
         sys.exit(f"{type(error).__name__}: {error}\n{hint}")
 
 
-def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
+def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
     """Run `main(args)` once per GPU, or once per process that `torchrun` has already started.
 
     Args:
@@ -54,7 +55,7 @@ def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
         dist.destroy_process_group()
 
 
-def _launch_here(main, args) -> None:  # noqa: ANN001
+def _launch_here(main: Callable[[Namespace], object], args: Namespace) -> None:
     """Detectron2's launcher; a signal for this process goes to its ranks, whose exit code it takes.
 
     A rank that dies ends the others.
@@ -90,4 +91,5 @@ def _launch_here(main, args) -> None:  # noqa: ANN001
 
 def _pass_on(number: int, _frame: object) -> None:
     for rank in active_children():
-        os.kill(rank.pid, number)
+        if rank.pid is not None:
+            os.kill(rank.pid, number)

@@ -90,7 +90,7 @@ def write_results(cfg: CfgNode, results: Dict[str, Any], run: Dict[str, Any]) ->
     """Write OUTPUT_DIR/results.json on the first rank: `results`, and the `run` they are of."""
     if not comm.is_main_process() or not cfg.OUTPUT_DIR:
         return
-    _write(Path(cfg.OUTPUT_DIR, "results.json"), {"results": plain(results), "run": run})
+    _write_json(Path(cfg.OUTPUT_DIR, "results.json"), {"results": json_values(results), "run": run})
 
 
 class RunRecord(HookBase):
@@ -110,7 +110,7 @@ class RunRecord(HookBase):
         teachers = [teacher.weights for teacher in distiller.teachers] if distiller else []
         self._run = describe_run(self.cfg, [self.cfg.MODEL.WEIGHTS, *teachers])
         self._run["first_iteration"] = self.trainer.start_iter
-        _write(Path(self.cfg.OUTPUT_DIR, "run.json"), self._run)
+        _write_json(Path(self.cfg.OUTPUT_DIR, "run.json"), self._run)
 
     def after_train(self) -> None:
         """Write the last evaluation, if there was one."""
@@ -119,7 +119,7 @@ class RunRecord(HookBase):
             write_results(self.cfg, results, {**self._run, "iterations": self.trainer.iter})
 
 
-def _write(path: Path, data: Dict[str, Any]) -> None:
+def _write_json(path: Path, data: Dict[str, Any]) -> None:
     text = json.dumps(data, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda part: part.write_text(text))
@@ -137,9 +137,9 @@ def _weights_sha256(path: str) -> str:
     return sha256_of(local) if os.path.isfile(local) else ""
 
 
-def plain(value: Any) -> Any:
-    """JSON knows no NaN: it becomes null, as for an AP of classes without objects."""
+def json_values(value: Any) -> Any:
+    """A value as JSON has it: NaN is null, as for an AP of classes without objects."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: json_values(item) for key, item in value.items()}
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

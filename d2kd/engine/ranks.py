@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Type
 
 import torch
 from detectron2.config import CfgNode
@@ -26,7 +27,7 @@ def wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
     return create_ddp_model(model, broadcast_buffers=False, **device)
 
 
-def step_class(cfg: CfgNode) -> type:
+def step_class(cfg: CfgNode) -> Type[SimpleTrainer]:
     """The trainer of single steps, in mixed precision where SOLVER.AMP and a GPU are."""
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         logging.getLogger(__name__).warning(

@@ -4,7 +4,7 @@ import logging
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ContextManager, List, Optional
+from typing import Any, ContextManager, Dict, Iterable, List, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -16,6 +16,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from ..checkpoint.checkpointer import SafeCheckpointer
 from ..config.validate import check_config, naming_keys
@@ -81,9 +84,15 @@ class DistillationTrainer(DefaultTrainer):
 
     @property
     def distiller(self) -> Optional[Distiller]:
-        """The model without its DDP wrapper, or None when a plain detector is trained."""
-        model = getattr(self.model, "module", self.model)
+        """The model without its DDP wrapper; None when a plain detector is trained."""
+        model = self._unwrapped
         return model if isinstance(model, Distiller) else None
+
+    @property
+    def _unwrapped(self) -> nn.Module:
+        """The model without its DDP wrapper."""
+        model: nn.Module = self.model
+        return getattr(model, "module", model)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch."""
@@ -101,21 +110,21 @@ class DistillationTrainer(DefaultTrainer):
         methods = self.cfg.DISTILL.HEADS if self.distiller is not None else ()
         return [ProgressPrinter(self.max_iter, methods), *super().build_writers()[1:]]
 
-    def build_hooks(self) -> List[HookBase]:
+    def build_hooks(self) -> List[Optional[HookBase]]:
         """Stock hooks, with those that act before a step in front."""
-        model = getattr(self.model, "module", self.model)
-        detector = model.student if isinstance(model, Distiller) else model
+        distiller = self.distiller
+        detector = self._unwrapped if distiller is None else distiller.student
         solver = self.cfg.SOLVER
         resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD)
         hooks = [resume, *_keep_last(super().build_hooks(), solver.CHECKPOINTS_TO_KEEP)]
         if solver.BEST_METRIC and comm.is_main_process():
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
-        before = [] if self.distiller is None else self._build_distillation_hooks()
+        before = [] if distiller is None else self._build_distillation_hooks()
         record = RunRecord(self.cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
 
-    def _build_distillation_hooks(self) -> List[HookBase]:
+    def _build_distillation_hooks(self) -> List[Optional[HookBase]]:
         distill, balance = self.cfg.DISTILL, self.cfg.DISTILL.BALANCE
         balanced = [balance.SHARES, distill.HEADS, balance.STEPS, self.cfg.OUTPUT_DIR]
         return [
@@ -127,7 +136,7 @@ class DistillationTrainer(DefaultTrainer):
             LossWatch(),
         ]
 
-    def train(self):  # noqa: ANN201 (stock signature)
+    def train(self) -> Optional[Dict[str, Any]]:
         """Train as stock does; on the CPU without TorchScript's profiler.
 
         It makes the first steps of a process round differently, and stock losses use TorchScript.
@@ -140,7 +149,7 @@ class DistillationTrainer(DefaultTrainer):
         with self._naming_keys():
             super().after_step()
 
-    def _naming_keys(self) -> ContextManager:
+    def _naming_keys(self) -> ContextManager[None]:
         first = self.iter - self.start_iter < 2
         return naming_keys(self.cfg, "any section") if first else nullcontext()
 
@@ -155,22 +164,22 @@ class DistillationTrainer(DefaultTrainer):
         return self.checkpointer.get_checkpoint_file() if found else "none yet"
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """See `d2kd.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):  # noqa: ANN001, ANN206 (stock signature)
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """See `d2kd.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):  # noqa: ANN206 (stock signature)
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[List[Dict[str, Any]]]:
         """See `d2kd.data.build_train_loader`."""
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):  # noqa: ANN206 (stock signature)
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Dict[str, Any]]:
         """Stock loader; an image that cannot be read is named, and never left out."""
         mapper = build_mapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)

@@ -8,6 +8,7 @@ of this file, and the steps themselves are few lines, so they are here. A test c
 ART's, image by image.
 """
 
+import functools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Dict, Iterator, List
@@ -105,7 +106,7 @@ def _gradient(detector: nn.Module, example: dict) -> Tensor:
 def _loss(detector: nn.Module, example: dict) -> Tensor:
     torch.manual_seed(0)  # two-stage detectors sample boxes
     losses: Dict[str, Tensor] = detector([example])
-    return sum(losses.values())
+    return functools.reduce(torch.add, losses.values())
 
 
 @contextmanager

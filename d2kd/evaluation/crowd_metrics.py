@@ -49,7 +49,7 @@ def image_record(
         ignore: (I, 4) regions where detections and misses do not count.
         size: height and width of the image, px.
     """
-    scores = np.round(np.asarray(scores, np.float64), 5)
+    scores = np.asarray(scores, np.float64).round(5)
     order = np.argsort(-scores, kind="stable")
     boxes, scores = clip(_rounded(boxes), size)[order], scores[order]
     hits, kept = match(boxes, clip(objects, size), clip(ignore, size))
@@ -92,7 +92,7 @@ def jaccard(
     """
     iou = overlap(boxes, objects)
     iou[iou <= _OVERLAP] = 0
-    hidden = [(overlap(x, ignore, over_first=True) > _OVERLAP).any(1) for x in (boxes, objects)]
+    hidden = [np.any(overlap(x, ignore, over_first=True) > _OVERLAP, 1) for x in (boxes, objects)]
     candidates = np.flatnonzero(iou.any(1))
     ratios, counted = np.zeros(len(JI_THRESHOLDS)), np.zeros(len(JI_THRESHOLDS), bool)
     before, matched = -1, (candidates[:0], candidates[:0])

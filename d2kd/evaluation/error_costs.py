@@ -5,12 +5,12 @@ from typing import Dict
 import numpy as np
 from numpy.typing import NDArray
 
-from .error_types import FALSE_POSITIVES, Detections
+from .error_types import FALSE_POSITIVES, JudgedDetections
 
 _RECALLS = np.linspace(0, 1, 101)
 
 
-def error_costs(judged: Detections, num_classes: int) -> Dict[str, float]:
+def error_costs(judged: JudgedDetections, num_classes: int) -> Dict[str, float]:
     """What AP50 (0 to 100) gains when the errors of one type alone are repaired, and "AP50".
 
     A classification error gets its object's class, a localization error its object's box, where no
@@ -41,20 +41,20 @@ def error_costs(judged: Detections, num_classes: int) -> Dict[str, float]:
     return costs
 
 
-def error_counts(judged: Detections) -> Dict[str, int]:
+def error_counts(judged: JudgedDetections) -> Dict[str, int]:
     """Number of errors of each type; detections, except "missed", which counts objects."""
     counts = {kind: int((judged.kinds == kind).sum()) for kind in FALSE_POSITIVES}
     return {**counts, "missed": int(missed_objects(judged).sum())}
 
 
-def missed_objects(judged: Detections) -> NDArray[np.bool_]:
+def missed_objects(judged: JudgedDetections) -> NDArray[np.bool_]:
     """(G,) objects without a hit, a classification or a localization error."""
     missed = ~judged.found
     missed[judged.objects[judged.objects >= 0]] = False
     return missed
 
 
-def _repairable(judged: Detections) -> NDArray[np.bool_]:
+def _repairable(judged: JudgedDetections) -> NDArray[np.bool_]:
     """(D,) the highest-scoring error about each object that has no hit."""
     first = np.zeros(len(judged.scores), bool)
     taken = judged.found.copy()

@@ -13,11 +13,13 @@ detections in them take no part, and a class without objects has no AP.
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
+
+from .records import Coco
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU
 MAX_DETECTIONS = 100  # per image
@@ -26,7 +28,7 @@ ERROR_TYPES = (*FALSE_POSITIVES, "missed")
 
 
 @dataclass
-class Detections:
+class JudgedDetections:
     """Judged detections of a data set, D in all, and its G objects.
 
     Attributes:
@@ -46,7 +48,7 @@ class Detections:
     found: NDArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
-def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
+def judge(truth: Coco, detections: Sequence[dict]) -> JudgedDetections:
     """Sort the detections of a data set into hits and errors.
 
     Args:
@@ -55,7 +57,7 @@ def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
     """
     objects: Dict[int, List[dict]] = {image["id"]: [] for image in truth["images"]}
     found: Dict[int, List[dict]] = {image["id"]: [] for image in truth["images"]}
-    place = {}
+    place: Dict[int, int] = {}
     for x in truth["annotations"]:
         objects[x["image_id"]].append(x)
         if not x["iscrowd"]:
@@ -64,7 +66,7 @@ def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
         found[x["image_id"]].append(x)
     images = [_judge_image(found[i], objects[i], place) for i in objects]
     columns = zip(*(x for x in images if len(x[0])), strict=True)
-    result = Detections(*(np.concatenate(column) for column in columns))
+    result = JudgedDetections(*(np.concatenate(column) for column in columns))
     result.object_classes = np.array(
         [x["category_id"] for x in truth["annotations"] if not x["iscrowd"]], int
     )
@@ -73,7 +75,9 @@ def judge(truth: Dict[str, list], detections: Sequence[dict]) -> Detections:
     return result
 
 
-def _judge_image(found: List[dict], objects: List[dict], place: Dict[int, int]) -> tuple:
+def _judge_image(
+    found: List[dict], objects: List[dict], place: Dict[int, int]
+) -> Tuple[NDArray, NDArray, NDArray, NDArray]:
     """Scores, classes, kinds and objects of an image's detections, best first, crowds left out."""
     found = sorted(found, key=lambda x: -x["score"])[:MAX_DETECTIONS]
     real = [x for x in objects if not x["iscrowd"]]
@@ -100,7 +104,7 @@ def _match(iou: NDArray) -> NDArray:
     return hits
 
 
-def _kinds(iou: NDArray, same: NDArray, hits: NDArray) -> tuple[NDArray, NDArray]:
+def _kinds(iou: NDArray, same: NDArray, hits: NDArray) -> Tuple[NDArray, NDArray]:
     """(D,) kind and (D,) object, -1 for none, of an image's detections."""
     padded = np.concatenate([iou, np.zeros((len(iou), 1))], 1)  # a last object that none overlaps
     right = np.where(np.pad(same, ((0, 0), (0, 1))), padded, 0)

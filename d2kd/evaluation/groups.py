@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from .error_costs import error_costs, error_counts
-from .error_types import Detections, judge
-from .records import ALL_SIZES, RecordsEvaluator, box_precision, mean_precision
+from .error_types import JudgedDetections, judge
+from .records import ALL_SIZES, Coco, RecordsEvaluator, box_precision, mean_precision
 
 COCO_SIZES = (32.0, 96.0)  # px
 OVERLAPS = (0.0, 0.25, 0.5)  # IoU
@@ -55,7 +55,7 @@ class ErrorEvaluator(RecordsEvaluator):
         return {
             **super().analyse(),
             "error_cost": error_costs(judged, len(self.class_names)),
-            "error_count": error_counts(judged),
+            "error_count": {**error_counts(judged)},
             "AP_by_size": by_size,
             "AP_by_objects": by_crowd,
             "recall_by_overlap": recall,
@@ -66,9 +66,7 @@ class ErrorEvaluator(RecordsEvaluator):
 Groups = Tuple[Dict[str, float], Dict[str, int]]
 
 
-def ap_by_size(
-    truth: Dict[str, list], detections: Sequence[dict], limits: Sequence[float]
-) -> Groups:
+def ap_by_size(truth: Coco, detections: Sequence[dict], limits: Sequence[float]) -> Groups:
     """AP (0 to 100) and number of objects by square root of the box's area, as COCO does it."""
     edges = [ALL_SIZES[0], *limits, ALL_SIZES[1]]
     ranges = list(zip(edges[:-1], edges[1:], strict=True))
@@ -80,9 +78,7 @@ def ap_by_size(
     return dict(zip(names, values, strict=True)), dict(zip(names, counts, strict=True))
 
 
-def ap_by_objects(
-    truth: Dict[str, list], detections: Sequence[dict], limits: Sequence[float]
-) -> Groups:
+def ap_by_objects(truth: Coco, detections: Sequence[dict], limits: Sequence[float]) -> Groups:
     """AP (0 to 100) on the images of each group of crowding, and their number of objects."""
     counts = _counts(truth)
     group = np.searchsorted(limits, list(counts.values()), side="left")
@@ -99,9 +95,7 @@ def ap_by_objects(
     return values, totals
 
 
-def recall_by_overlap(
-    truth: Dict[str, list], judged: Detections, limits: Sequence[float]
-) -> Groups:
+def recall_by_overlap(truth: Coco, judged: JudgedDetections, limits: Sequence[float]) -> Groups:
     """Share of the objects found at IoU 0.5 (0 to 100), and number of objects, by overlap."""
     group = np.searchsorted(limits, largest_overlaps(truth), side="left")
     values, counts = {}, {}
@@ -112,9 +106,9 @@ def recall_by_overlap(
     return values, counts
 
 
-def largest_overlaps(truth: Dict[str, list]) -> NDArray[np.float64]:
+def largest_overlaps(truth: Coco) -> NDArray[np.float64]:
     """(G,) largest IoU of each object with another one of its image, crowds left out."""
-    boxes: Dict[int, List[list]] = {image["id"]: [] for image in truth["images"]}
+    boxes: Dict[int, List[List[float]]] = {image["id"]: [] for image in truth["images"]}
     places: Dict[int, List[int]] = {image["id"]: [] for image in truth["images"]}
     objects = _objects(truth)
     for i, x in enumerate(objects):
@@ -129,18 +123,18 @@ def largest_overlaps(truth: Dict[str, list]) -> NDArray[np.float64]:
     return result
 
 
-def _objects(truth: Dict[str, list]) -> List[dict]:
+def _objects(truth: Coco) -> List[dict]:
     return [x for x in truth["annotations"] if not x["iscrowd"]]
 
 
-def _counts(truth: Dict[str, list]) -> Dict[int, int]:
+def _counts(truth: Coco) -> Dict[int, int]:
     counts = {image["id"]: 0 for image in truth["images"]}
     for x in _objects(truth):
         counts[x["image_id"]] += 1
     return counts
 
 
-def _thirds(truth: Dict[str, list]) -> List[int]:
+def _thirds(truth: Coco) -> List[int]:
     counts = [n for n in _counts(truth).values() if n]
     limits = {int(np.quantile(counts, q)) for q in (1 / 3, 2 / 3)} if counts else set()
     return sorted(x for x in limits if x < max(counts))

@@ -1,10 +1,11 @@
 """How well a predicted localization quality tells the true one."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList
 from detectron2.utils import comm
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ class QualityProbe(nn.Module):
     the detector has one, "score" the score of the object's class.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: DenseDetector) -> None:
         """Wrap a dense detector.
 
         Raises:
@@ -53,8 +54,8 @@ class QualityProbe(nn.Module):
         out = self.adapter(images, None, _NEED & self.adapter.provides)
         gt = [x["instances"].to(images.device) for x in batched_inputs]
         labels, targets = self.detector.label_anchors(list(out.anchors.values()), gt)
-        values = {"iou": self.adapter.decode(out), "score": out.scores, "quality": out.quality}
-        values = {key: torch.cat(list(x.values()), 1) for key, x in values.items() if x}
+        maps = {"iou": self.adapter.decode(out), "score": out.scores, "quality": out.quality}
+        values = {key: torch.cat(list(x.values()), 1) for key, x in maps.items() if x}
         return [
             _positives(label, target, {key: x[i] for key, x in values.items()})
             for i, (label, target) in enumerate(zip(labels, targets, strict=True))
@@ -148,7 +149,9 @@ def agreement(predicted: np.ndarray, iou: np.ndarray, bins: int = 10) -> Dict[st
     }
 
 
-def bin_means(predicted: np.ndarray, iou: np.ndarray, bins: int) -> tuple:
+def bin_means(
+    predicted: np.ndarray, iou: np.ndarray, bins: int
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean prediction, mean IoU and count of every bin that is not empty."""
     index = np.minimum((predicted * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)

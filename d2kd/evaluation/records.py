@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 ALL_SIZES = (0.0, 1e5)  # px, as COCO
 MAX_DETECTIONS = 100  # per image and class
 
+Coco = Dict[str, List[Dict[str, Any]]]
+"""COCO's "images", "annotations" and "categories"; see `coco_truth`."""
+
 
 class RecordsEvaluator(DatasetEvaluator):
     """COCO's AP, AP50 and AP75 of boxes (0 to 100), and AP of each class as "AP-<class>".
@@ -87,9 +90,10 @@ def boxes_of(found: Instances) -> Instances:
     return result
 
 
-def coco_truth(records: Sequence[Dict[str, Any]], class_names: Sequence[str]) -> Dict[str, list]:
+def coco_truth(records: Sequence[Dict[str, Any]], class_names: Sequence[str]) -> Coco:
     """Records as a COCO dictionary: images numbered from 0, objects from 1, area of the box."""
-    images, annotations = [], []
+    images: List[dict] = []
+    annotations: List[dict] = []
     for i, record in enumerate(records):
         images.append({"id": i, "height": record["height"], "width": record["width"]})
         for x in record.get("annotations", ()):
@@ -104,7 +108,7 @@ def coco_truth(records: Sequence[Dict[str, Any]], class_names: Sequence[str]) ->
 
 
 def box_precision(
-    truth: Dict[str, list],
+    truth: Coco,
     detections: Sequence[dict],
     sizes: Sequence[Tuple[float, float]] = (ALL_SIZES,),
     images: Optional[Sequence[int]] = None,
@@ -135,7 +139,7 @@ def box_precision(
     return np.asarray(evaluation.eval["precision"])[..., 0]
 
 
-def _nothing(truth: Dict[str, list]) -> dict:
+def _nothing(truth: Coco) -> dict:
     image, category = truth["images"][0]["id"], truth["categories"][0]["id"]
     return {
         "image_id": image,

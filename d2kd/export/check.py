@@ -70,9 +70,9 @@ def check_export(
     graph, result = build_graph(detector, options), Comparison()
     for image in images:
         padded, _ = fit_image(image, exported.description)
-        reference = detect(detector, padded) if options.nms else _run(graph, padded)
-        both = (_clip(x, options.size) for x in (reference, exported.run(padded)))
-        _add(result, *both, (box_tolerance, score_tolerance))
+        reference = run_detector(detector, padded) if options.nms else _run_graph(graph, padded)
+        wanted, found = (_clip(x, options.size) for x in (reference, exported.run(padded)))
+        _add_image(result, wanted, found, (box_tolerance, score_tolerance))
     _judge(result, Path(path), box_tolerance, score_tolerance)
     return result
 
@@ -90,14 +90,14 @@ def restore(exported: Exported, detector: nn.Module) -> Tuple[Options, nn.Module
 
 
 @torch.no_grad()
-def detect(detector: nn.Module, image: np.ndarray) -> Arrays:
+def run_detector(detector: nn.Module, image: np.ndarray) -> Arrays:
     """The detector's own inference: boxes (n, 4) XYXY px, scores and classes of an image."""
     found = detector([{"image": torch.from_numpy(image[0])}])[0]["instances"]
     return tuple(x.numpy() for x in (found.pred_boxes.tensor, found.scores, found.pred_classes))
 
 
 @torch.no_grad()
-def _run(graph: nn.Module, image: np.ndarray) -> Arrays:
+def _run_graph(graph: nn.Module, image: np.ndarray) -> Arrays:
     return tuple(x.numpy() for x in graph(torch.from_numpy(image)))
 
 
@@ -106,22 +106,21 @@ def _clip(found: Arrays, size: Tuple[int, int]) -> Arrays:
     return found[0].clip(0, (*size[::-1], *size[::-1])), *found[1:]
 
 
-def _add(
+def _add_image(
     result: Comparison, wanted: Arrays, found: Arrays, tolerances: Tuple[float, float]
 ) -> None:
     result.images += 1
     result.detections += len(wanted[0])
-    pairs = [slice(None)] * 2
     if len(wanted) == 3:
-        pairs = pair_detections(wanted, found, *tolerances)
-        result.missing += len(wanted[0]) - len(pairs[0])
-        result.added += len(found[0]) - len(pairs[1])
-    differences = [
-        np.abs(x[pairs[0]] - y[pairs[1]]).max(initial=0)
-        for x, y in zip(wanted[:2], found[:2], strict=True)
-    ]
-    result.box_difference = max(result.box_difference, float(differences[0]))
-    result.score_difference = max(result.score_difference, float(differences[1]))
+        rows, columns = pair_detections(wanted, found, *tolerances)
+        result.missing += len(wanted[0]) - len(rows)
+        result.added += len(found[0]) - len(columns)
+        wanted, found = tuple(x[rows] for x in wanted), tuple(x[columns] for x in found)
+    box, score = (
+        float(np.abs(x - y).max(initial=0)) for x, y in zip(wanted[:2], found[:2], strict=True)
+    )
+    result.box_difference = max(result.box_difference, box)
+    result.score_difference = max(result.score_difference, score)
 
 
 def pair_detections(

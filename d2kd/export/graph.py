@@ -1,9 +1,10 @@
 """The detector as one graph of tensors: an image in, boxes, scores and classes out."""
 
 import copy
-from typing import List, Tuple
+from typing import ClassVar, List, Tuple
 
 import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
@@ -17,9 +18,9 @@ _NEED = frozenset({"logits", "deltas", "quality", "scores", "anchors"})
 class AllBoxes(nn.Module):
     """Every box of every level, as NMS would get it: (A, 4) XYXY px, and scores (A, K)."""
 
-    names = ("boxes", "scores")
+    names: ClassVar[Tuple[str, ...]] = ("boxes", "scores")
 
-    def __init__(self, detector: nn.Module, size: Tuple[int, int]) -> None:
+    def __init__(self, detector: DenseDetector, size: Tuple[int, int]) -> None:
         """Wrap a detector in eval mode.
 
         Args:
@@ -48,8 +49,8 @@ class AllBoxes(nn.Module):
         return clip_boxes_to_image(boxes, self.size) if self.rule.clip_first else boxes
 
     def _scores(self, out: DetectorOutput, stride: int) -> Tuple[Tensor, Tensor]:
-        quality = out.quality.get(stride)
-        return self.rule.scores(out.scores[stride][0], None if quality is None else quality[0])
+        scores, rescore = out.scores[stride][0], self.rule.rescore
+        return (scores, scores) if rescore is None else rescore(scores, out.quality[stride][0])
 
 
 class Detections(AllBoxes):

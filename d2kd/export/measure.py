@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .check import detect, restore
+from .check import restore, run_detector
 from .runner import fit_image, open_exported
 
 
@@ -43,7 +43,7 @@ def measure_export(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        turns = [lambda: exported.run(padded), lambda: detect(detector, padded)]
+        turns = [lambda: exported.run(padded), lambda: run_detector(detector, padded)]
         times = [[_seconds(turn) for turn in turns] for _ in range(repeats + 2)]
     finally:
         torch.set_num_threads(threads)

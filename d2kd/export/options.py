@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from ..errors import ConfigError, check_choice
@@ -63,38 +64,38 @@ class Options:
                 raise ConfigError(f"{name} must be {allowed}, not {value}.")
 
 
-def prepare(detector: nn.Module, options: Options) -> nn.Module:
+def prepare(detector: nn.Module, options: Options) -> DenseDetector:
     """A copy on the CPU, in eval mode, with the limits of `options`.
 
     Raises:
         ConfigError: the detector cannot be exported, or not with these options.
     """
     rule_of(detector)
-    detector = copy.deepcopy(detector).cpu().float().eval().requires_grad_(False)
+    copied: DenseDetector = copy.deepcopy(detector).cpu().float().eval().requires_grad_(False)
     for name, attribute in LIMITS.items():
         if getattr(options, name) is not None:
-            setattr(detector, attribute, getattr(options, name))
-    padded = padded_size(detector, options.size)
+            setattr(copied, attribute, getattr(options, name))
+    padded = padded_size(copied, options.size)
     if padded != tuple(options.size):
         raise ConfigError(
             f"size {tuple(options.size)} is no size that this detector computes on: it pads such "
             f"images to {padded}. Export with that."
         )
     names = len(options.class_names)
-    if names not in (0, detector.num_classes):
+    if names not in (0, copied.num_classes):
         raise ConfigError(
-            f"class_names has {names} names, but the detector {detector.num_classes} classes."
+            f"class_names has {names} names, but the detector {copied.num_classes} classes."
         )
-    return detector
+    return copied
 
 
-def padded_size(detector: nn.Module, size: Tuple[int, int]) -> Tuple[int, int]:
+def padded_size(detector: DenseDetector, size: Tuple[int, int]) -> Tuple[int, int]:
     """Height and width, px, to which a detector pads an image of this size."""
     images = detector.preprocess_image([{"image": torch.zeros(3, *size)}])
     return tuple(images.tensor.shape[-2:])
 
 
-def describe(detector: nn.Module, options: Options) -> Dict[str, Any]:
+def describe(detector: DenseDetector, options: Options) -> Dict[str, Any]:
     """All that is needed to use the file; docs/guide/export.md explains the keys."""
     return {
         "detector": type(detector).__name__,

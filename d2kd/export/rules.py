@@ -1,9 +1,10 @@
 """Which inference can be exported: how each detector scores, selects and clips its boxes."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from detectron2.modeling.meta_arch import fcos
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from ..detectors.inference import with_quality
 from ..errors import ConfigError
 
 Scores = Tuple[Tensor, Tensor]
+"""Scores that select candidates, and those that they are suppressed and reported by, (n, K)."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,13 @@ class Rule:
     """What a `forward_inference` does with scores and boxes.
 
     Attributes:
-        scores: class scores (n, K) in [0, 1] and quality logits (n, 1) or None to the scores that
-            select candidates and those that they are suppressed and reported by, (n, K) each.
+        rescore: class scores (n, K) in [0, 1] and quality logits (n, 1) to both kinds of scores;
+            None where both are the class scores.
         clip_first: boxes are clipped to the image before NMS, not after.
     """
 
-    scores: Callable[[Tensor, Optional[Tensor]], Scores]
+    rescore: Optional[Callable[[Tensor, Tensor], Scores]]
     clip_first: bool
-
-
-def _class_alone(scores: Tensor, quality: Optional[Tensor]) -> Scores:
-    return scores, scores
 
 
 def _geometric_mean(scores: Tensor, quality: Tensor) -> Scores:
@@ -43,12 +41,12 @@ def _product(scores: Tensor, quality: Tensor) -> Scores:
 
 
 _FCOS = {"sqrt": Rule(_geometric_mean, False), "product": Rule(_product, True)}
-_RULES: Dict[Callable, Callable[[nn.Module], Rule]] = {
-    RetinaNet.forward_inference: lambda detector: Rule(_class_alone, False),
+_RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
+    RetinaNet.forward_inference: lambda detector: Rule(None, False),
     fcos.FCOS.forward_inference: lambda detector: _FCOS["sqrt"],
     FCOS.forward_inference: lambda detector: _FCOS[detector.score],
     AnchorPointDetector.forward_inference: lambda detector: Rule(
-        _product if detector.rescore else _class_alone, True
+        _product if detector.rescore else None, True
     ),
 }
 
@@ -59,10 +57,10 @@ def rule_of(detector: nn.Module) -> Rule:
     Raises:
         ConfigError: it is another one: a two-stage detector, or a subclass with its own.
     """
-    build = _RULES.get(getattr(type(detector), "forward_inference", None))
-    if build is None:
+    inference = getattr(type(detector), "forward_inference", None)
+    if inference not in _RULES:
         raise ConfigError(
             f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS and GFL can, and "
             "classes derived from them that do not override forward_inference."
         )
-    return build(detector)
+    return _RULES[inference](detector)

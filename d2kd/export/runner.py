@@ -12,6 +12,9 @@ from ..errors import ConfigError, MissingFileError
 from .options import LIMITS, from_strings
 from .write import ENTRY, require
 
+Forward = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
+"""An image to the arrays of the graph's outputs."""
+
 
 class Exported(NamedTuple):
     """An exported file, opened.
@@ -21,7 +24,7 @@ class Exported(NamedTuple):
         description: what `export_onnx` returned.
     """
 
-    run: Callable[[np.ndarray], Tuple[np.ndarray, ...]]
+    run: Forward
     description: Dict[str, Any]
 
 
@@ -68,7 +71,7 @@ def _open_pt2(path: Path) -> Exported:
     return _described(run, json.loads(extra[ENTRY]))
 
 
-def _described(run: Callable, description: Dict[str, Any]) -> Exported:
+def _described(run: Forward, description: Dict[str, Any]) -> Exported:
     absent = {"size", "channels", "pad_value", "classes", "nms", *LIMITS} - set(description)
     if absent:
         raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")

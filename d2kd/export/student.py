@@ -3,7 +3,7 @@
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -72,10 +72,12 @@ def export_student(
     nms = "without NMS" if no_nms else "with NMS"
     yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
     if check_images:
-        yield from _prove(output, predictor, images[:check_images])
+        yield from _check_and_measure(output, predictor, images[:check_images])
 
 
-def _prove(output: Path, predictor: Predictor, images: list) -> Iterator[str]:
+def _check_and_measure(
+    output: Path, predictor: Predictor, images: Sequence[np.ndarray]
+) -> Iterator[str]:
     found = check_export(output, predictor.detector, images)
     yield (
         f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, within "

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, Tuple
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.onnx import ONNXProgram
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
@@ -43,7 +44,8 @@ def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[s
     require("onnxscript", "onnx")
     program, names, description = _trace(detector, Options(**options))
     with _quiet():
-        model = torch.onnx.export(
+        # None is what `dynamo=False` returns
+        model: ONNXProgram = torch.onnx.export(  # type: ignore[assignment]
             program,
             dynamo=True,
             verbose=False,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..adapters import STUDENT_ONLY
 from ..data import labelled_test_data
 from ..distiller import Distiller
+from ..heads import DistillationHead
 
 Maps = Dict[str, Dict[int, Tensor]]
 
@@ -35,7 +36,8 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
     student = distiller.adapter(images, None, distiller.need - STUDENT_ONLY)
     student.gt = [x["instances"].to(distiller.device) for x in batch]
     found: List[Maps] = [{} for _ in batch]
-    for name, head in distiller.heads.items():
+    heads = {k: x for k, x in distiller.heads.items() if isinstance(x, DistillationHead)}
+    for name, head in heads.items():
         teacher = distiller.teachers[distiller.teacher_of[name]]
         need = head.requires - STUDENT_ONLY
         output = teacher(batch, distiller.divisor, distiller.input_format, need)

@@ -149,7 +149,7 @@ def predict_video(
     if not video.isOpened() or 0 in size:
         raise ConfigError(f"{source} cannot be read as a video.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    code = cv2.VideoWriter_fourcc(*"mp4v")
+    code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(target), code, video.get(cv2.CAP_PROP_FPS) or 25.0, size)
     if not writer.isOpened():
         raise ConfigError(f"{target} cannot be written: OpenCV has no mp4 encoder here.")

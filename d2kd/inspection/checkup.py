@@ -19,7 +19,7 @@ from ..distiller import Distiller
 from ..engine.hooks.gradient_share import gradient_norms
 from ..engine.trainer import DistillationTrainer
 from ..heads import head_defaults
-from .text_table import table
+from .text_table import format_table
 
 STEPS = 2
 DOMINATES = 0.9  # share of the gradient norm
@@ -65,11 +65,12 @@ def _describe_steps(trainer: DistillationTrainer) -> Iterator[str]:
         measured = [measure_step(model, optimizer, stream) for _ in range(STEPS)]
     times, norms = measured[-1][0], measured[0][1]
     rows = [(part, f"{1000 * x:.0f} ms") for part, x in times.items()]
-    yield f"Time of the second step:\n{table(rows)}"
+    yield f"Time of the second step:\n{format_table(rows)}"
     shares = gradient_shares(norms)
-    rows = [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
-    if rows:
-        yield f"Gradient of each loss at the student's features, first step:\n{table(rows)}"
+    gradients = [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
+    if gradients:
+        text = format_table(gradients)
+        yield f"Gradient of each loss at the student's features, first step:\n{text}"
     found = find_problems(shares)
     yield "\n".join(f"Problem: {x}" for x in found) if found else "No problem found."
 
@@ -82,7 +83,7 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
     rows = [("student", *_row(model.adapter), cfg.MODEL.WEIGHTS or "random")]
     for index, teacher in enumerate(model.teachers):
         rows.append((f"teacher {index}", *_row(teacher.adapter), teacher.weights))
-    yield table(rows, ("", "detector", "M parameters", "classes", "strides", "weights"))
+    yield format_table(rows, ("", "detector", "M parameters", "classes", "strides", "weights"))
     rows = []
     for name, head in model.heads.items():
         options = {key.upper(): cfg.DISTILL[name][key.upper()] for key in head_defaults(type(head))}
@@ -90,7 +91,8 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
         reads = ", ".join(sorted(head.requires))
         rows.append((name, model.weights[name], model.teacher_of[name], reads,
                      f"{parameters(head):.2f}", text))  # fmt: skip
-    yield table(rows, ("method", "weight", "teacher", "reads", "M parameters", "options"), 60)
+    headers = ("method", "weight", "teacher", "reads", "M parameters", "options")
+    yield format_table(rows, headers, widest=60)
 
 
 def _row(adapter: DetectorAdapter) -> List[str]:

@@ -2,7 +2,7 @@
 
 import inspect
 from textwrap import fill
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from detectron2.modeling import build_model
 
@@ -12,11 +12,13 @@ from ..errors import check_choice
 from ..file_io import CONFIGS
 from ..heads import DISTILLATION_HEAD_REGISTRY, build_head, head_defaults
 from ..testing import tiny_cfg
-from .text_table import table
+from .text_table import format_table
 
 _CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads",
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]  # fmt: skip
-DETECTORS: Dict[str, Tuple[str, str, List]] = {  # meta-architecture, prefix of configs, options
+DETECTORS: Dict[
+    str, Tuple[str, str, List[Any]]
+] = {  # meta-architecture, prefix of configs, options
     "RetinaNet": ("RetinaNet", "retinanet", []),
     "FCOS": ("FCOS", "fcos", []),
     "ATSS": ("ATSS", "atss", []),
@@ -60,7 +62,7 @@ def method_matrix() -> str:
         "\n\nStudent and teacher of one kind. Methods that read features alone (PKD, CWD, MGD, "
         "FitNets,\nStructuredKD) go between all of them. d2kd methods NAME shows keys and defaults."
     )
-    return table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
+    return format_table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
 
 
 def describe_method(name: str) -> str:
@@ -75,7 +77,8 @@ def describe_method(name: str) -> str:
     keys.update({key.upper(): value for key, value in head_defaults(head).items()})
     rows = [(f"DISTILL.{name}.{key}", repr(value)) for key, value in keys.items()]
     reads = ", ".join(sorted(head.requires))
-    text = f"{name}: {inspect.getdoc(head)}\n\nReads: {reads}\n\n{table(rows, ('key', 'default'))}"
+    table = format_table(rows, ("key", "default"))
+    text = f"{name}: {inspect.getdoc(head)}\n\nReads: {reads}\n\n{table}"
     arguments = inspect.getdoc(head.__init__)
     return f"{text}\n\n{arguments}" if arguments else text
 
@@ -94,4 +97,4 @@ def detector_table() -> str:
         "\n\nEach can be student or teacher. train/ has the published schedules; "
         "any config of the model zoo works too."
     )
-    return table(rows, ("detector", "keys", "configs of d2kd")) + note
+    return format_table(rows, ("detector", "keys", "configs of d2kd")) + note

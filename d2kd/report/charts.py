@@ -49,8 +49,10 @@ def bar_chart(groups: Sequence[str], bars: Dict[str, List[float]], label: str) -
         places = [x + index * width for x in range(len(groups))]
         axis.bar(places, values, width, color=COLORS[index % len(COLORS)], label=name)
     middle = 0.4 - width / 2
-    turned = {"rotation": 45, "ha": "right"} if len(groups) > 6 else {}
-    axis.set_xticks([x + middle for x in range(len(groups))], groups, fontsize=8, **turned)
+    axis.set_xticks([x + middle for x in range(len(groups))], groups, fontsize=8)
+    if len(groups) > 6:
+        for text in axis.get_xticklabels():
+            text.set(rotation=45, ha="right")
     axis.set_ylabel(label)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3, axis="y")

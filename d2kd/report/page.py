@@ -5,14 +5,16 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 from ..checkpoint.checkpointer import last_checkpoint, load_detector
 from ..config.loading import load_config
@@ -90,20 +92,22 @@ def _look_at_models(
     runs: Sequence[Run], images: int
 ) -> Tuple[Dict[str, Tuple[float, float]], List[str]]:
     """Millions of parameters and milliseconds per image by run, and pictures of detections."""
-    models, batch, cfg = {}, [], None
+    models: Dict[str, nn.Module] = {}
+    first: Optional[Tuple[CfgNode, List[dict]]] = None
     for run in runs:
         try:
             run_cfg = load_config(str(run.folder), [])
             register_custom_datasets(run_cfg)
             detector = build_student(run_cfg)
             load_detector(detector, last_checkpoint(str(run.folder)), str(run.folder))
-            batch = batch or picture_batch(run_cfg, max(images, _SPEED_IMAGES))
+            first = first or (run_cfg, picture_batch(run_cfg, max(images, _SPEED_IMAGES)))
         except (ConfigError, ValueError, OSError) as error:
             run.missing.append(f"Speed and detections: {error}")
             continue
-        cfg, models[run.name] = cfg or run_cfg, detector
-    if not models:
+        models[run.name] = detector
+    if first is None:
         return {}, []
+    cfg, batch = first
     inputs = [{"image": x["image"]} for x in batch[:_SPEED_IMAGES]]
     times = measure(list(models.values()), inputs, _SPEED_ROUNDS)
     found = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in models.items()}
@@ -112,7 +116,9 @@ def _look_at_models(
     return numbers, [_compare(x, models, cfg.INPUT.FORMAT, classes) for x in batch[:images]]
 
 
-def _compare(record: dict, models: Dict[str, Any], format: str, classes: Sequence[str]) -> str:
+def _compare(
+    record: dict, models: Dict[str, nn.Module], format: str, classes: Sequence[str]
+) -> str:
     image = record["image"]
     panels = {"ground truth": truth_of(record)}
     panels.update({name: detect(model, image) for name, model in models.items()})

@@ -12,7 +12,7 @@ import torch
 from ..config.defaults import get_d2kd_cfg
 from ..config.keys import flatten
 from ..engine.main import import_files
-from ..engine.provenance import dataset_fingerprint, plain
+from ..engine.provenance import dataset_fingerprint, json_values
 from ..errors import ConfigError
 from ..file_io import write_atomically
 from .cells import Cell
@@ -106,7 +106,7 @@ def identity(plan: Plan, subject: Subject, cell: Cell) -> Dict[str, Any]:
         "config": {k: x for k, x in changed.items() if k.startswith(_SECTIONS) and k not in _FREE},
         "dataset": {dataset: dataset_fingerprint(dataset)},
         "images": plan.images,
-        "cell": plain(cell.options),
+        "cell": json_values(cell.options),
     }
 
 
@@ -119,7 +119,7 @@ def write_result(plan: Plan, subject: Subject, cell: Cell, result: Dict[str, Any
     """Store a result with its identity and circumstances."""
     path = result_path(plan, subject.name, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"identity": identity(plan, subject, cell), **plain(result), "run": subject.run}
+    data = {"identity": identity(plan, subject, cell), **json_values(result), "run": subject.run}
     text = json.dumps(data, indent=1)
     write_atomically(path, lambda part: part.write_text(text))
 

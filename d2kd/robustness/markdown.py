@@ -44,8 +44,8 @@ def write_report(plan: Plan, found: Found) -> str:
     summary = {model: summarize(plan, results) for model, results in found.items()}
     data = json.dumps({"summary": summary, "results": found}, indent=1)
     plan.output.mkdir(parents=True, exist_ok=True)
-    for name, content in (("report.json", data), ("report.md", text)):
-        write_atomically(plan.output / name, lambda path, c=content: path.write_text(c))
+    write_atomically(plan.output / "report.json", lambda path: path.write_text(data))
+    write_atomically(plan.output / "report.md", lambda path: path.write_text(text))
     if cells_of(plan, "corruption"):
         plot(plan, found).savefig(plan.output / "report.png")
     return text
@@ -58,8 +58,10 @@ def _summary(plan: Plan, found: Found) -> List[str]:
     rows, keys = [], ("clean", "mPC", "rPC", "drop")
     summaries = {model: summarize(plan, results) for model, results in found.items()}
     for model, summary in summaries.items():
-        pair = summary["mPC"], summaries[plan.baseline]["mPC"]
-        difference = None if None in pair or model == plan.baseline else pair[0] - pair[1]
+        mean, baseline = summary["mPC"], summaries[plan.baseline]["mPC"]
+        difference = None
+        if mean is not None and baseline is not None and model != plan.baseline:
+            difference = mean - baseline
         rows.append([model, *(_number(summary[k]) for k in keys), _number(difference, "+")])
     note = NOTES["summary"].format(baseline=plan.baseline)
     return _section("Summary", note, ["", *keys, "difference"], rows)
@@ -141,8 +143,10 @@ def _errors(plan: Plan, found: Found) -> List[str]:
 
 def _groups(plan: Plan, found: Found) -> List[str]:
     first = next((x["clean"] for x in found.values() if "clean" in x), None)
+    if first is None:
+        return []
     rows = []
-    for key in ("AP_by_size", "AP_by_objects", "recall_by_overlap") if first else ():
+    for key in ("AP_by_size", "AP_by_objects", "recall_by_overlap"):
         for group in (x for x in first[key] if first["objects"][x]):
             values = [x.get("clean", {}).get(key, {}).get(group) for x in found.values()]
             row = [f"{key.partition('_')[0]}, {group}", str(first["objects"][group])]

@@ -44,7 +44,7 @@ class Plan:
     models: Dict[str, Dict[str, Any]]
     baseline: str
     dataset: str
-    datasets: List[list]
+    datasets: List[List[str]]
     images: int
     cells: List[Cell]
     errors: Dict[str, Any]
@@ -94,7 +94,7 @@ def plan_of_runs(folders: Sequence[Path], output: Path, quick: bool = False) -> 
         shared = os.path.commonpath([os.path.dirname(path) for path in paths])
         names = [os.path.relpath(path, shared).replace(os.sep, "-") for path in paths]
     models = {name: {"config": str(f)} for name, f in zip(names, folders, strict=True)}
-    sections = {"corruptions": {}, "attacks": {}, "errors": {}}
+    sections: Dict[str, Dict[str, Any]] = {"corruptions": {}, "attacks": {}, "errors": {}}
     data = {"title": "Robustness", "output": str(output), "models": models, **sections}
     return build_plan(data, "robustness", quick)
 

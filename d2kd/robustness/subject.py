@@ -84,7 +84,7 @@ def evaluate_cell(plan: Plan, subject: Subject, cell: Cell) -> Results:
     cfg, detector = subject.cfg, _detector(subject)
     name = cell.options.get("dataset", cfg.DATASETS.TEST[0])
     records = load_dataset(name, "DATASETS.TEST")[: plan.images or None]
-    names = class_names(name)
+    names = dataset_class_names(name)
     if cell.kind == "clean":
         return _evaluate(cfg, detector, records, ErrorEvaluator(records, names, **plan.errors))
     if cell.kind == "corruption":
@@ -110,12 +110,14 @@ def class_mapping(cfg: CfgNode, cell: Cell) -> ClassMapping:
     own, other = cfg.DATASETS.TEST[0], cell.options["dataset"]
     try:
         require_registered(CfgNode({"DATASETS": {"TEST": (other,)}}), "TEST")
-        return map_classes(class_names(own), class_names(other), cell.options["classes"])
+        return map_classes(
+            dataset_class_names(own), dataset_class_names(other), cell.options["classes"]
+        )
     except ConfigError as error:
         raise ConfigError(f"{cell.name.replace('-', ': ', 1)}: {error}") from error
 
 
-def class_names(dataset: str) -> List[str]:
+def dataset_class_names(dataset: str) -> List[str]:
     """The class names of a registered data set, in the order of its category ids."""
     dataset_num_classes(dataset)
     return list(MetadataCatalog.get(dataset).thing_classes)

@@ -58,10 +58,11 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
         name: {"values": _with_null(found), "summary": _with_null(summaries[name])}
         for name, found in measures.items()
     }
-    data = {"study": study.text, **parts.pop(study.metric)}
-    data = json.dumps(data | ({"more": parts} if parts else {}), indent=1, allow_nan=False)
-    for name, content in (("report.json", data), ("report.md", text)):
-        write_atomically(study.output / name, lambda path, c=content: path.write_text(c))
+    data: Dict[str, Any] = {"study": study.text, **parts.pop(study.metric)}
+    data |= {"more": parts} if parts else {}
+    content = json.dumps(data, indent=1, allow_nan=False)
+    write_atomically(study.output / "report.json", lambda path: path.write_text(content))
+    write_atomically(study.output / "report.md", lambda path: path.write_text(text))
     _plot(study, summary)
     return text
 

@@ -92,18 +92,6 @@ def load_study(path: str) -> Study:
     imports = [str(x) for x in data.get("imports", [])]
     shared = [word for file in imports for word in ("--import", file)]
     shared += [str(x) for x in data.get("options", [])]
-    plan = {
-        name: [
-            Run(
-                name,
-                seed,
-                output / name / f"seed_{seed}",
-                _command(row, shared, seed, output, name),
-            )
-            for seed in data["seeds"]
-        ]
-        for name, row in rows.items()
-    }
     robustness = dict(data.get("robustness") or {})
     return Study(
         title=data.get("title", Path(path).stem),
@@ -112,7 +100,10 @@ def load_study(path: str) -> Study:
         metric=data.get("metric", "bbox/AP"),
         more_metrics=list(data.get("more_metrics", [])),
         seeds=list(data["seeds"]),
-        rows=plan,
+        rows={
+            name: [_run(name, row, shared, seed, output) for seed in data["seeds"]]
+            for name, row in rows.items()
+        },
         only_named=[name for name, row in rows.items() if not row.get("run", True)],
         imports=imports,
         robustness_rows=list(robustness.pop("rows", rows)),
@@ -121,10 +112,11 @@ def load_study(path: str) -> Study:
     )
 
 
-def _command(row: dict, shared: List[str], seed: int, output: Path, name: str) -> List[str]:
+def _run(name: str, row: Dict[str, Any], shared: List[str], seed: int, output: Path) -> Run:
+    folder = output / name / f"seed_{seed}"
     options = [*shared, *(str(x) for x in row.get("options", []))]
-    folder = str(output / name / f"seed_{seed}")
-    return ["d2kd", "train", row["config"], *options, "SEED", str(seed), "OUTPUT_DIR", folder]
+    options += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
+    return Run(name, seed, folder, ["d2kd", "train", row["config"], *options])
 
 
 def _check(path: str, data: Any) -> None:

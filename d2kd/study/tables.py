@@ -23,13 +23,13 @@ def table_of_seeds(study: Study, metric: str, values: Values, summary: Summary) 
     for row, s in summary.items():
         if not s["seeds"] and (row in study.only_named or metric != study.metric):
             continue
-        cells = "".join(f" {number(values[row].get(seed))} |" for seed in study.seeds)
+        cells = "".join(f" {format_number(values[row].get(seed))} |" for seed in study.seeds)
         difference = "- | -" if row == study.baseline else (
-            f"{number(s['difference'], '+')} | {number(s['difference_se'], digits=2)}"
+            f"{format_number(s['difference'], '+')} | {format_number(s['difference_se'], digits=2)}"
         )  # fmt: skip
         lines.append(
-            f"| {row} |{cells} {number(s['mean'])} | {number(s['sd'], digits=2)} "
-            f"| {number(s['se'], digits=2)} | {difference} |"
+            f"| {row} |{cells} {format_number(s['mean'])} | {format_number(s['sd'], digits=2)} "
+            f"| {format_number(s['se'], digits=2)} | {difference} |"
         )
     return lines
 
@@ -44,15 +44,15 @@ def table_of_family(study: Study, family: str, columns: Dict[str, Summary]) -> L
     for row in study.rows:
         cells = [_mean_and_difference(summary[row]) for summary in columns.values()]
         if row == study.baseline:
-            cells = [number(summary[row]["mean"]) for summary in columns.values()]
+            cells = [format_number(summary[row]["mean"]) for summary in columns.values()]
         if any(summary[row]["seeds"] for summary in columns.values()):
             lines.append(f"| {row} | {' | '.join(cells)} |")
     return lines
 
 
 def _mean_and_difference(s: Dict[str, float]) -> str:
-    error = number(s["difference_se"], digits=2)
-    return f"{number(s['mean'])} ({number(s['difference'], '+')} / {error})"
+    error = format_number(s["difference_se"], digits=2)
+    return f"{format_number(s['mean'])} ({format_number(s['difference'], '+')} / {error})"
 
 
 def not_run(study: Study, values: Values) -> List[str]:
@@ -69,6 +69,6 @@ def not_run(study: Study, values: Values) -> List[str]:
     return lines
 
 
-def number(value: Optional[float], sign: str = "", digits: int = 1) -> str:
+def format_number(value: Optional[float], sign: str = "", digits: int = 1) -> str:
     """A number for a table, "-" for none."""
     return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"

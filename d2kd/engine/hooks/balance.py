@@ -1,9 +1,10 @@
 """Weights of the methods from their gradients, instead of by hand."""
 
+import functools
 import logging
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterable, List, Sequence
 
 import torch
 import yaml
@@ -65,10 +66,10 @@ class GradientBalance(HookBase):
     def measure(self, losses: Dict[str, Tensor], student: DetectorOutput) -> None:
         """Take the ratios of this step."""
         distiller = self.trainer.distiller
-        sums = {"task": sum(student.losses.values())}
+        sums = {"task": _sum(student.losses.values())}
         for head in self._shares:
             terms = [x for name, x in losses.items() if name.startswith(f"loss_{head}_")]
-            sums[head] = sum(terms) / (distiller.weights[head] * distiller.scale)
+            sums[head] = _sum(terms) / (distiller.weights[head] * distiller.scale)
         norms = gradient_norms(sums, list(student.features.values()))
         for head, found in self._logs.items():
             ratio = norms[head] / norms["task"] if norms["task"] > 0 else 0.0
@@ -85,14 +86,14 @@ class GradientBalance(HookBase):
         for head, weight in self.trainer.distiller.weights.items():
             get_event_storage().put_scalar(f"balance/{head}", weight)
         if self._measured >= self._steps and comm.is_main_process():
-            self._write()
+            self._write_yaml()
 
     def _set_weights(self) -> None:
         ratios = {h: math.exp(sum(x) / len(x)) for h, x in self._logs.items() if x}
         shares = {head: self._shares[head] for head in ratios}
         self.trainer.distiller.weights.update(balanced_weights(ratios, shares))
 
-    def _write(self) -> None:
+    def _write_yaml(self) -> None:
         weights = {head: {"WEIGHT": float(f"{self.trainer.distiller.weights[head]:.4g}")}
                    for head in self._shares}  # fmt: skip
         path = Path(self._output, "balance.yaml")
@@ -107,3 +108,7 @@ class GradientBalance(HookBase):
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on from there."""
         self._logs = state["logs"]
+
+
+def _sum(losses: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, losses)

@@ -1,7 +1,7 @@
 """The share of each loss in the gradient at the student's features."""
 
 import logging
-from typing import Dict, List
+from typing import Dict, List, Optional, Sequence
 
 import torch
 from detectron2.engine import HookBase
@@ -63,7 +63,7 @@ def gradient_norms(losses: Dict[str, Tensor], features: List[Tensor]) -> Dict[st
     """L2 norm of each loss's gradient with respect to a list of feature maps, taken together."""
     norms = {}
     for name, loss in losses.items():
-        grads = [None]
+        grads: Sequence[Optional[Tensor]] = ()
         if loss.requires_grad:
             grads = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
         found = [g.float().norm() for g in grads if g is not None]

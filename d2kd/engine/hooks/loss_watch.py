@@ -1,13 +1,20 @@
 """Distillation terms that do nothing, or everything, are reported."""
 
 import logging
-from typing import Dict, List
+from typing import Dict, List, TypedDict
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 _STEPS = 20
 _DOMINATES = 10.0
+
+
+class LossWatchState(TypedDict):
+    """What a checkpoint keeps: values of every loss by name, and whether they were reported."""
+
+    seen: Dict[str, List[float]]
+    done: bool
 
 
 class LossWatch(HookBase):
@@ -36,11 +43,11 @@ class LossWatch(HookBase):
             for text in describe_terms(self._seen, distiller.weights):
                 logging.getLogger(__name__).warning(text)
 
-    def state_dict(self) -> Dict[str, object]:
+    def state_dict(self) -> LossWatchState:
         """What was seen, and whether it was reported."""
         return {"seen": self._seen, "done": self._done}
 
-    def load_state_dict(self, state: Dict[str, object]) -> None:
+    def load_state_dict(self, state: LossWatchState) -> None:
         """A resumed run does not report again."""
         self._seen, self._done = state["seen"], state["done"]
 

@@ -51,10 +51,10 @@ class Pictures(HookBase):
     def _draw(self, iteration: int) -> None:
         distiller = self.trainer.distiller
         classes = MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).get("thing_classes", [])
-        self._write("maps", draw_batch(distiller, self._batch), iteration)
-        self._write("detections", compare_detections(distiller, self._batch, classes), iteration)
+        self._save("maps", draw_batch(distiller, self._batch), iteration)
+        self._save("detections", compare_detections(distiller, self._batch, classes), iteration)
 
-    def _write(self, kind: str, figures: List[Figure], iteration: int) -> None:
+    def _save(self, kind: str, figures: List[Figure], iteration: int) -> None:
         folder = Path(self.cfg.OUTPUT_DIR) / kind
         folder.mkdir(parents=True, exist_ok=True)
         for index, figure in enumerate(figures):
