@@ -8,7 +8,6 @@ of this file, and the steps themselves are few lines, so they are here. A test c
 ART's, image by image.
 """
 
-import functools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Dict, Iterator, List
@@ -20,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..detectors.loss_normalizer import moving_averages
+from ..losses.reduce import total
 
 _LIKE_TESTING = (_BatchNorm, _DropoutNd)
 
@@ -106,7 +106,7 @@ def _gradient(detector: nn.Module, example: dict) -> Tensor:
 def _loss(detector: nn.Module, example: dict) -> Tensor:
     torch.manual_seed(0)  # two-stage detectors sample boxes
     losses: Dict[str, Tensor] = detector([example])
-    return functools.reduce(torch.add, losses.values())
+    return total(losses.values())
 
 
 @contextmanager

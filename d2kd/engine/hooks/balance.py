@@ -1,10 +1,9 @@
 """Weights of the methods from their gradients, instead of by hand."""
 
-import functools
 import logging
 import math
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 import torch
 import yaml
@@ -17,6 +16,7 @@ from ...adapters import DetectorOutput
 from ...config.validate import check_shares
 from ...file_io import write_atomically
 from ...losses import mean_over_ranks
+from ...losses.reduce import total
 from .gradient_share import gradient_norms
 
 
@@ -66,10 +66,10 @@ class GradientBalance(HookBase):
     def measure(self, losses: Dict[str, Tensor], student: DetectorOutput) -> None:
         """Take the ratios of this step."""
         distiller = self.trainer.distiller
-        sums = {"task": _sum(student.losses.values())}
+        sums = {"task": total(student.losses.values())}
         for head in self._shares:
             terms = [x for name, x in losses.items() if name.startswith(f"loss_{head}_")]
-            sums[head] = _sum(terms) / (distiller.weights[head] * distiller.scale)
+            sums[head] = total(terms) / (distiller.weights[head] * distiller.scale)
         norms = gradient_norms(sums, list(student.features.values()))
         for head, found in self._logs.items():
             ratio = norms[head] / norms["task"] if norms["task"] > 0 else 0.0
@@ -108,7 +108,3 @@ class GradientBalance(HookBase):
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on from there."""
         self._logs = state["logs"]
-
-
-def _sum(losses: Iterable[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, losses)
