@@ -13,6 +13,7 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from ..cores import share_cores
 from ..errors import ConfigError, RunError
 
 TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
@@ -47,9 +48,10 @@ def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    ranks = int(os.environ["LOCAL_WORLD_SIZE"])
+    comm.create_local_process_group(ranks)
     try:
-        main(args)
+        _run_rank(main, args, ranks)
     finally:
         dist.destroy_process_group()
 
@@ -68,12 +70,12 @@ def _launch_here(main, args) -> None:  # noqa: ANN001
         signal.signal(signal.SIGTERM, _pass_on)
     try:
         detectron2_launch(
-            main,
+            _run_rank,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args, args.num_gpus),
         )
     except ProcessExitedException as error:
         if error.exit_code > 128:
@@ -85,6 +87,12 @@ def _launch_here(main, args) -> None:  # noqa: ANN001
         reason = str(error).strip().splitlines()[-1]
         lost = "onnection" in reason or "gloo" in reason or "NCCL" in reason
         sys.exit(f"{_ENDED}: {reason}. {_GO_ON}" if lost else f"{reason}\n{TRACEBACK_HINT}")
+
+
+def _run_rank(main, args, ranks) -> None:  # noqa: ANN001
+    """One of the ranks of this machine: its share of the cores, then `main`."""
+    share_cores(ranks)
+    main(args)
 
 
 def _pass_on(number: int, _frame: object) -> None:
