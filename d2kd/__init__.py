@@ -1,6 +1,5 @@
 """Knowledge distillation of object detectors on Detectron2."""
 
-
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
