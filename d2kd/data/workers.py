@@ -18,8 +18,8 @@ def loader_workers(cfg: CfgNode) -> int:
     if asked > cores:
         log_first_n(
             logging.INFO,
-            f"Data loaders use {cores} workers, as many as this process has cores, instead of "
-            f"DATALOADER.NUM_WORKERS {asked}.",
+            f"DATALOADER.NUM_WORKERS is {asked}: data loaders use {cores}, the number of cores of "
+            "this process.",
             key="message",
         )
     return min(asked, cores)
