@@ -55,7 +55,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     sampler = _build_sampler(cfg, records, seed)
     batch = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     by_shape = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    groups = [
+    groups: list[Hashable] = [
         (by_shape and r.get("width", 0) > r.get("height", 0), r.get("unlabelled", False))
         for r in records
     ]

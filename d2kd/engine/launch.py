@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from multiprocessing import active_children
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from ..cores import share_cores
 from ..errors import ConfigError, RunError
 
 TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
+Main = Callable[[Namespace], object]
 _ENDED = "A rank has died, so the run has ended"
 _GO_ON = "--resume goes on from the last checkpoint."
 
@@ -35,7 +37,7 @@ def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
         sys.exit(f"{type(error).__name__}: {error}\n{hint}")
 
 
-def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
+def launch(main: Main, args: Namespace) -> None:
     """Run `main(args)` once per GPU, or once per process that `torchrun` has already started.
 
     Args:
@@ -56,7 +58,7 @@ def launch(main, args) -> None:  # noqa: ANN001 (argparse namespace)
         dist.destroy_process_group()
 
 
-def _launch_here(main, args) -> None:  # noqa: ANN001
+def _launch_here(main: Main, args: Namespace) -> None:
     """Detectron2's launcher; a signal for this process goes to its ranks, whose exit code it takes.
 
     A rank that dies ends the others.
@@ -89,7 +91,7 @@ def _launch_here(main, args) -> None:  # noqa: ANN001
         sys.exit(f"{_ENDED}: {reason}. {_GO_ON}" if lost else f"{reason}\n{TRACEBACK_HINT}")
 
 
-def _run_rank(main, args, ranks) -> None:  # noqa: ANN001
+def _run_rank(main: Main, args: Namespace, ranks: int) -> None:
     """One of the ranks of this machine: its share of the cores, then `main`."""
     share_cores(ranks)
     main(args)
@@ -97,4 +99,5 @@ def _run_rank(main, args, ranks) -> None:  # noqa: ANN001
 
 def _pass_on(number: int, _frame: object) -> None:
     for rank in active_children():
-        os.kill(rank.pid, number)
+        if rank.pid is not None:
+            os.kill(rank.pid, number)

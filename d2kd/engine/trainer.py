@@ -4,7 +4,7 @@ import logging
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ContextManager, List, Optional
+from typing import Any, ContextManager, Dict, Iterable, List, Optional, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -103,7 +103,7 @@ class DistillationTrainer(DefaultTrainer):
 
     def build_hooks(self) -> List[HookBase]:
         """Stock hooks, with those that act before a step in front."""
-        model = getattr(self.model, "module", self.model)
+        model = cast(torch.nn.Module, getattr(self.model, "module", self.model))
         detector = model.student if isinstance(model, Distiller) else model
         solver = self.cfg.SOLVER
         resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD)
@@ -161,17 +161,19 @@ class DistillationTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):  # noqa: ANN001, ANN206 (stock signature)
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """See `d2kd.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):  # noqa: ANN206 (stock signature)
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[List[Dict[str, Any]]]:
         """See `d2kd.data.build_train_loader`."""
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):  # noqa: ANN206 (stock signature)
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[List[Dict[str, Any]]]:
         """Stock loader; an image that cannot be read is named, and never left out."""
         mapper = build_mapper(cfg, is_train=False)
         workers = loader_workers(cfg)
