@@ -4,7 +4,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-INIT = (ROOT / "d2kd" / "version.py").read_text(encoding="utf-8")
+INIT = (ROOT / "d2kd" / "__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 README = ROOT / "README.md"
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import lazy_loader
 
-from .version import __version__ as __version__
+__version__ = "0.1.0"
 
 if find_spec("detectron2") is None:
     raise ImportError(

@@ -8,10 +8,10 @@ from typing import Any, Callable, List, NoReturn, Sequence
 import click
 from click.shell_completion import CompletionItem
 
+from .. import __version__
 from ..engine.options import OPTIONS
 from ..errors import ConfigError, ignore_warnings_of_dependencies
 from ..file_io import CONFIGS
-from ..version import __version__
 
 _HINT = "(--debug shows the traceback)"
 

@@ -6,6 +6,7 @@ from .catalog import check_datasets, dataset_num_classes, load_dataset
 from .custom import add_data_config, register_custom_datasets
 from .loader import build_train_loader, labelled_test_data
 from .mapper import BadImageError, build_mapper
+from .workers import loader_workers
 
 __all__ = [
     "BadImageError",
@@ -17,6 +18,7 @@ __all__ = [
     "dataset_num_classes",
     "labelled_test_data",
     "load_dataset",
+    "loader_workers",
     "register_custom_datasets",
 ]
 

@@ -30,6 +30,7 @@ from .boxes import clean_boxes
 from .catalog import load_dataset, require_registered
 from .mapper import BadImageError, Mapper, build_mapper
 from .unlabelled import unlabelled_records
+from .workers import loader_workers
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     sampler = _build_sampler(cfg, records, seed)
     batch = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     by_shape = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    groups = [
+    groups: list[Hashable] = [
         (by_shape and r.get("width", 0) > r.get("height", 0), r.get("unlabelled", False))
         for r in records
     ]
@@ -64,7 +65,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
         sampler=_BatchedSampler(sampler, groups, batch, start_iter),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,  # the sampler does it
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=loader_workers(cfg),
         seed=seed,
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Optional
 
 from ..data import BadImageError
 from ..errors import RunError
@@ -37,6 +37,30 @@ def explained_failures(iteration: int, last_checkpoint: Callable[[], str]) -> It
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise _dead_worker(error, last_checkpoint()) from error
+
+
+@contextlib.contextmanager
+def named_dead_workers(last_checkpoint: Callable[[], str]) -> Iterator[None]:
+    """Name a worker that dies between steps.
+
+    PyTorch raises from its handler of SIGCHLD, so wherever the run is: in a step, where
+    `explained_failures` sees it, or as well in a hook that writes a checkpoint.
+
+    Args:
+        last_checkpoint: gives the file to go on from; called when a worker has died.
+
+    Raises:
+        RunError: a data-loader worker died.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: Optional[BaseException] = None if isinstance(error, RunError) else error
+        while cause is not None and "DataLoader worker" not in str(cause):
+            cause = cause.__context__  # what the interrupted code said to it
+        if not isinstance(cause, RuntimeError):
+            raise
+        raise _dead_worker(cause, last_checkpoint()) from error
 
 
 def _dead_worker(error: Exception, checkpoint: str) -> RunError:

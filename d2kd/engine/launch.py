@@ -14,9 +14,11 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from ..cores import share_cores
 from ..errors import ConfigError, RunError
 
 TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
+Main = Callable[[Namespace], object]
 _ENDED = "A rank has died, so the run has ended"
 _GO_ON = "--resume goes on from the last checkpoint."
 
@@ -35,7 +37,7 @@ def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
         sys.exit(f"{type(error).__name__}: {error}\n{hint}")
 
 
-def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
+def launch(main: Main, args: Namespace) -> None:
     """Run `main(args)` once per GPU, or once per process that `torchrun` has already started.
 
     Args:
@@ -48,14 +50,15 @@ def launch(main: Callable[[Namespace], object], args: Namespace) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    ranks = int(os.environ["LOCAL_WORLD_SIZE"])
+    comm.create_local_process_group(ranks)
     try:
-        main(args)
+        _run_rank(main, args, ranks)
     finally:
         dist.destroy_process_group()
 
 
-def _launch_here(main: Callable[[Namespace], object], args: Namespace) -> None:
+def _launch_here(main: Main, args: Namespace) -> None:
     """Detectron2's launcher; a signal for this process goes to its ranks, whose exit code it takes.
 
     A rank that dies ends the others.
@@ -70,12 +73,12 @@ def _launch_here(main: Callable[[Namespace], object], args: Namespace) -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # ranks start anew
     try:
         detectron2_launch(
-            main,
+            _run_rank,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args, args.num_gpus),
         )
     except ProcessExitedException as error:
         if error.exit_code > 128:
@@ -87,6 +90,12 @@ def _launch_here(main: Callable[[Namespace], object], args: Namespace) -> None:
         reason = str(error).strip().splitlines()[-1]
         lost = "onnection" in reason or "gloo" in reason or "NCCL" in reason
         sys.exit(f"{_ENDED}: {reason}. {_GO_ON}" if lost else f"{reason}\n{TRACEBACK_HINT}")
+
+
+def _run_rank(main: Main, args: Namespace, ranks: int) -> None:
+    """One of the ranks of this machine: its share of the cores, then `main`."""
+    share_cores(ranks)
+    main(args)
 
 
 def _pass_on(number: int, _frame: object) -> None:

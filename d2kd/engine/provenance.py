@@ -17,6 +17,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from .. import __version__
 from ..checkpoint.weights_file import split_pin
 from ..file_io import sha256_of, write_atomically
 
@@ -34,8 +35,6 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
         Command, versions, git commit ("+changes" behind it when files differ from it), device,
         ranks, seed, SHA-256 of each data set's annotation file and of each weights file.
     """
-    from ..version import __version__
-
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     datasets = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return {

@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.checkpointer import SafeCheckpointer
 from ..config.validate import check_config, naming_keys
-from ..data import build_mapper, build_train_loader
+from ..data import build_mapper, build_train_loader, loader_workers
 from ..distiller import Distiller
 from ..evaluation import build_evaluator
 from ..evaluation.classes import check_classes
 from ..solver import build_lr_scheduler, build_optimizer, scale_learning_rate
-from .failures import explained_failures
+from .failures import explained_failures, named_dead_workers
 from .hooks.balance import GradientBalance
 from .hooks.best_checkpoint import BestStudent
 from .hooks.exact_resume import ExactResume
@@ -141,7 +141,8 @@ class DistillationTrainer(DefaultTrainer):
 
         It makes the first steps of a process round differently, and stock losses use TorchScript.
         """
-        with torch.jit.optimized_execution(next(self.model.parameters()).is_cuda):
+        on_gpu = next(self.model.parameters()).is_cuda
+        with torch.jit.optimized_execution(on_gpu), named_dead_workers(self._last_checkpoint):
             return super().train()
 
     def after_step(self) -> None:
@@ -182,7 +183,8 @@ class DistillationTrainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Dict[str, Any]]:
         """Stock loader; an image that cannot be read is named, and never left out."""
         mapper = build_mapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        workers = loader_workers(cfg)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper, num_workers=workers)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -9,8 +9,8 @@ import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
+from .. import __version__
 from ..errors import ConfigError, check_choice
-from ..version import __version__
 from .rules import rule_of
 
 LIMITS = {

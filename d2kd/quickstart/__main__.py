@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..cores import usable_cores
 from .stages import run
 
 
@@ -26,7 +27,7 @@ def main() -> None:
         parser.error("--steps must be at least 1")
     warnings.filterwarnings("ignore")  # deprecations in Detectron2 and torch; log.txt has the rest
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(8, os.cpu_count() or 1))  # more do not help models this small
+        torch.set_num_threads(min(8, usable_cores()))  # more do not help models this small
     try:
         run(args.output, args.steps, args.rebuild_teacher)
     except FileNotFoundError as error:

@@ -1,6 +1,5 @@
 """The table on the console and report.md."""
 
-import os
 import platform
 import sys
 from importlib.metadata import version
@@ -10,7 +9,9 @@ from typing import Sequence
 import detectron2
 import torch
 
-from ..version import __version__
+from .. import __version__
+from ..cores import usable_cores
+from .pace import MAX_RATIO, Pace
 from .training import Result
 
 HEADER = (
@@ -45,22 +46,28 @@ def device_name() -> str:
     """The GPU, or the processor and the number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {os.cpu_count()} cores, threads: {torch.get_num_threads()})"
+    return f"CPU ({platform.machine()}, {usable_cores()} cores, threads: {torch.get_num_threads()})"
 
 
-def _warning(matched: Result, distilled: Result) -> str:
-    """What to say when the machine's load changed so much that the times do not match."""
+def _match(pace: Pace, matched: Result, distilled: Result) -> str:
+    """How the steps were matched, and what to say when the times of the trainings differ."""
+    text = f"{pace}, measured in {pace.turns} turns of each before the trainings"
+    if pace.used != pace.ratio:
+        return f"{text} and limited to 1 to {MAX_RATIO}: **the times do not match**"
     if 0.9 < matched.seconds / distilled.seconds < 1.1:
-        return ""
-    return " because the machine's load changed: **compare them on an idle machine**"
+        return text
+    return f"{text}. The times differ by more: other jobs slowed one of the trainings"
 
 
-def write_report(path: Path, results: Sequence[Result], seed: int, share: float) -> None:
+def write_report(
+    path: Path, results: Sequence[Result], pace: Pace, seed: int, share: float
+) -> None:
     """Write report.md.
 
     Args:
         path: the file; the pictures lie beside it.
         results: teacher, student, time-matched student and distilled student.
+        pace: of their steps.
         seed: SEED of all trainings.
         share: of the training images that the students use, 0 to 1.
     """
@@ -79,9 +86,9 @@ training time. This is one run with one seed on a small data set; other seeds gi
 - The three students are the same network; student and distilled see the same images in the same
   order from the same initial weights.
 - The time-matched student trains for as many plain steps as fit in the distilled run's time
-  ({distilled.seconds:.0f} s at {student.seconds / student.steps:.3f} s per plain step); its
-  learning rate schedule spans them. They took
-  {matched.seconds:.0f} s{_warning(matched, distilled)}.
+  ({matched.seconds:.0f} s and {distilled.seconds:.0f} s); its learning rate schedule spans them.
+  The steps are matched beforehand, so that other jobs on the machine do not change them:
+  {_match(pace, matched, distilled)}.
 - Training minutes are those of the training steps, without set-up and evaluation. The teacher's
   are those of the run that made it, perhaps on another machine.
 - AP is COCO's, 0 to 100, on the test images. Milliseconds are the median over test images one at a

@@ -1,8 +1,8 @@
-"""The quick start: data, teacher, three students, report."""
+"""The quick start: data, teacher, pace of the steps, three students, report."""
 
 import os
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
@@ -12,13 +12,13 @@ from ..data import register_custom_datasets
 from ..inference.speed import IMAGES, measure, read_images
 from .digits import DigitsSpec, build_digits
 from .markdown import table, write_report
+from .pace import Pace, measure_pace
 from .pictures import draw_curves, draw_detections
 from .teacher import TEACHER, load_teacher, rebuild_teacher
 from .training import Result, load_config, train
 
 PICTURED = 4  # test images in detections.png
-# Minutes on two CPU cores, for the estimate before anything is measured.
-GUESS = {"student": 3.0, "distilled": 5.0}
+GUESS = 12.0  # minutes of all trainings on two CPU cores, said before anything is measured
 
 
 def run(
@@ -43,14 +43,14 @@ def run(
     cfg = load_config("student", output / "student", steps)
     prepare_data(cfg, spec)
     if rebuild:
-        print("[0/5] train the teacher, about 20 minutes on two CPU cores", flush=True)
+        print("[0/6] train the teacher, about 20 minutes on two CPU cores", flush=True)
         rebuild_teacher(output / "teacher", teacher, steps)
-    results = train_all(output, cfg, steps, teacher)
-    print("[5/5] measure inference, draw, write the report", flush=True)
+    results, pace = train_all(output, cfg, steps, teacher)
+    print("[6/6] measure inference, draw, write the report", flush=True)
     times = measure([r.model for r in results], read_images(cfg, IMAGES))
     for result, ms in zip(results, times, strict=True):
         result.ms = ms
-    finish(output, cfg, results)
+    finish(output, cfg, results, pace)
     return results
 
 
@@ -61,45 +61,46 @@ def prepare_data(cfg: CfgNode, spec: Optional[DigitsSpec]) -> None:
     register_custom_datasets(cfg)
 
 
-def train_all(output: Path, cfg: CfgNode, steps: Optional[int], teacher: Path) -> List[Result]:
-    """Evaluate the teacher and train the students; see `run` for arguments and return value."""
-    scale = cfg.SOLVER.MAX_ITER / load_config("student", output).SOLVER.MAX_ITER
-    guess = {name: minutes * scale for name, minutes in GUESS.items()}
-    _announce(1, "evaluate the teacher", guess["student"] + 2 * guess["distilled"])
+def train_all(
+    output: Path, cfg: CfgNode, steps: Optional[int], teacher: Path
+) -> Tuple[List[Result], Pace]:
+    """Evaluate the teacher, time the steps and train the students; see `run`."""
+    total = cfg.SOLVER.MAX_ITER
+    guess = GUESS * total / load_config("student", output).SOLVER.MAX_ITER
+    _announce(1, "evaluate the teacher", guess)
     best = load_teacher(output / "teacher_test", teacher)
     print(f"      AP {best.box['AP']:.1f}")
 
-    total = cfg.SOLVER.MAX_ITER
-    _announce(2, f"train the student, {total} steps", guess["student"] + 2 * guess["distilled"])
+    _announce(2, "time plain and distilled steps in turns", guess)
+    pace = measure_pace(teacher)
+    plain = pace.matched_steps(total)
+    print(f"      {pace}: {plain} plain steps match {total} distilled ones")
+
+    _announce(3, f"train the student, {total} steps", (total + 2 * plain) * pace.plain / 60)
     student = train("student", cfg)
 
-    ratio = guess["distilled"] / guess["student"]
-    _announce(3, f"train the distilled student, {total} steps", 2 * ratio * student.seconds / 60)
+    minutes = 2 * plain * student.seconds / student.steps / 60
+    _announce(4, f"train the distilled student, {total} steps", minutes)
     distill_cfg = load_config("distilled", output / "distilled", steps)
     distill_cfg.DISTILL.TEACHER.WEIGHTS = (str(teacher),)
     distilled = train("distilled", distill_cfg)
 
-    total = matched_steps(student, distilled)
-    text = f"train the student again for the time of 3, {total} steps"
-    _announce(4, text, distilled.seconds / 60)
-    matched_cfg = load_config("student", output / "student_time_matched", total)
+    text = f"train the student again for the time of 4, {plain} steps"
+    _announce(5, text, distilled.seconds / 60)
+    matched_cfg = load_config("student", output / "student_time_matched", plain)
     matched = train("student (time-matched)", matched_cfg)
-    return [best, student, matched, distilled]
+    return [best, student, matched, distilled], pace
 
 
-def matched_steps(student: Result, distilled: Result) -> int:
-    """Plain training steps that take as long as the distilled training."""
-    return max(1, round(distilled.seconds / (student.seconds / student.steps)))
-
-
-def finish(output: Path, cfg: CfgNode, results: List[Result]) -> None:
+def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace) -> None:
     """Draw the pictures, write report.md and print the table and what to do next."""
     teacher, student, _, distilled = results
     draw_curves(teacher, results[1:], output / "curve.png")
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)[:PICTURED]
     shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
     draw_detections(records, read_images(cfg, PICTURED), shown, output / "detections.png")
-    write_report(output / "report.md", results, cfg.SEED, cfg.DATALOADER.RANDOM_SUBSET_RATIO)
+    share = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+    write_report(output / "report.md", results, pace, cfg.SEED, share)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
     print(
         "Next, distil on your own data (docs/tutorials/own_detector.md, keys in configs/distill):\n"
@@ -109,4 +110,4 @@ def finish(output: Path, cfg: CfgNode, results: List[Result]) -> None:
 
 
 def _announce(stage: int, text: str, minutes: float) -> None:
-    print(f"[{stage}/5] {text}, about {max(1, round(minutes))} min left in all", flush=True)
+    print(f"[{stage}/6] {text}, about {max(1, round(minutes))} min left in all", flush=True)

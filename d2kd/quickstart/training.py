@@ -143,7 +143,8 @@ class QuickstartTrainer(DistillationTrainer):
 
     def build_hooks(self) -> List[HookBase]:
         """The stock hooks between a clock and the progress lines."""
-        self.clock, self.curve = Clock(), []
+        self.clock = Clock()
+        self.curve: List[Tuple[int, float, float]] = []
         hooks = [h for h in super().build_hooks() if not isinstance(h, EvalHook)]
         test = EvalHook(self.cfg.TEST.EVAL_PERIOD, self.record)
         return [self.clock, *hooks, Progress(self.clock), test]

@@ -11,6 +11,7 @@ import torch
 
 from ..config.defaults import get_d2kd_cfg
 from ..config.keys import flatten
+from ..cores import share_cores
 from ..engine.main import import_files
 from ..engine.provenance import dataset_fingerprint, json_values
 from ..errors import ConfigError
@@ -47,14 +48,13 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         _run(plan, subjects, missing)
         return
     shares = [missing[i::jobs] for i in range(jobs)]
-    spawn, threads = get_context("spawn"), max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, spawn, _start, (imports, threads)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (imports, jobs)) as pool:
         list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
 
 
-def _start(imports: Sequence[str], threads: int) -> None:
+def _start(imports: Sequence[str], jobs: int) -> None:
     """Prepare a process: files of the user, and its part of the CPU's cores."""
-    torch.set_num_threads(threads)
+    share_cores(jobs)
     import_files(imports)
 
 

@@ -20,6 +20,7 @@ from ..data import (
     dataset_num_classes,
     labelled_test_data,
     load_dataset,
+    loader_workers,
     register_custom_datasets,
 )
 from ..data.catalog import require_registered
@@ -139,7 +140,7 @@ def _evaluate(
     evaluator: DatasetEvaluator,
     mapper: Optional[Mapper] = None,
 ) -> Results:
-    workers = cfg.DATALOADER.NUM_WORKERS
+    workers = loader_workers(cfg)
     mapper = mapper or build_mapper(cfg, False)
     loader = build_detection_test_loader(dataset=records, mapper=mapper, num_workers=workers)
     return inference_on_dataset(detector, loader, evaluator)

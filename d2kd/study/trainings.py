@@ -1,6 +1,7 @@
 """Running a study: one process per training, finished ones are never run again."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from ..cores import usable_cores
 from ..file_io import write_atomically
 from .plan import Run, Study
 
@@ -30,24 +32,27 @@ def run_study(study: Study, jobs: int = 1) -> List[str]:
     open_runs = [run for run in study.runs if read_result(run) is None]
     print(f"{len(study.runs) - len(open_runs)} of {len(study.runs)} runs are finished", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
-        errors = pool.map(lambda run: execute(run, study.metric), open_runs)
+        errors = pool.map(lambda run: execute(run, study.metric, jobs), open_runs)
     return [error for error in errors if error]
 
 
-def execute(run: Run, metric: str) -> Optional[str]:
+def execute(run: Run, metric: str, jobs: int = 1) -> Optional[str]:
     """Run one training in a process of its own and store its result.
 
-    An interrupted run starts again from its last checkpoint.
+    An interrupted run starts again from its last checkpoint. With several `jobs` at the same time
+    it gets its part of the cores, unless OMP_NUM_THREADS is set.
 
     Returns:
         Optional[str]: what went wrong, None if nothing did.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (run.folder / "last_checkpoint").is_file() else []
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
     start, name = time.time(), f"{run.row}, seed {run.seed}"
     with open(run.folder / "console.txt", "a") as console:
         command = [sys.executable, "-m", *run.command[:3], *resume, *run.command[3:]]
-        code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False)
+        code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False,
+                              env={**threads, **os.environ})  # fmt: skip
     value = last_value(run.folder / "metrics.json", metric)
     if code.returncode or value is None:
         reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"

@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import HookBase
 from PIL import Image
 
+from d2kd import DistillationTrainer
+from d2kd.data import register_custom_datasets
+from d2kd.errors import RunError
 from tests.conftest import ROOT
 from tests.engine.hooks.test_exact_resume import config, result, train
 from tests.helpers import write_config
@@ -134,6 +139,34 @@ def test_a_worker_that_dies_is_named(tmp_path, squares):
     last = out.strip().splitlines()[-2]
     assert "DataLoader worker" in last and "DATALOADER.NUM_WORKERS" in last, out[-2000:]
     assert "--resume" in last
+
+
+class KillWorker(HookBase):
+    """Kill the worker after the second step, as the system does that is out of memory."""
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+
+    def after_step(self):
+        if self.trainer.iter != 1:
+            return
+        try:
+            os.kill(active_children()[0].pid, signal.SIGKILL)
+            time.sleep(60)  # PyTorch raises while this waits
+        except RuntimeError:
+            if self.spoil:
+                raise OSError("what was being written is broken")  # noqa: B904
+            raise
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_a_worker_that_dies_between_steps_is_named(tmp_path, squares, spoil):
+    cfg = config("RetinaNet", tmp_path, squares, "out", DATALOADER__NUM_WORKERS=1)
+    register_custom_datasets(cfg)
+    trainer = DistillationTrainer(cfg)
+    trainer.register_hooks([KillWorker(spoil)])
+    with pytest.raises(RunError, match=r"DataLoader worker .*killed.*NUM_WORKERS.*model_0000001"):
+        trainer.train()
 
 
 def broken_images(squares, tmp_path):

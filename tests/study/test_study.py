@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_a_study_runs_once_and_reports(folder, jobs):
     assert json.loads(Path("out/report.json").read_text())["values"]["better"]["2"] == 24
     assert Path("out/report.png").read_bytes()[:4] == b"\x89PNG"
     assert run_study(plan, jobs) == [] and len(calls("plain", 1)) == 1
+
+
+@pytest.mark.parametrize(
+    "jobs, given, threads", [(2, "", "4"), (9, "", "1"), (2, "3", "3"), (1, "", None)]
+)
+def test_trainings_at_the_same_time_share_the_cores(folder, monkeypatch, jobs, given, threads):
+    found = []
+
+    def training(*args, env, **options):
+        found.append(env.get("OMP_NUM_THREADS"))
+        return subprocess.CompletedProcess(args, 1)
+
+    monkeypatch.setattr("d2kd.study.trainings.usable_cores", lambda: 8)
+    monkeypatch.setattr("subprocess.run", training)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    plan = study()
+    run_study(plan, jobs)
+    assert found == [threads] * len(plan.runs)
 
 
 def test_an_interrupted_run_goes_on_and_finished_ones_are_kept(folder):

@@ -10,6 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.utils import comm
 
+from ...data import loader_workers
 from ...errors import ConfigError
 from ...teachers.teacher import Teacher
 
@@ -64,7 +65,7 @@ def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
     cfg.defrost()
     cfg.INPUT.FORMAT = teacher.input_format
     loader = build_detection_test_loader(
-        dataset=records, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        dataset=records, mapper=DatasetMapper(cfg, False), num_workers=loader_workers(cfg)
     )
     evaluator = _SubsetEvaluator(name, tasks=("bbox",), use_fast_impl=False)
     evaluator.image_ids = [record["image_id"] for record in records]
