@@ -27,7 +27,7 @@ from timing import alternate, default_device, header
 
 from d2kd import DetectorOutput, Teacher
 from d2kd.build import compile_in_place
-from d2kd.checkpoint.checkpointer import load_detector
+from d2kd.checkpoint import load_detector
 from d2kd.data import register_custom_datasets
 from d2kd.engine.hooks.teacher_check import evaluate_teacher
 from d2kd.teachers.cache import OutputCache, TensorStore

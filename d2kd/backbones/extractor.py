@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Sequence
 
 from torch import nn
 
-from ..checkpoint.checkpointer import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer
 from ..errors import MissingFileError
 
 

@@ -1,4 +1,5 @@
-from .checkpointer import SafeCheckpointer, StrictCheckpointer, last_checkpoint, load_detector
+from .checkpointer import SafeCheckpointer, last_checkpoint, write_final
+from .complete import StrictCheckpointer, load_detector
 from .weights_file import convert_weights, read_weights
 
 __all__ = [
@@ -8,4 +9,5 @@ __all__ = [
     "last_checkpoint",
     "load_detector",
     "read_weights",
+    "write_final",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from shutil import disk_usage
+from shutil import copyfile, disk_usage
 from typing import Any, Dict, List, Optional
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..errors import ConfigError, MissingFileError
+from ..errors import MissingFileError
 from ..file_io import write_atomically
 from .weights_file import check_pin, read_weights, split_pin
 
-_QUALITY_HINT = (
+FINAL = "model_final.pth"
+QUALITY_HINT = (
     "reg_conf is the quality predictor: MODEL.GFL.QUALITY may be another than it was trained with "
     "(DGQP's first layer reads 20 statistics, SDGQP's 4 * (TOPK + 1); a DGQP checkpoint fits SDGQP "
     "with SELECTOR fixed, TOPK 4, KAPPA 4.0 and TAU 0.001)"
@@ -88,28 +89,15 @@ class SafeCheckpointer(DetectionCheckpointer):
         found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):
-            logging.getLogger(__name__).warning(_QUALITY_HINT)
+            logging.getLogger(__name__).warning(QUALITY_HINT)
         unfilled = {name for name, _, _ in incompatible.incorrect_shapes}.union(
             incompatible.missing_keys
         )
         if unfilled.issuperset(self.model.state_dict()):
             raise ValueError(
                 f"none of its {len(found)} tensors fits the model: it is of another "
-                f"detector. It holds {_some(found)}."
+                f"detector. It holds {first_names(found)}."
             )
-        return incompatible
-
-
-class StrictCheckpointer(SafeCheckpointer):
-    """A checkpointer for which a tensor that is not filled is an error."""
-
-    def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        wrong = [f"{k} {a} instead of {b}" for k, a, b in incompatible.incorrect_shapes]
-        filled = {k for k, _, _ in incompatible.incorrect_shapes}
-        missing = [k for k in incompatible.missing_keys if k not in filled]
-        if wrong or missing:
-            raise ValueError(_describe_misfit(missing, wrong, len(self.model.state_dict())))
         return incompatible
 
 
@@ -125,25 +113,12 @@ def last_checkpoint(folder: str) -> str:
     return checkpointer.get_checkpoint_file()
 
 
-def load_detector(detector: nn.Module, path: str, key: str) -> None:
-    """Fill a detector from a checkpoint, completely.
-
-    Args:
-        detector: changed in place.
-        path: file, URL, `detectron2://` or model-zoo address; .pth, .pkl or .safetensors, maybe
-            with `#sha256=<digits>` behind it.
-        key: the option that named it, for error messages.
-
-    Raises:
-        ValueError: unreadable, not the pinned file, or it does not fill every tensor.
-        FileNotFoundError: no such file.
-    """
-    try:
-        StrictCheckpointer(detector, save_to_disk=False).load(path, checkpointables=[])
-    except (FileNotFoundError, AssertionError) as error:
-        raise MissingFileError(f"{key}: checkpoint {path!r} not found.") from error
-    except ValueError as error:
-        raise ConfigError(f"{key}: {path}: {error}") from error
+def write_final(checkpointer: SafeCheckpointer) -> None:
+    """Make the last checkpoint the final one, where a kill came between the two."""
+    last, final = Path(checkpointer.get_checkpoint_file()), Path(checkpointer.save_dir) / FINAL
+    if not final.exists():
+        write_atomically(final, lambda part: copyfile(last, part))
+        checkpointer.tag_last_checkpoint(FINAL)
 
 
 def _save(data: Dict[str, Any], path: Path) -> None:
@@ -162,14 +137,16 @@ def _check_values(tensors: Any) -> None:
         raise ValueError(f"it holds no dictionary of tensors, but {type(tensors).__name__}")
     others = [f"{k} ({type(x).__name__})" for k, x in tensors.items() if not _is_array(k, x)]
     if others:
-        raise ValueError(f"it holds other things than tensors by name: {_some(others)}")
+        raise ValueError(f"it holds other things than tensors by name: {first_names(others)}")
     arrays = {name: torch.as_tensor(x) for name, x in tensors.items()}
     complex_ones = [name for name, x in arrays.items() if x.is_complex() or x.dtype == torch.bool]
     if complex_ones:
-        raise ValueError(f"tensors are complex or boolean: {_some(complex_ones)}")
+        raise ValueError(f"tensors are complex or boolean: {first_names(complex_ones)}")
     broken = [name for name, x in arrays.items() if not _is_finite(x)]
     if broken:
-        raise ValueError(f"tensors with NaN or infinite values: {_some(broken)}; it is damaged")
+        raise ValueError(
+            f"tensors with NaN or infinite values: {first_names(broken)}; it is damaged"
+        )
 
 
 def _is_array(name: object, value: object) -> bool:
@@ -180,20 +157,6 @@ def _is_finite(x: Tensor) -> bool:
     return not x.is_floating_point() or bool(torch.isfinite(x).all())
 
 
-def _describe_misfit(missing: List[str], wrong: List[str], total: int) -> str:
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} of {total} tensors are missing: {_some(missing)}")
-    if wrong:
-        parts.append(f"{len(wrong)} have another shape: {_some(wrong)}")
-    if any("reg_conf." in name for name in (*missing, *wrong)):
-        parts.append(_QUALITY_HINT)
-    return (
-        f"the checkpoint does not fill the detector; {'; '.join(parts)}. Check that the config "
-        "(for a teacher, DISTILL.TEACHER.CONFIG_FILES) is the one it was trained with (detector, "
-        "depth, NUM_CLASSES) and that it holds a whole detector, not only a backbone."
-    )
-
-
-def _some(names: List[str]) -> str:
+def first_names(names: List[str]) -> str:
+    """Names for a message, the first five of them."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

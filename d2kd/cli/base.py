@@ -145,7 +145,7 @@ def run_weights(config: str, weights: str) -> str:
     Raises:
         ConfigError: neither.
     """
-    from ..checkpoint.checkpointer import last_checkpoint
+    from ..checkpoint import last_checkpoint
 
     if weights:
         return weights

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..build import student_config
-from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint import StrictCheckpointer
 from ..config.defaults import get_d2kd_cfg
 from ..config.loading import merge_config_file, merge_options, without_pretrained
 from ..config.locate import resolve_config_file

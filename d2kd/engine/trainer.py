@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from ..checkpoint.checkpointer import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer, write_final
 from ..config.validate import check_config, naming_keys
 from ..data import build_mapper, build_train_loader, loader_workers
 from ..distiller import Distiller
@@ -28,16 +28,11 @@ from ..evaluation import build_evaluator
 from ..evaluation.classes import check_classes
 from ..solver import build_lr_scheduler, build_optimizer, scale_learning_rate
 from .failures import explained_failures, named_dead_workers
-from .hooks.balance import GradientBalance
 from .hooks.best_checkpoint import BestStudent
+from .hooks.build import build_distillation_hooks
 from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
-from .hooks.gradient_share import GradientShare
-from .hooks.loss_watch import LossWatch
-from .hooks.pictures import Pictures
-from .hooks.schedule import DistillationSchedule
 from .hooks.stop_on_signal import StopOnSignal
-from .hooks.teacher_check import TeacherCheck
 from .progress import ProgressPrinter
 from .provenance import RunRecord
 from .ranks import make_deterministic, step_class, wrap_ddp
@@ -104,6 +99,8 @@ class DistillationTrainer(DefaultTrainer):
                 if isinstance(hook, PeriodicCheckpointer):
                     found = Path(self.cfg.OUTPUT_DIR).glob("model_[0-9]*.pth")
                     hook.recent_checkpoints = sorted(map(str, found))
+        if self.start_iter == self.max_iter and comm.is_main_process():
+            write_final(self.checkpointer)
 
     def build_writers(self) -> List[EventWriter]:
         """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
@@ -120,21 +117,9 @@ class DistillationTrainer(DefaultTrainer):
         if solver.BEST_METRIC and comm.is_main_process():
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
-        before = [] if distiller is None else self._build_distillation_hooks()
+        before = [] if distiller is None else build_distillation_hooks(self.cfg)
         record = RunRecord(self.cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
-
-    def _build_distillation_hooks(self) -> List[Optional[HookBase]]:
-        distill, balance = self.cfg.DISTILL, self.cfg.DISTILL.BALANCE
-        balanced = [balance.SHARES, distill.HEADS, balance.STEPS, self.cfg.OUTPUT_DIR]
-        return [
-            DistillationSchedule(*distill.SCHEDULE),
-            GradientBalance(*balanced) if balance.SHARES else None,
-            None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
-            TeacherCheck(self.cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
-            Pictures(self.cfg) if distill.PICTURES.PERIOD > 0 else None,
-            LossWatch(),
-        ]
 
     def train(self) -> Optional[Dict[str, Any]]:
         """Train as stock does; on the CPU without TorchScript's profiler.

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..adapters import build_adapter
 from ..build import student_config
-from ..checkpoint.checkpointer import load_detector
+from ..checkpoint import load_detector
 from ..config.loading import without_pretrained
 from ..data import dataset_num_classes, register_custom_datasets
 from ..data.yolo import SUFFIXES

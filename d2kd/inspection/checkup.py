@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..adapters import DetectorAdapter
-from ..checkpoint.checkpointer import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer
 from ..distiller import Distiller
 from ..engine.hooks.gradient_share import gradient_norms
 from ..engine.trainer import DistillationTrainer

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..checkpoint.checkpointer import load_detector
+from ..checkpoint import load_detector
 from .training import Result, evaluate, load_config, log_to, train
 
 TEACHER = Path(__file__).with_name("teacher.safetensors")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from ..checkpoint.checkpointer import last_checkpoint, load_detector
+from ..checkpoint import last_checkpoint, load_detector
 from ..config.loading import load_config
 from ..data import register_custom_datasets
 from ..errors import ConfigError

@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..build import student_config
-from ..checkpoint.checkpointer import last_checkpoint, load_detector
+from ..checkpoint import last_checkpoint, load_detector
 from ..checkpoint.weights_file import split_pin
 from ..config.loading import load_config, without_pretrained
 from ..data import (

@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..adapters import DetectorOutput, build_adapter
-from ..checkpoint.checkpointer import last_checkpoint, load_detector
+from ..checkpoint import last_checkpoint, load_detector
 from ..config.loading import teacher_config
 from ..config.model_zoo import zoo_checkpoint_url
 from ..errors import check_choice

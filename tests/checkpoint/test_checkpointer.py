@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import save_file
 
-from d2kd.checkpoint.checkpointer import SafeCheckpointer, load_detector
+from d2kd.checkpoint import SafeCheckpointer, load_detector
 from d2kd.file_io import sha256_of
 from tests.helpers import clone, d2kd, detector, pair
 

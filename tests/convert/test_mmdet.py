@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, ImageList
 from torch.testing import assert_close
 
 from d2kd import build_teacher
-from d2kd.checkpoint.checkpointer import load_detector
+from d2kd.checkpoint import load_detector
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.convert import convert_mmdet

@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from d2kd.checkpoint.checkpointer import load_detector
+from d2kd.checkpoint import load_detector
 from d2kd.config.loading import load_config
 from d2kd.export import export_onnx
 from d2kd.quickstart.digits import DigitsSpec, build_digits

@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from d2kd.checkpoint.checkpointer import SafeCheckpointer, load_detector
+from d2kd.checkpoint import SafeCheckpointer, load_detector
 from d2kd.checkpoint.weights_file import TRUSTED, write_safetensors
 from d2kd.convert.reader import read_mmdet
 from d2kd.file_io import sha256_of

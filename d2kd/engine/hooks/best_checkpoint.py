@@ -7,7 +7,7 @@ from typing import Optional
 from detectron2.engine.hooks import BestCheckpointer
 from torch import nn
 
-from ...checkpoint.checkpointer import SafeCheckpointer
+from ...checkpoint import SafeCheckpointer
 from ...file_io import write_atomically
 
 NAME = "model_best"

@@ -102,6 +102,20 @@ def test_interrupted_and_resumed(tmp_path, squares, case):
         assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_final_one(tmp_path, squares):
+    train(config("RetinaNet, PKD and BCKD", tmp_path, squares, "out"))
+    final, last = tmp_path / "out" / "model_final.pth", f"model_{ITERATIONS - 1:07d}.pth"
+    expected = torch.load(final)
+    final.unlink()
+    (tmp_path / "out" / "last_checkpoint").write_text(last)
+    train(config("RetinaNet, PKD and BCKD", tmp_path, squares, "out"), resume=True)
+    found = torch.load(final)
+    assert found["iteration"] == expected["iteration"] == ITERATIONS - 1
+    for key in ("model", "distillation"):
+        assert_close(found[key], expected[key], rtol=0, atol=0)
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == final.name
+
+
 def start(cfg, path):
     path.write_text(cfg.dump())
     command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), "--resume",
