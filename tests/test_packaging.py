@@ -8,7 +8,7 @@ import pytest
 import setuptools
 import yaml
 
-from d2kd.version import __version__
+from d2kd import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -78,10 +78,10 @@ def main() -> None:
 def _complete_config(
     _ctx: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> List[CompletionItem]:
-    """Configs that d2kd ships, and files."""
+    """Configs that d2kd ships or, where none begins so, files; bash shows one kind alone."""
     names = (str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.rglob("*.yaml")))
     shipped = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*shipped, CompletionItem(incomplete, type="file")]
+    return shipped or [CompletionItem(incomplete, type="file")]
 
 
 def config_argument(required: bool = True) -> Callable:

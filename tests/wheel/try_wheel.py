@@ -6,6 +6,7 @@ files. Run it with any Python from 3.10 to 3.13: `make test-wheel`, or another o
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,8 +59,13 @@ def main() -> None:
 
 
 def build(folder: Path) -> Path:
-    """The wheel of this tree."""
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
+    """The wheel of this tree; of a copy of it, so that no older build/ gets in."""
+    source = folder / "source"
+    for name in ("d2kd", "configs"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source)
     return next(folder.glob("d2kd-*.whl"))
 
 
