@@ -12,14 +12,14 @@ from torch import nn
 ROUNDS, IMAGES = 5, 40
 
 
-def read_images(cfg: CfgNode, count: int) -> List[dict]:
+def first_test_images(cfg: CfgNode, count: int) -> List[dict]:
     """The first `count` records of DATASETS.TEST as model inputs, at INPUT.MIN_SIZE_TEST."""
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
     return [DatasetMapper(cfg, False)(record) for record in records[:count]]
 
 
 @torch.no_grad()
-def measure(
+def measure_inference(
     models: Sequence[nn.Module], images: Sequence[dict], rounds: int = ROUNDS
 ) -> List[float]:
     """Median time of one image, batches of one, pre- and post-processing included.
@@ -28,7 +28,7 @@ def measure(
 
     Args:
         models: detectors in evaluation mode, on one device.
-        images: model inputs, see `read_images`.
+        images: model inputs, see `first_test_images`.
         rounds: passes over the images, after one that is not counted.
 
     Returns:

@@ -9,7 +9,7 @@ from detectron2.data import get_detection_dataset_dicts
 from torch import nn
 
 from ..data import register_custom_datasets
-from ..inference.speed import IMAGES, measure, read_images
+from ..inference.speed import IMAGES, first_test_images, measure_inference
 from .digits import DigitsSpec, build_digits
 from .markdown import table, write_report
 from .pace import Pace, measure_pace
@@ -47,7 +47,7 @@ def run(
         rebuild_teacher(output / "teacher", teacher, steps)
     results, pace = train_all(output, cfg, steps, teacher)
     print("[6/6] measure inference, draw, write the report", flush=True)
-    times = measure([r.model for r in results], read_images(cfg, IMAGES))
+    times = measure_inference([r.model for r in results], first_test_images(cfg, IMAGES))
     for result, ms in zip(results, times, strict=True):
         result.ms = ms
     finish(output, cfg, results, pace)
@@ -98,7 +98,7 @@ def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace) -> Non
     draw_curves(teacher, results[1:], output / "curve.png")
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)[:PICTURED]
     shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
-    draw_detections(records, read_images(cfg, PICTURED), shown, output / "detections.png")
+    draw_detections(records, first_test_images(cfg, PICTURED), shown, output / "detections.png")
     share = cfg.DATALOADER.RANDOM_SUBSET_RATIO
     write_report(output / "report.md", results, pace, cfg.SEED, share)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")

@@ -7,7 +7,7 @@ from typing import Dict, List, Sequence, Tuple
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .runs import Curve, Run
+from .runs import Curve, RunFolder
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito
 STYLES = ("-", "--", "-.", ":")
@@ -60,7 +60,7 @@ def bar_chart(groups: Sequence[str], bars: Dict[str, List[float]], label: str) -
     return to_svg(figure)
 
 
-def run_charts(run: Run) -> List[Tuple[str, str]]:
+def run_charts(run: RunFolder) -> List[Tuple[str, str]]:
     """Losses of the task and of the methods, and gradient norms, of one run: title and SVG."""
     heads = tuple(run.config.get("DISTILL.HEADS") or ()) if run.distils else ()
     losses = {k.removeprefix("loss_"): v for k, v in run.metrics.items() if k.startswith("loss_")}
@@ -77,7 +77,7 @@ def run_charts(run: Run) -> List[Tuple[str, str]]:
     return charts
 
 
-def shared_charts(runs: Sequence[Run]) -> List[Tuple[str, str]]:
+def shared_charts(runs: Sequence[RunFolder]) -> List[Tuple[str, str]]:
     """AP over the steps, by class and by size, and the learning rate, of all runs together."""
     charts = []
     for name, title, label in (
@@ -96,11 +96,11 @@ def shared_charts(runs: Sequence[Run]) -> List[Tuple[str, str]]:
     return charts
 
 
-def _size_keys(runs: Sequence[Run]) -> List[str]:
+def _size_keys(runs: Sequence[RunFolder]) -> List[str]:
     return [k for k in ("bbox/APs", "bbox/APm", "bbox/APl") if any(k in r.results for r in runs)]
 
 
-def _class_keys(runs: Sequence[Run]) -> List[str]:
+def _class_keys(runs: Sequence[RunFolder]) -> List[str]:
     """The 20 classes whose AP differs most, where there are more."""
     keys = list(dict.fromkeys(k for r in runs for k in r.results if k.startswith("bbox/AP-")))
 

@@ -24,9 +24,9 @@ from ..file_io import write_atomically
 from ..inference.detections import detect, draw_detections, truth_of
 from ..inference.distillation_maps import picture_batch
 from ..inference.predict import build_student
-from ..inference.speed import measure
+from ..inference.speed import measure_inference
 from .charts import run_charts, shared_charts
-from .runs import Run, different_keys, read_run
+from .runs import RunFolder, different_keys, read_run
 
 _WIDEST = 1440  # px of a picture
 _SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
@@ -66,10 +66,12 @@ def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> None
     write_atomically(output, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def summary(runs: Sequence[Run], models: Dict[str, Tuple[float, float]]) -> List[Dict[str, Any]]:
+def summary(
+    runs: Sequence[RunFolder], models: Dict[str, Tuple[float, float]]
+) -> List[Dict[str, Any]]:
     """A row for each run: numbers as text, "-" where they are not known."""
 
-    def ap(run: Run, key: str) -> str:
+    def ap(run: RunFolder, key: str) -> str:
         return f"{run.results[f'bbox/{key}']:.1f}" if f"bbox/{key}" in run.results else "-"
 
     rows = []
@@ -89,7 +91,7 @@ def summary(runs: Sequence[Run], models: Dict[str, Tuple[float, float]]) -> List
 
 
 def _look_at_models(
-    runs: Sequence[Run], images: int
+    runs: Sequence[RunFolder], images: int
 ) -> Tuple[Dict[str, Tuple[float, float]], List[str]]:
     """Millions of parameters and milliseconds per image by run, and pictures of detections."""
     models: Dict[str, nn.Module] = {}
@@ -109,7 +111,7 @@ def _look_at_models(
         return {}, []
     cfg, batch = first
     inputs = [{"image": x["image"]} for x in batch[:_SPEED_IMAGES]]
-    times = measure(list(models.values()), inputs, _SPEED_ROUNDS)
+    times = measure_inference(list(models.values()), inputs, _SPEED_ROUNDS)
     found = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in models.items()}
     numbers = {name: (found[name], ms) for name, ms in zip(models, times, strict=True)}
     classes = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", [])
@@ -143,7 +145,7 @@ def image_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _drawn(run: Run) -> List[Tuple[str, str]]:
+def _drawn(run: RunFolder) -> List[Tuple[str, str]]:
     """Pictures that the training drew: title, data URI."""
     return [
         (f"{kind}: {path.stem}", image_uri(Image.open(path)))

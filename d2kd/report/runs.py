@@ -14,7 +14,7 @@ Curve = Tuple[List[int], List[float]]
 
 
 @dataclass
-class Run:
+class RunFolder:
     """A run's folder, read; what it lacks is empty, and named in `missing`.
 
     Attributes:
@@ -57,13 +57,13 @@ class Run:
         return self.config.get("MODEL.META_ARCHITECTURE") == "Distiller"
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str) -> RunFolder:
     """Read a run's folder; a run that is still going is read as far as it is.
 
     Raises:
         ConfigError: it is not the folder of a run.
     """
-    run = Run(name, folder)
+    run = RunFolder(name, folder)
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is not the folder of a run: it has no config.yaml.")
     run.config = _flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
@@ -80,7 +80,7 @@ def read_run(folder: Path, name: str) -> Run:
     return run
 
 
-def different_keys(runs: List[Run]) -> Dict[str, List[Any]]:
+def different_keys(runs: List[RunFolder]) -> Dict[str, List[Any]]:
     """Config keys whose values are not the same in all runs, the output folder aside."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     values = {key: [run.config.get(key, "") for run in runs] for key in keys}
