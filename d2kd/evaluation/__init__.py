@@ -1,31 +1,8 @@
-"""Evaluators that Detectron2 lacks."""
+"""Evaluators that Detectron2 lacks.
 
-from .adversarial import AttackedDetector, fgsm, projected_gradient
-from .build import build_evaluator, evaluator_type
-from .coco import FastCOCOEvaluator
-from .corruptions import corrupt_image, corrupted_mapper, corruption_summary
-from .crowdhuman import CrowdHumanEvaluator, evaluated_class
-from .domain_shift import MappedEvaluator, map_classes
-from .groups import ErrorEvaluator
-from .quality import QualityEvaluator, QualityProbe
-from .records import RecordsEvaluator
+Their modules are imported when they are first used, since plots and statistics take long to load.
+"""
 
-__all__ = [
-    "AttackedDetector",
-    "CrowdHumanEvaluator",
-    "ErrorEvaluator",
-    "FastCOCOEvaluator",
-    "MappedEvaluator",
-    "QualityEvaluator",
-    "QualityProbe",
-    "RecordsEvaluator",
-    "corrupt_image",
-    "corrupted_mapper",
-    "corruption_summary",
-    "fgsm",
-    "map_classes",
-    "projected_gradient",
-    "build_evaluator",
-    "evaluated_class",
-    "evaluator_type",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,6 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 Array = NDArray[np.float64]
 
@@ -110,6 +109,8 @@ def jaccard(
 
 def _heaviest(weights: Array, rows: NDArray) -> Tuple[NDArray, NDArray]:
     """Rows and columns of the matching of largest weight among some rows; zeros do not match."""
+    from scipy.optimize import linear_sum_assignment  # takes long to load
+
     i, j = linear_sum_assignment(weights[rows], maximize=True)
     used = weights[rows[i], j] > 0
     return rows[i][used], j[used]

@@ -30,7 +30,7 @@ def leaves(node, prefix=""):
 
 
 def fits(schema, text):
-    jsonschema.validate(yaml.safe_load(text) or {}, schema)
+    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(text) or {})
 
 
 def test_it_has_all_keys_and_their_defaults(schema):

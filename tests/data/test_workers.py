@@ -92,8 +92,9 @@ def test_robustness(path, tmp_path, one_core):
 def test_two_ranks_share_workers_and_threads(path, tmp_path):
     """As users start them; the import runs in every rank."""
     (tmp_path / "mine.py").write_text(
-        "import torch\nimport d2kd.testing\nfrom d2kd.cores import own_cores\n"
-        "print('threads', torch.get_num_threads(), 'of', own_cores())\n"
+        "import os, pathlib, torch\nimport d2kd.testing\nfrom d2kd.cores import own_cores\n"
+        f"file = pathlib.Path({str(tmp_path)!r}, 'rank' + str(os.getpid()))\n"
+        "file.write_text(f'threads {torch.get_num_threads()} of {own_cores()}')\n"
     )
     cores = sorted(os.sched_getaffinity(0))[:2]
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
@@ -105,7 +106,7 @@ def test_two_ranks_share_workers_and_threads(path, tmp_path):
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("threads 1 of 1") == 2
+    assert [x.read_text() for x in tmp_path.glob("rank*")] == ["threads 1 of 1"] * 2
     assert "NUM_WORKERS is 3: data loaders use 1" in done.stdout
     assert "This DataLoader will create" not in done.stderr
     assert "NUM_WORKERS: 3" in (tmp_path / "out" / "config.yaml").read_text()

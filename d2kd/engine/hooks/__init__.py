@@ -1,23 +1,8 @@
-from .balance import GradientBalance
-from .best_checkpoint import BestStudent
-from .exact_resume import ExactResume
-from .gradient_guard import GradientGuard
-from .gradient_share import GradientShare
-from .loss_watch import LossWatch
-from .pictures import Pictures
-from .schedule import DistillationSchedule
-from .stop_on_signal import StopOnSignal
-from .teacher_check import TeacherCheck
+"""What happens between the steps of a training.
 
-__all__ = [
-    "BestStudent",
-    "DistillationSchedule",
-    "ExactResume",
-    "GradientBalance",
-    "GradientGuard",
-    "GradientShare",
-    "LossWatch",
-    "Pictures",
-    "StopOnSignal",
-    "TeacherCheck",
-]
+Their modules are imported when they are first used, since plots and statistics take long to load.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,13 +8,14 @@ from detectron2.engine import HookBase
 from .balance import GradientBalance
 from .gradient_share import GradientShare
 from .loss_watch import LossWatch
-from .pictures import Pictures
 from .schedule import DistillationSchedule
 from .teacher_check import TeacherCheck
 
 
 def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
     """What acts before a step, in this order; None stands for a hook that DISTILL leaves out."""
+    from .pictures import Pictures  # Matplotlib takes long to load
+
     distill, balance = cfg.DISTILL, cfg.DISTILL.BALANCE
     balanced = [balance.SHARES, distill.HEADS, balance.STEPS, cfg.OUTPUT_DIR]
     return [

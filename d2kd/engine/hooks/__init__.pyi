@@ -1,0 +1,10 @@
+from .balance import GradientBalance as GradientBalance
+from .best_checkpoint import BestStudent as BestStudent
+from .exact_resume import ExactResume as ExactResume
+from .gradient_guard import GradientGuard as GradientGuard
+from .gradient_share import GradientShare as GradientShare
+from .loss_watch import LossWatch as LossWatch
+from .pictures import Pictures as Pictures
+from .schedule import DistillationSchedule as DistillationSchedule
+from .stop_on_signal import StopOnSignal as StopOnSignal
+from .teacher_check import TeacherCheck as TeacherCheck

@@ -1,0 +1,17 @@
+from .adversarial import AttackedDetector as AttackedDetector
+from .adversarial import fgsm as fgsm
+from .adversarial import projected_gradient as projected_gradient
+from .build import build_evaluator as build_evaluator
+from .build import evaluator_type as evaluator_type
+from .coco import FastCOCOEvaluator as FastCOCOEvaluator
+from .corruptions import corrupt_image as corrupt_image
+from .corruptions import corrupted_mapper as corrupted_mapper
+from .corruptions import corruption_summary as corruption_summary
+from .crowdhuman import CrowdHumanEvaluator as CrowdHumanEvaluator
+from .crowdhuman import evaluated_class as evaluated_class
+from .domain_shift import MappedEvaluator as MappedEvaluator
+from .domain_shift import map_classes as map_classes
+from .groups import ErrorEvaluator as ErrorEvaluator
+from .quality import QualityEvaluator as QualityEvaluator
+from .quality import QualityProbe as QualityProbe
+from .records import RecordsEvaluator as RecordsEvaluator
