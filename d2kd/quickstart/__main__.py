@@ -6,6 +6,9 @@ import sys
 import warnings
 from pathlib import Path
 
+from ..errors import ignore_warnings_of_dependencies
+
+ignore_warnings_of_dependencies()
 # Threads that wait for each other on busy cores sleep sooner; on quiet ones it costs nothing.
 # PyTorch's OpenMP reads it when PyTorch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
