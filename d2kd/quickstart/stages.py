@@ -103,9 +103,8 @@ def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace) -> Non
     write_report(output / "report.md", results, pace, cfg.SEED, share)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
     print(
-        "Next, distil on your own data (docs/tutorials/own_detector.md, keys in configs/distill):\n"
-        "  python train_net.py --config-file "
-        "configs/distill/retinanet_R_50_FPN_bckd_from_retinanet_R_101_FPN_1x.yaml"
+        "Next, distil on your own data, a folder cells of labelled images "
+        "(docs/tutorials/own_detector.md):\n  source .venv/bin/activate\n  d2kd data cells"
     )
 
 
