@@ -11,6 +11,11 @@ from ..file_io import CONFIGS
 from .model_zoo import zoo_config_file
 
 
+def moved_config(text: str) -> str:
+    """`text` with the folder that d2kd 0.1.0 had the studies' configs in, as it is called now."""
+    return text.replace("configs/study/", "studies/configs/")
+
+
 def resolve_config_file(path: str, key: str) -> str:
     """Return the local path of a config.
 
@@ -27,6 +32,8 @@ def resolve_config_file(path: str, key: str) -> str:
         path = os.path.join(path, "config.yaml")
     if PathManager.isfile(path):
         return PathManager.get_local_path(path)
+    if PathManager.isfile(moved_config(path)):
+        return moved_config(path)
     shipped = CONFIGS / path.removeprefix("configs/")
     if shipped.is_file():
         return str(shipped)

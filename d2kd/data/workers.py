@@ -18,8 +18,8 @@ def loader_workers(cfg: CfgNode) -> int:
     if asked > cores:
         log_first_n(
             logging.INFO,
-            f"DATALOADER.NUM_WORKERS is {asked}: data loaders use {cores}, the number of cores of "
-            "this process.",
+            f"DATALOADER.NUM_WORKERS is {asked}: data loaders use {cores}, this process's part of "
+            "the cores.",
             key="message",
         )
     return min(asked, cores)

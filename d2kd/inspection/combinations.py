@@ -16,9 +16,10 @@ from .text_table import format_table
 
 _CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads",
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]  # fmt: skip
-DETECTORS: Dict[
-    str, Tuple[str, str, List[Any]]
-] = {  # meta-architecture, prefix of configs, options
+Entry = Tuple[str, str, List[Any]]
+"""Meta-architecture, prefix of configs, options."""
+
+DETECTORS: Dict[str, Entry] = {
     "RetinaNet": ("RetinaNet", "retinanet", []),
     "FCOS": ("FCOS", "fcos", []),
     "ATSS": ("ATSS", "atss", []),

@@ -37,6 +37,7 @@ def write_maps(
             "CONFIG does not distil, so it has no methods whose maps could be drawn: give the "
             "config or the run's folder of a distilled student."
         )
+    cfg.OUTPUT_DIR = str(output)
     check_config(cfg)
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")

@@ -27,6 +27,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     Returns:
         str: what quality.json holds.
     """
+    cfg.OUTPUT_DIR = str(output)
     check_config(cfg)
     cfg = without_pretrained(student_config(cfg))
     register_custom_datasets(cfg)

@@ -8,14 +8,11 @@ nothing is downloaded. Training and test images share no scan.
 import argparse
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
-from detectron2.data import DatasetCatalog
-from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from .drawing import DigitsSpec, draw_image
@@ -99,22 +96,6 @@ def build_digits(root: Union[str, Path], spec: Optional[DigitsSpec] = None) -> b
         _draw_split(root, split, spec)
     manifest.write_text(json.dumps(_manifest(root, spec), indent=1))
     return True
-
-
-def register_digits(root: Optional[Union[str, Path]] = None) -> None:
-    """Register ``digits_train`` and ``digits_test`` with Detectron2, once.
-
-    Args:
-        root: folder of the data set; by default ``$DETECTRON2_DATASETS/digits``, where an unset
-            variable means ``datasets``, as everywhere in Detectron2.
-    """
-    base = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    root = base / "digits" if root is None else Path(root)
-    for split in SPLITS:
-        if f"digits_{split}" in DatasetCatalog:
-            continue
-        files = (str(root / f"{split}.json"), str(root / split))
-        register_coco_instances(f"digits_{split}", {"thing_classes": list(CLASS_NAMES)}, *files)
 
 
 def main() -> None:

@@ -48,13 +48,15 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         _run(plan, subjects, missing)
         return
     shares = [missing[i::jobs] for i in range(jobs)]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (imports, jobs)) as pool:
+    start = imports, jobs, torch.get_num_threads()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, start) as pool:
         list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
 
 
-def _start(imports: Sequence[str], jobs: int) -> None:
-    """Prepare a process: files of the user, and its part of the CPU's cores."""
+def _start(imports: Sequence[str], jobs: int, threads: int) -> None:
+    """Prepare a process: files of the user, and its part of the CPU's cores and threads."""
     share_cores(jobs)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), threads // jobs)))
     import_files(imports)
 
 

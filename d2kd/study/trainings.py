@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from ..config.locate import moved_config
 from ..cores import usable_cores
 from ..file_io import write_atomically
 from .plan import Run, Study
@@ -76,6 +77,7 @@ def read_result(run: Run) -> Optional[dict]:
     result = json.loads(path.read_text())
     if result["command"][:2] == _FIRST_VERSION:
         result["command"][:2] = run.command[:2]
+        result["command"] = [moved_config(word) for word in result["command"]]
     if result["command"] != run.command:
         raise ValueError(
             f"{path} was made by another command: {' '.join(result['command'])}. Now it would be: "

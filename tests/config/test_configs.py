@@ -12,6 +12,7 @@ from d2kd import Distiller
 from d2kd.build import student_config
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file, merge_options
+from d2kd.config.locate import resolve_config_file
 from d2kd.config.model_zoo import zoo_config_file
 from d2kd.solver import build_lr_scheduler, build_optimizer
 from d2kd.study import load_study
@@ -117,3 +118,10 @@ def test_student_config_is_plain():
     plain = student_config(cfg)
     assert plain.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
     assert cfg.MODEL.META_ARCHITECTURE == "Distiller"
+
+
+def test_configs_of_the_studies_are_found_at_their_old_place(monkeypatch):
+    """Run folders of 0.1.0 name them so."""
+    monkeypatch.chdir(ROOT)
+    found = resolve_config_file("configs/study/digits/gfl_teacher.yaml", "")
+    assert Path(found).samefile(ROOT / "studies" / "configs" / "digits" / "gfl_teacher.yaml")

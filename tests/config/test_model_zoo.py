@@ -40,7 +40,7 @@ def test_addresses_are_those_of_detectron2():
     assert len(lines) > 50
     for name, address in lines:
         assert zoo_checkpoint_url(name) == zoo_checkpoint_url(f"{name}.yaml") == address
-    assert address.startswith("https://dl.fbaipublicfiles.com/detectron2/")
+        assert address.startswith("https://dl.fbaipublicfiles.com/detectron2/")
 
 
 @pytest.mark.parametrize("name", ["COCO-Detection/no_such.yaml", "", ".", "COCO-Detection"])

@@ -83,3 +83,4 @@ def test_the_command_prints_a_config():
     assert yaml.safe_load(d2kd("config").stdout)["SOLVER"]["MAX_ITER"] == 40000
     wrong = d2kd("config", "train/gfl_R_18_FPN_1x.yaml", "SOLVER.MAX_ITERS", 7)
     assert wrong.exit_code == 1 and "Did you mean SOLVER.MAX_ITER" in wrong.output
+    assert d2kd("config", "train/gfl_R_18_FPN_1x.yaml", "--schema").exit_code == 2

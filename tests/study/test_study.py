@@ -125,13 +125,18 @@ def test_a_changed_row_is_not_mixed_with_old_results(folder):
 
 
 def test_results_of_the_first_version_count(folder):
-    """It ran train_net.py, and wrote that into its results."""
-    plan = study()
+    """It ran train_net.py, wrote that into its results, and had its configs elsewhere."""
+    Path("studies/configs/toy").mkdir(parents=True)
+    Path("studies/configs/toy/plain.yaml").write_text("VERSION: 2\n")
+    config = "studies/configs/toy/plain.yaml"
+    plan = study(rows={"plain": {"config": config, "options": ["BONUS", 0]},
+                       "better": {"config": "plain.yaml", "options": ["BONUS", 4]}})  # fmt: skip
     assert run_study(plan) == []
     for run in plan.runs:
         path = run.folder / "result.json"
         result = json.loads(path.read_text())
-        result["command"][:2] = ["train_net.py", "--config-file"]
+        old = ["train_net.py", "--config-file", *result["command"][2:]]
+        result["command"] = [x.replace("studies/configs/", "configs/study/") for x in old]
         path.write_text(json.dumps(result))
     assert run_study(plan) == [] and len(calls("plain", 1)) == 1
     assert collect(plan)["better"] == {1: 14, 2: 24, 3: 34}

@@ -14,8 +14,6 @@ from .teacher_check import TeacherCheck
 
 def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
     """What acts before a step, in this order; None stands for a hook that DISTILL leaves out."""
-    from .pictures import Pictures  # Matplotlib takes long to load
-
     distill, balance = cfg.DISTILL, cfg.DISTILL.BALANCE
     balanced = [balance.SHARES, distill.HEADS, balance.STEPS, cfg.OUTPUT_DIR]
     return [
@@ -23,6 +21,12 @@ def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
         GradientBalance(*balanced) if balance.SHARES else None,
         None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
         TeacherCheck(cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
-        Pictures(cfg) if distill.PICTURES.PERIOD > 0 else None,
+        _pictures(cfg) if distill.PICTURES.PERIOD > 0 else None,
         LossWatch(),
     ]
+
+
+def _pictures(cfg: CfgNode) -> HookBase:
+    from .pictures import Pictures  # Matplotlib takes long to load
+
+    return Pictures(cfg)

@@ -107,7 +107,8 @@ def test_the_command_draws_several_checkpoints(config, tmp_path):
 
 def test_the_command_says_what_is_wrong(config, tmp_path):
     out = ["--output", tmp_path / "png"]
-    assert "does not distil" in d2kd("maps", tmp_path / "plain.yaml", *out).output
+    plain = d2kd("maps", tmp_path / "plain.yaml", *out)
+    assert plain.exit_code == 1 and "does not distil" in plain.output
     none = d2kd("maps", config, *out, "DISTILL.HEADS", "('BCKD',)")
     assert none.exit_code == 1
     assert "None of DISTILL.HEADS ('BCKD',) has maps to draw" in none.output
