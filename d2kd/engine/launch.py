@@ -52,10 +52,7 @@ def launch(main: Main, args: Namespace) -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     ranks = int(os.environ["LOCAL_WORLD_SIZE"])
     comm.create_local_process_group(ranks)
-    try:
-        _run_rank(main, args, ranks)
-    finally:
-        dist.destroy_process_group()
+    _run_rank(main, args, ranks)
 
 
 def _launch_here(main: Main, args: Namespace) -> None:
@@ -93,9 +90,16 @@ def _launch_here(main: Main, args: Namespace) -> None:
 
 
 def _run_rank(main: Main, args: Namespace, ranks: int) -> None:
-    """One of the ranks of this machine: its share of the cores, then `main`."""
+    """One of the ranks of this machine: its share of the cores, then `main`.
+
+    The threads of the process group end before Python does, which they could abort otherwise.
+    """
     share_cores(ranks)
-    main(args)
+    try:
+        main(args)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _pass_on(number: int, _frame: object) -> None:
