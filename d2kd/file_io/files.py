@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Callable
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 CONFIGS = next(x for x in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if x.is_dir())
 """The folder of d2kd's configs, installed or in a clone."""
 

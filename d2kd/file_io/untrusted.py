@@ -1,0 +1,105 @@
+"""Yaml and json that users bring or download, read within bounds and without running anything."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError, MissingFileError
+
+MAX_YAML = 2**20  # characters
+_MAX_NODES = 100_000  # values, each counted as often as aliases repeat it
+_MAX_SCALAR = 10_000  # characters
+
+
+def read_yaml(path: Path) -> Any:
+    """What is in a yaml file.
+
+    Raises:
+        MissingFileError: it does not exist or may not be read.
+        ConfigError: it is not yaml, or more than `parse_yaml` takes; the message has its name.
+    """
+    try:
+        if path.stat().st_size > 4 * MAX_YAML:
+            raise ConfigError(f"{path} is larger than {MAX_YAML >> 20} MB, too large for yaml.")
+        return parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid yaml: {reason[:300]}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a yaml text holds: plain values, lists and dictionaries.
+
+    Raises:
+        YAMLError: it is not yaml, has python tags or the same key twice, is nested too deep, or
+            with its aliases written out is larger than any list of settings or class names.
+    """
+    if len(text) > MAX_YAML:
+        raise yaml.YAMLError(f"it is longer than {MAX_YAML:,} characters")
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def read_json(path: Path) -> Any:
+    """What is in a json file in UTF-8, 16 or 32; NaN and Infinity are numbers.
+
+    Raises:
+        MissingFileError: it does not exist or may not be read.
+        ConfigError: it is not json; the message has its name.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid json: it is nested too deep.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid json: {error}.") from None
+
+
+def _count_nodes(root: yaml.Node) -> None:
+    """Raise YAMLError for aliases that multiply, endless ones, long values and repeated keys."""
+    counts: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def count(node: yaml.Node) -> int:
+        if id(node) in open_nodes:
+            raise yaml.YAMLError("an alias names what it is part of")
+        if id(node) not in counts:
+            open_nodes.add(id(node))
+            counts[id(node)] = 1 + sum(map(count, _children(node)))
+            open_nodes.remove(id(node))
+        if counts[id(node)] > _MAX_NODES:
+            raise yaml.YAMLError(f"it holds more than {_MAX_NODES:,} values")
+        return counts[id(node)]
+
+    count(root)
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > _MAX_SCALAR:
+            raise yaml.YAMLError(f"a value is longer than {_MAX_SCALAR:,} characters")
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := [key for key in keys if key != "<<" and keys.count(key) > 1]:
+            raise yaml.YAMLError(f"the key {repeated[0][:80]!r} is there twice")
+        yield from (child for pair in node.value for child in pair)

@@ -1,0 +1,77 @@
+"""Yaml and json of users within bounds, and text that is fit for where it goes."""
+
+import time
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from d2kd.errors import ConfigError, MissingFileError
+from d2kd.file_io import parse_yaml, read_json, read_yaml
+from d2kd.text import file_name, for_plot, plain
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 30)
+)
+MERGES = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [LAUGHS, MERGES, "a: &a [*a]", "[" * 5000, "{a: " * 5000, "a: !!python/name:os.system",
+     "a: 1\na: 2", "x" * 2_000_000, "a: " + "y" * 20_000, "a: [", "a: 2001-99-99"],
+)  # fmt: skip
+def test_yaml_that_would_not_end_is_refused_at_once(text, tmp_path):
+    start = time.process_time()
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml(text)
+    assert time.process_time() - start < 5
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_ordinary_yaml_is_read(tmp_path):
+    text = "\ufeffnames: [a, b]\nbase: &b {x: 1}\nother: {<<: *b, y: 2}\n"
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    expected = {"names": ["a", "b"], "base": {"x": 1}, "other": {"x": 1, "y": 2}}
+    assert read_yaml(tmp_path / "a.yaml") == expected
+    assert parse_yaml("") is None
+    for missing in (tmp_path / "b.yaml", tmp_path):
+        with pytest.raises(MissingFileError, match=missing.name):
+            read_yaml(missing)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_of_any_unicode_encoding(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{"é": [NaN]}'.encode(encoding))
+    assert list(read_json(tmp_path / "a.json")) == ["é"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"9" * 10_000])
+def test_json_that_is_none_is_one_line(tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"a\.json") as caught:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_is_fit_for_its_place(text):
+    shown = plain(text)
+    shown.encode("utf-8")
+    assert shown.isprintable() or not set(shown) & set("\x1b\n\r\u202e\x00")
+    assert file_name(text) not in ("", ".", "..") and "/" not in file_name(text)
+    file_name(text).encode("utf-8")
+
+
+@pytest.mark.parametrize("text", ["$x$", "$", "a$b$c$", r"\$", r"\frac", "$\\frac{", "plain"])
+def test_labels_of_plots_are_shown_as_they_are(text):
+    figure = Figure(figsize=(1, 1))
+    label = figure.text(0, 0, for_plot(text))
+    figure.canvas.draw()
+    assert label._preprocess_math(label.get_text()) == (text, False)
