@@ -133,6 +133,15 @@ class Distiller(nn.Module):
         need: FrozenSet[str] = frozenset().union(*needs)
         return need - STUDENT_ONLY
 
+    def __getattr__(self, name: str) -> Any:
+        """The student's, if it is not the distiller's: names of its state dict lead to modules."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "student" not in self._modules:
+                raise
+            return getattr(self._modules["student"], name)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The student's state dict, so that every checkpoint is a plain student."""
         return self.student.state_dict(*args, **kwargs)
