@@ -23,6 +23,7 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: names the key, the value, and what it must be.
     """
     values = dict(flatten(cfg))
+    _refuse_proposals(values)
     for key, value in values.items():
         _check_value(key, value)
     for key, known in CHOICES.items():
@@ -137,8 +138,6 @@ def _check_solver(values: Dict[str, Any]) -> None:
             f"SOLVER.IMS_PER_BATCH is {batch}, the images of all {ranks} ranks together (they are "
             f"SOLVER.REFERENCE_WORLD_SIZE, if that is not 0): it must be a multiple of {ranks}."
         )
-    if values["MODEL.LOAD_PROPOSALS"]:
-        _check_proposals(values)
     if values["SOLVER.BEST_METRIC"] and not values["TEST.EVAL_PERIOD"]:
         raise ConfigError(
             "SOLVER.BEST_METRIC compares evaluations in the training, of which there are none: set "
@@ -151,14 +150,12 @@ def _check_solver(values: Dict[str, Any]) -> None:
         )
 
 
-def _check_proposals(values: Dict[str, Any]) -> None:
-    for kind in ("TRAIN", "TEST"):
-        key = f"DATASETS.PROPOSAL_FILES_{kind}"
-        if len(values[key]) != len(values[f"DATASETS.{kind}"]):
-            raise ConfigError(
-                f"MODEL.LOAD_PROPOSALS needs a file of proposals for each data set: {key} is "
-                f"{values[key]!r}, DATASETS.{kind} is {values[f'DATASETS.{kind}']!r}."
-            )
+def _refuse_proposals(values: Dict[str, Any]) -> None:
+    if values["MODEL.LOAD_PROPOSALS"]:
+        raise ConfigError(
+            "MODEL.LOAD_PROPOSALS is True: files of proposals are pickles, which can run code, so "
+            "d2kd does not read them. Set it to False: an RPN makes the proposals."
+        )
 
 
 def _check_device(device: str) -> None:

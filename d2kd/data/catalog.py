@@ -89,10 +89,7 @@ def dataset_num_classes(name: str) -> int:
 
 
 def load_dataset(
-    name: str,
-    key: str = "DATASETS.TRAIN",
-    min_keypoints: int = 0,
-    proposal_files: list[str] | None = None,
+    name: str, key: str = "DATASETS.TRAIN", min_keypoints: int = 0
 ) -> list[dict[str, Any]]:
     """Read a registered data set and check what it holds.
 
@@ -100,7 +97,6 @@ def load_dataset(
         name: in ``DatasetCatalog``.
         key: the config key that names it, for the errors.
         min_keypoints: images with fewer keypoints are left out.
-        proposal_files: precomputed proposals, one file.
 
     Returns:
         Records in Detectron2's format, images without annotations among them.
@@ -110,7 +106,6 @@ def load_dataset(
             [name],
             filter_empty=False,
             min_keypoints=min_keypoints,
-            proposal_files=proposal_files,
             check_consistency=False,
         )
     except FileNotFoundError as e:

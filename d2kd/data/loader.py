@@ -84,12 +84,10 @@ def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """Read, check, clean and filter all data sets of ``DATASETS.TRAIN``."""
     require_registered(cfg, "TRAIN")
     model, records = cfg.MODEL, []
-    for index, name in enumerate(cfg.DATASETS.TRAIN):
-        proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN[index : index + 1]
+    for name in cfg.DATASETS.TRAIN:
         loaded = load_dataset(
             name,
             min_keypoints=model.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE * model.KEYPOINT_ON,
-            proposal_files=list(proposals) if model.LOAD_PROPOSALS else None,
         )
         records += clean_boxes(loaded, name)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
