@@ -1,19 +1,21 @@
 """Configs from files and options, loaded without running what they hold."""
 
 import difflib
-import os
-from typing import Sequence
+from typing import Any, Dict, Sequence
 
 import torch
-import yaml
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, downgrade_config, upgrade_config
+from detectron2.config.compat import guess_version
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..errors import ConfigError, check_choice
+from ..errors import ConfigError, MissingFileError, check_choice
+from ..text import plain
 from .defaults import get_d2kd_cfg
+from .files import read_config
 from .keys import flatten
 from .locate import resolve_config_file
-from .model_zoo import zoo_folder
+
+_MISFITS = ValueError, RecursionError, MemoryError
 
 
 def load_config(path: str, options: Sequence[str]) -> CfgNode:
@@ -46,7 +48,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
             cfg.merge_from_list([key, value])
         except (KeyError, AssertionError, AttributeError):
             raise _unknown_key(cfg, key, "") from None
-        except ValueError as error:
+        except _MISFITS as error:
             raise ConfigError(f"{key}: {_type_hint(error)}") from error
 
 
@@ -61,14 +63,16 @@ def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:
 
 
 def _type_hint(error: Exception) -> str:
-    text = str(error).split("\n")[0]
+    if isinstance(error, (RecursionError, MemoryError)):
+        return "a value is nested too deep"  # Detectron2 reads texts as Python's literals
+    text = plain(str(error).split("\n")[0], 300)
     if "float" in text and "int" in text:
         text += " (write a number with a decimal point, 1.0, where one is the default)"
     return text
 
 
 def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
-    """Merge a yaml file into `cfg`; only files of the installed Detectron2 may hold python tags.
+    """Merge a yaml file into `cfg`; see `read_config` for what it may hold.
 
     Args:
         cfg: changed in place.
@@ -76,27 +80,38 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
         key: the option that named the file, for error messages.
 
     Raises:
-        ConfigError: the file needs `yaml.unsafe_load`, is not yaml, has unknown keys, or values of
-            another type.
+        MissingFileError: it, or a file that it starts from, does not exist.
+        ConfigError: it is no yaml that can be read as data, has unknown keys, or values of another
+            type.
     """
     path = resolve_config_file(path, key)
-    zoo = os.path.realpath(zoo_folder())
-    trusted = os.path.realpath(path).startswith(zoo + os.sep)
     try:
-        cfg.merge_from_file(path, allow_unsafe=trusted)
-    except yaml.constructor.ConstructorError as error:
-        raise ConfigError(
-            f"{key}: {path} (or its _BASE_) holds a yaml tag that can run code: {error.problem}. "
-            "Write the plain value instead, for example SIZES: [[32, 40, 51], [64, 81, 102]]."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{key}: {path} is not valid yaml: {reason}") from error
+        keys = read_config(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"{key}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    try:
+        _merge_keys(cfg, keys, path)
     except KeyError as error:
         unknown = str(error.args[0]).rpartition(": ")[2]
         raise _unknown_key(cfg, unknown, f"{key}: {path}: ") from error
-    except (ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+    except (*_MISFITS, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"{key}: {path}: {_type_hint(error)}") from error
+
+
+def _merge_keys(cfg: CfgNode, keys: Dict[str, Any], path: str) -> None:
+    """Merge as `CfgNode.merge_from_file` does, files of Detectron2's first version among them."""
+    loaded = CfgNode(keys)
+    version = loaded.get("VERSION") or guess_version(loaded, path)
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(loaded)
+    new = upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
 
 
 def without_pretrained(cfg: CfgNode) -> CfgNode:

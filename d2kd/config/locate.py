@@ -4,9 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
-from detectron2.utils.file_io import PathManager
-
-from ..errors import MissingFileError
+from ..errors import ConfigError, MissingFileError
 from ..file_io import CONFIGS
 from .model_zoo import zoo_config_file
 
@@ -27,12 +25,18 @@ def resolve_config_file(path: str, key: str) -> str:
 
     Raises:
         FileNotFoundError: it is neither.
+        ConfigError: it is an address.
     """
-    if PathManager.isdir(path):
+    if "://" in path:
+        raise ConfigError(
+            f"{key}: {path!r} is an address, and configs are not downloaded: save the file here, "
+            "and name it."
+        )
+    if os.path.isdir(path):
         path = os.path.join(path, "config.yaml")
-    if PathManager.isfile(path):
-        return PathManager.get_local_path(path)
-    if PathManager.isfile(moved_config(path)):
+    if os.path.isfile(path):
+        return path
+    if os.path.isfile(moved_config(path)):
         return moved_config(path)
     shipped = CONFIGS / path.removeprefix("configs/")
     if shipped.is_file():

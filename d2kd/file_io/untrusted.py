@@ -1,6 +1,7 @@
 """Yaml and json that users bring or download, read within bounds and without running anything."""
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, MissingFileError
+from ..text import plain
 
 MAX_YAML = 2**20  # characters
 _MAX_NODES = 100_000  # values, each counted as often as aliases repeat it
@@ -22,12 +24,19 @@ def read_yaml(path: Path) -> Any:
         ConfigError: it is not yaml, or more than `parse_yaml` takes; the message has its name.
     """
     try:
+        _check_regular(path)
         if path.stat().st_size > 4 * MAX_YAML:
             raise ConfigError(f"{path} is larger than {MAX_YAML >> 20} MB, too large for yaml.")
         return parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = str(getattr(error, "problem", ""))
+        if "the tag" in problem:
+            raise ConfigError(
+                f"{path} holds a yaml tag that can run code: {plain(problem)}. Write the plain "
+                "value instead, for example SIZES: [[32, 40, 51], [64, 81, 102]]."
+            ) from None
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid yaml: {reason[:300]}") from None
 
@@ -64,6 +73,7 @@ def read_json(path: Path) -> Any:
         ConfigError: it is not json; the message has its name.
     """
     try:
+        _check_regular(path)
         return json.loads(path.read_bytes())
     except OSError as error:
         raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
@@ -71,6 +81,12 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid json: it is nested too deep.") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid json: {error}.") from None
+
+
+def _check_regular(path: Path) -> None:
+    """Devices and pipes may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise MissingFileError(f"{path} is no file.")
 
 
 def _count_nodes(root: yaml.Node) -> None:
