@@ -4,6 +4,7 @@ from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, build_adapter
 from .dense import DenseDetectorAdapter
 from .output import (
+    BY_CLASS,
     STUDENT_ONLY,
     DenseMaps,
     DetectorOutput,
@@ -15,6 +16,7 @@ from .rcnn import GeneralizedRCNNAdapter
 
 __all__ = [
     "AnchorPointDetectorAdapter",
+    "BY_CLASS",
     "DETECTOR_ADAPTER_REGISTRY",
     "STUDENT_ONLY",
     "DenseDetectorAdapter",

@@ -16,6 +16,8 @@ from .computed import Computed
 
 STUDENT_ONLY = frozenset({"labels", "matched_boxes", "proposals", "gt"})
 """Fields of `DetectorOutput` that a teacher never has."""
+BY_CLASS = frozenset({"logits", "scores", "roi", "masks"})
+"""Fields in which class k has a place of its own: they are compared between equal classes only."""
 
 
 class Decoder(Protocol):

@@ -41,11 +41,12 @@ def _print(problems: list[str]) -> int:
 
 
 def _classes_of(config: str) -> int | list[str]:
-    """A teacher's class names, if it is a run's folder that tells them, or else their number."""
+    """A teacher's class names, if its run or its training data tells them, or else their number."""
     from ..adapters import build_adapter
     from ..config.loading import load_config
-    from ..inference.predict import build_student, class_names
+    from ..inference.predict import build_student
+    from ..teachers.classes import teacher_classes
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
-    names = class_names(cfg, Path(config)) if Path(config, "run.json").is_file() else []
-    return names or build_adapter(build_student(cfg)).spec().num_classes
+    count = build_adapter(build_student(cfg)).spec().num_classes
+    return teacher_classes(config, cfg, cfg.MODEL.WEIGHTS, count) or count

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from .annotation_problems import annotation_problems
+from .class_names import difference
 from .coco_json import read_coco
 from .folder import Split
 from .image_problems import image_problems
@@ -70,11 +71,9 @@ def compare_classes(ours: Sequence[str], teachers: int | Sequence[str]) -> list[
             f"the teacher has {count} classes, the data set {len(ours)}: methods that read class "
             "predictions will refuse the pair; PKD, CWD, MGD, FitNets and StructuredKD do not"
         ]
-    if isinstance(teachers, int) or list(teachers) == list(ours):
+    if isinstance(teachers, int):
         return []
-    pairs = [f"{i}: {a!r} and {b!r}" for i, (a, b) in enumerate(zip(ours, teachers, strict=True))
-             if a != b]  # fmt: skip
-    return listed(pairs, "classes differ from the teacher's")
+    return listed(difference(ours, teachers), "classes differ from the teacher's")
 
 
 def _classes_with_objects(coco: dict[str, Any]) -> set[str]:

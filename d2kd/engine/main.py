@@ -21,7 +21,7 @@ from ..config.locate import resolve_config_file
 from ..config.shortcuts import distil, use_data
 from ..config.validate import check_config
 from ..data import register_custom_datasets
-from ..evaluation.classes import check_classes
+from ..evaluation.classes import check_classes, check_recorded_classes
 from .options import OPTIONS
 from .provenance import describe_run, write_results
 from .trainer import DistillationTrainer
@@ -83,10 +83,11 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> Dict:
     check_config(cfg)
     cfg = without_pretrained(student_config(cfg))
     model = build_model(cfg)
-    check_classes(cfg, model, train=False)
     checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
     last = checkpointer.get_checkpoint_file() if resume else ""
     weights = last or cfg.MODEL.WEIGHTS
+    check_classes(cfg, model, train=False)
+    check_recorded_classes(cfg, weights)
     checkpointer.load(weights, checkpointables=[])
     results = DistillationTrainer.test(cfg, model)
     write_results(cfg, results, describe_run(cfg, [weights]))

@@ -1,22 +1,29 @@
-"""The classes of data sets and of a model."""
+"""The classes of data sets, of a model and of its teachers."""
+
+import logging
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..adapters import build_adapter
 from ..data import check_datasets
+from ..data.class_names import difference, is_reordered, recorded_classes
 from ..distiller import Distiller
-from ..errors import class_count_key
+from ..errors import ConfigError, class_count_key
 from .build import evaluator_type
 from .crowdhuman import evaluated_class
 
+_MEND = "Give the categories in the data's json file the ids of that order"
+
 
 def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
-    """Compare the data sets' classes with the model's; see `d2kd.data.check_datasets`.
+    """Compare the data sets' classes with the model's and with its teachers'.
 
     Raises:
-        ValueError: they differ, a data set is unknown or empty, or CrowdHuman's evaluator finds no
-            class "person" in a test set of several.
+        ValueError: they differ, see `d2kd.data.check_datasets` and `check_teachers`; a data set is
+            unknown or empty; or CrowdHuman's evaluator finds no class "person" in a test set of
+            several.
     """
     detector = model.student if isinstance(model, Distiller) else model
     num_classes = build_adapter(detector).spec().num_classes
@@ -24,3 +31,58 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
     for name in cfg.DATASETS.TEST:
         if evaluator_type(name) == "crowdhuman":
             evaluated_class(name)
+    if isinstance(model, Distiller):
+        check_teachers(cfg, model)
+
+
+def check_teachers(cfg: CfgNode, model: Distiller) -> None:
+    """Compare the names of the training data's classes with those of each teacher, if known.
+
+    Teachers of methods that read features only may have others, with a warning.
+
+    Raises:
+        ConfigError: a method that compares class by class reads a teacher of other classes.
+    """
+    data = cfg.DATASETS.TRAIN[0]
+    ours = MetadataCatalog.get(data).thing_classes
+    for index, teacher in enumerate(model.teachers):
+        if not (found := difference(ours, teacher.classes)):
+            continue
+        text = (
+            f"{len(found)} of {len(ours)} classes of {data!r} are not those of teacher {index} "
+            f"({cfg.DISTILL.TEACHER.CONFIG_FILES[index]}), in order ({found[0]})"
+        )
+        heads = [name for name, head in model.heads.items() if model.teacher_of[name] == index]
+        if by_class := [name for name in heads if model.heads[name].by_class]:
+            raise ConfigError(
+                f"DISTILL.HEADS: {', '.join(by_class)} compares class by class, but {text}. "
+                f"{_MEND}, use a teacher that was trained on these classes, or methods that read "
+                "features only, such as PKD."
+            )
+        logging.getLogger(__name__).warning(
+            "%s. %s reads no classes and goes on; check that this is the right teacher.",
+            text, ", ".join(heads) or "No method",
+        )  # fmt: skip
+
+
+def check_recorded_classes(cfg: CfgNode, weights: str) -> None:
+    """Compare the names of the test data's classes with those that `weights` were trained on.
+
+    They are known where a run.json is beside the file. Other names at the same places are a
+    warning: they may mean the same.
+
+    Raises:
+        ConfigError: the same names are in another order, so every AP would be wrong.
+    """
+    recorded = recorded_classes(weights)
+    for name in cfg.DATASETS.TEST:
+        ours = MetadataCatalog.get(name).thing_classes
+        if not (found := difference(ours, recorded)):
+            continue
+        text = (
+            f"{len(found)} of {len(ours)} classes of {name!r} are not those that {weights} was "
+            f"trained on, in order ({found[0]})"
+        )
+        if is_reordered(ours, recorded):
+            raise ConfigError(f"{text}. {_MEND}: {', '.join(recorded)[:500]}.")
+        logging.getLogger(__name__).warning("%s. AP counts them as the same.", text)

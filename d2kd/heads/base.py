@@ -9,13 +9,12 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ..adapters import STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
+from ..adapters import BY_CLASS, STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
 from ..errors import check_choice, class_count_key
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
 
-_CLASS_FIELDS = frozenset({"logits", "scores", "roi", "masks"})
 _DENSE_FIELDS = frozenset("logits scores deltas distributions quality valid anchors".split())
 
 
@@ -25,12 +24,20 @@ class DistillationHead(nn.Module):
     The constructor takes two `DetectorSpec`s and keyword-only options; these options, in upper
     case, are the keys of DISTILL.<Name>, with the same defaults. `requires` names the fields of
     `DetectorOutput` that `forward` reads, `optional` those of them that a detector may lack;
-    `default_weight` is the published weight.
+    `default_weight` is the published weight. `by_class` says that class k of the student is
+    compared with class k of the teacher; it is taken from `requires` where a head does not say.
     """
 
     requires: FrozenSet[str] = frozenset({"features"})
     optional: FrozenSet[str] = frozenset()
     default_weight: ClassVar[float] = 1.0
+    by_class: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take `by_class` from the fields that are read, unless the head says it."""
+        super().__init_subclass__(**kwargs)
+        if "requires" in vars(cls) and "by_class" not in vars(cls):
+            cls.by_class = bool(cls.requires & BY_CLASS)
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """Return unweighted scalar losses by name; the `Distiller` adds prefix and weight."""
@@ -71,7 +78,7 @@ def build_head(
     check_provides(name, head, "student", student, needed)
     check_provides(name, head, "teacher", teacher, needed - STUDENT_ONLY)
     specs = student.spec(), teacher.spec()
-    check_specs(name, head.requires, *specs)
+    check_specs(name, head.requires, *specs, head.by_class)
     return head(*specs, **{key: node[key.upper()] for key in head_defaults(head)})
 
 
@@ -88,10 +95,14 @@ def check_provides(
 
 
 def check_specs(
-    name: str, fields: FrozenSet[str], student: DetectorSpec, teacher: DetectorSpec
+    name: str,
+    fields: FrozenSet[str],
+    student: DetectorSpec,
+    teacher: DetectorSpec,
+    by_class: bool = False,
 ) -> None:
     """Raise a ValueError where student and teacher predictions cannot be compared."""
-    if fields & _CLASS_FIELDS and student.num_classes != teacher.num_classes:
+    if by_class and student.num_classes != teacher.num_classes:
         raise ValueError(
             f"DISTILL.HEADS: {name} compares class predictions, but the student has "
             f"{student.num_classes} classes and the teacher {teacher.num_classes}. Set "

@@ -1,7 +1,6 @@
 """Detections on images, folders and videos: drawn, and as COCO json."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -22,6 +21,7 @@ from ..build import student_config
 from ..checkpoint import load_detector
 from ..config.loading import without_pretrained
 from ..data import dataset_num_classes, register_custom_datasets
+from ..data.class_names import recorded_classes
 from ..data.yolo import SUFFIXES
 from ..errors import ConfigError, MissingFileError
 
@@ -74,9 +74,8 @@ def build_student(cfg: CfgNode) -> nn.Module:
 
 def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:
     """Class names of the run in `folder`, or of the config's data sets; [] if unknown."""
-    record = folder / "run.json" if folder else None
-    if record is not None and record.is_file():
-        return json.loads(record.read_text(encoding="utf-8")).get("classes") or []
+    if folder is not None and (folder / "run.json").is_file():
+        return recorded_classes(str(folder))
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         with contextlib.suppress(ConfigError, KeyError):  # data that is not on this machine
             register_custom_datasets(cfg)

@@ -28,7 +28,7 @@ from ..data.mapper import Mapper
 from ..engine.provenance import describe_run
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.adversarial import Attack, AttackedDetector
-from ..evaluation.classes import check_classes
+from ..evaluation.classes import check_classes, check_recorded_classes
 from ..evaluation.corruptions import corrupted_mapper
 from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, map_classes
 from ..evaluation.groups import ErrorEvaluator
@@ -128,6 +128,7 @@ def _detector(subject: Subject) -> nn.Module:
     if subject.detector is None:
         detector = build_model(subject.cfg).eval()
         check_classes(subject.cfg, detector, train=False)
+        check_recorded_classes(subject.cfg, subject.cfg.MODEL.WEIGHTS)
         load_detector(detector, subject.cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
         subject.detector = detector
     return subject.detector

@@ -17,6 +17,7 @@ from ..config.loading import teacher_config
 from ..config.model_zoo import zoo_checkpoint_url
 from ..errors import check_choice
 from .cache import OutputCache, TensorStore
+from .classes import teacher_classes
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,6 +58,7 @@ class Teacher:
         self.input_format = input_format
         self.cache = cache
         self.weights = ""  # the file or address that it was filled from
+        self.classes: List[str] = []  # names, in order; none if they are not known
         self._dtype = _PRECISIONS[precision]
 
     @torch.no_grad()
@@ -125,6 +127,8 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
         channels_last=options.CHANNELS_LAST,
     )
     teacher.weights = weights
+    count, name = teacher.adapter.spec().num_classes, options.CONFIG_FILES[index]
+    teacher.classes = teacher_classes(name, teacher_cfg, weights, count)
     if options.CACHE_DIR:
         teacher.cache = build_cache(cfg, teacher, teacher_cfg)
     return teacher

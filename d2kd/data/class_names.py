@@ -1,0 +1,52 @@
+"""Class names that are recorded with a run, and how two lists of them differ."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..file_io import read_json
+
+
+def recorded_classes(path: str) -> list[str]:
+    """Class names in the run.json of a run's folder, or beside a file; [] if there is none.
+
+    Args:
+        path: a run's folder or a file in it; an address has no record.
+
+    Raises:
+        ConfigError: run.json is damaged.
+    """
+    place = Path(path.partition("#")[0])
+    record = (place if place.is_dir() else place.parent) / "run.json"
+    if not path or not record.is_file():
+        return []
+    data = read_json(record)
+    names = (data.get("classes") or []) if isinstance(data, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{record} is damaged: its 'classes' are no list of names.")
+    return names
+
+
+def difference(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """What differs between two lists of as many names, as `"0: 'cat' and 'dog'"`.
+
+    Upper case, spaces, ``_`` and ``-`` do not count, unless names differ by them alone. Nothing
+    differs where one list is unknown, or where they are of different lengths.
+    """
+    if len(ours) != len(theirs):
+        return []
+    folded = [_fold(ours), _fold(theirs)]
+    pairs = zip(*folded, ours, theirs, strict=True)
+    return [f"{i}: {a!r} and {b!r}" for i, (x, y, a, b) in enumerate(pairs) if x != y]
+
+
+def is_reordered(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether a name of one list is in the other, at another place."""
+    places = {name: i for i, name in enumerate(_fold(ours))}
+    return any(places.get(name, i) != i for i, name in enumerate(_fold(theirs)))
+
+
+def _fold(names: Sequence[str]) -> list[str]:
+    folded = [re.sub(r"[\s_-]+", " ", name.casefold()).strip() for name in names]
+    return folded if len(set(folded)) == len(set(names)) else list(names)

@@ -1,0 +1,45 @@
+"""The names of a teacher's classes."""
+
+import contextlib
+from pathlib import Path
+from typing import Iterator, List
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..data.class_names import recorded_classes
+from ..data.coco_json import read_coco
+from ..data.custom import find_path
+from ..errors import ConfigError
+
+
+def teacher_classes(config: str, cfg: CfgNode, weights: str, count: int) -> List[str]:
+    """Names of a teacher's `count` classes, in order; [] if they are not known.
+
+    They are looked for in the run.json beside the weights, in that of the run whose folder or file
+    is `config`, and in the training data that its config names.
+
+    Args:
+        config: the entry of DISTILL.TEACHER.CONFIG_FILES.
+        cfg: what it holds.
+        weights: the checkpoint.
+        count: of the detector's classes; a list of another length is of something else.
+
+    Raises:
+        ConfigError: a run.json is damaged.
+    """
+    found = (names for names in _candidates(config, cfg, weights) if len(names) == count)
+    return next(found, [])
+
+
+def _candidates(config: str, cfg: CfgNode, weights: str) -> Iterator[List[str]]:
+    yield recorded_classes(weights)
+    yield recorded_classes(config)
+    own = {entry[0]: entry[1] for entry in cfg.DATASETS.CUSTOM}
+    for name in cfg.DATASETS.TRAIN:
+        if name not in own:
+            yield MetadataCatalog.get(name).get("thing_classes", [])
+            continue
+        with contextlib.suppress(ConfigError, OSError):  # data that is not on this machine
+            categories = read_coco(Path(find_path(own[name])))["categories"]
+            yield [str(x["name"]) for x in sorted(categories, key=lambda x: x["id"])]
