@@ -99,9 +99,17 @@ def check_specs(
     fields: FrozenSet[str],
     student: DetectorSpec,
     teacher: DetectorSpec,
-    by_class: bool = False,
+    by_class: bool | None = None,
 ) -> None:
-    """Raise a ValueError where student and teacher predictions cannot be compared."""
+    """Raise a ValueError where student and teacher predictions cannot be compared.
+
+    Args:
+        name: of the head.
+        fields: that it reads.
+        student, teacher: the two detectors.
+        by_class: see `DistillationHead`; None takes it from the fields.
+    """
+    by_class = bool(fields & BY_CLASS) if by_class is None else by_class
     if by_class and student.num_classes != teacher.num_classes:
         raise ValueError(
             f"DISTILL.HEADS: {name} compares class predictions, but the student has "
