@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses.precision import at_least_float
+from ..losses.precision import at_least_float, no_autocast
 
 NORMS: Dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
@@ -35,7 +35,7 @@ def non_local_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         Tensor: (N, d, M), float32 (float64 for float64 input).
     """
     (width, queries), keys = theta.shape[1:], phi.shape[2]
-    with torch.autocast(theta.device.type, enabled=False):
+    with no_autocast(theta):
         theta, phi, g = (at_least_float(x) for x in (theta, phi, g))
         phi = phi.transpose(1, 2) / keys
         if 2 * queries * keys < (queries + keys) * width:

@@ -1,4 +1,4 @@
-"""Sums of terms, and reductions over ranks."""
+"""Sums and norms, and reductions over ranks."""
 
 import functools
 import operator
@@ -13,6 +13,16 @@ from torch import Tensor
 def total(terms: Iterable[Tensor]) -> Tensor:
     """The sum of at least one tensor, in their order."""
     return functools.reduce(operator.add, terms)
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """The L2 norm of all values, a scalar.
+
+    Axis by axis: over millions of values at once the CPU's float32 norm is off by up to 1%.
+    """
+    while x.dim() > 0:
+        x = torch.linalg.vector_norm(x, dim=-1)
+    return x
 
 
 @torch.no_grad()

@@ -42,10 +42,15 @@ def decoupled_kl(
         without = log_p.masked_fill(label, -torch.inf)
         binary.append(torch.cat([log_p.gather(1, index), without.logsumexp(1, keepdim=True)], 1))
         rest.append(without.log_softmax(1).masked_fill(label, 0))
-    target = F.kl_div(binary[0], binary[1], reduction="none", log_target=True).sum(1)
-    others = F.kl_div(rest[0], rest[1], reduction="none", log_target=True)
-    others = others.masked_fill(label, 0).sum(1)
+    target = _divergence(*binary).sum(1)
+    others = _divergence(*rest).masked_fill(label, 0).sum(1)
     return (alpha * target + beta * others) * temperature**2
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Q (log q - log p) of each class, less what rounding adds to the sums of q and p."""
+    rounding = (log_p.exp() - log_q.exp()).detach()
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True) + rounding
 
 
 def relation_losses(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -70,7 +75,8 @@ def relation_losses(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 
 
 def _correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    a, b = (x - x.mean(dim, keepdim=True) for x in (a, b))
+    for _ in range(2):  # the mean of equal values is off by rounding, which would correlate
+        a, b = (x - x.mean(dim, keepdim=True) for x in (a, b))
     norm_a, norm_b = (torch.linalg.vector_norm(x, dim=dim).clamp(min=1e-8) for x in (a, b))
     return (a * b).sum(dim) / (norm_a * norm_b)
 

@@ -14,8 +14,8 @@ def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
     """Statistics of each row.
 
     Args:
-        values: row -> seed -> metric; NaN, such as the AP of large objects where there are none,
-            counts as missing.
+        values: row -> seed -> metric; what is not finite, such as the AP of large objects where
+            there are none, counts as missing.
         baseline: the row that the others are compared with, on the seeds that both have.
 
     Returns:
@@ -23,7 +23,7 @@ def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
         "difference", "difference_se" of the paired differences; nan where there are too few runs.
     """
     summary = {}
-    values = {r: {s: v for s, v in x.items() if not math.isnan(v)} for r, x in values.items()}
+    values = {r: {s: v for s, v in x.items() if math.isfinite(v)} for r, x in values.items()}
     for row, found in values.items():
         pairs = [v - values[baseline][s] for s, v in found.items() if s in values[baseline]]
         summary[row] = {"seeds": len(found), **_moments(list(found.values()))}
@@ -87,7 +87,7 @@ def _tables(study: Study, measures: Dict[str, Values], summaries: Dict[str, dict
 def _with_null(table: Dict[str, Dict[Any, float]]) -> Dict[str, Dict[Any, float | None]]:
     """For JSON, which has no NaN."""
     return {
-        row: {key: None if math.isnan(value) else value for key, value in numbers.items()}
+        row: {key: value if math.isfinite(value) else None for key, value in numbers.items()}
         for row, numbers in table.items()
     }
 

@@ -220,3 +220,10 @@ def test_the_studies_of_the_repository_load(monkeypatch):
     for path in found:
         study = load_study(str(path))
         assert study.runs or set(study.only_named) == set(study.rows)
+
+
+def test_a_study_leaves_out_what_is_not_finite():
+    values = {"plain": {0: float("inf"), 1: 20.0, 2: 22.0}, "KD": {0: 5.0, 1: float("nan")}}
+    found = summarize(values, "plain")
+    assert found["plain"]["seeds"] == 2 and found["plain"]["mean"] == 21
+    assert found["KD"]["mean"] == 5

@@ -1,6 +1,7 @@
 """The share of each loss in the gradient at the student's features."""
 
 import logging
+import math
 from typing import Dict, List, Optional, Sequence
 
 import torch
@@ -9,6 +10,9 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ...adapters import DetectorOutput
+from ...losses.reduce import l2_norm
+
+_SCALES = (2.0**16, 2.0**8, 1.0)  # the first that does not overflow float16
 
 
 class GradientShare(HookBase):
@@ -60,12 +64,24 @@ class GradientShare(HookBase):
 
 
 def gradient_norms(losses: Dict[str, Tensor], features: List[Tensor]) -> Dict[str, float]:
-    """L2 norm of each loss's gradient with respect to a list of feature maps, taken together."""
-    norms = {}
+    """L2 norm of each loss's gradient with respect to a list of feature maps, taken together.
+
+    Where a map is float16, losses are scaled up for the backward pass, as training does it: small
+    gradients would become 0 on the way.
+    """
+    half = any(x.dtype == torch.float16 for x in features)
+    norms = {name: 0.0 for name in losses}
     for name, loss in losses.items():
-        grads: Sequence[Optional[Tensor]] = ()
-        if loss.requires_grad:
-            grads = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
-        found = [g.float().norm() for g in grads if g is not None]
-        norms[name] = torch.stack(found).norm().item() if found else 0.0
+        for scale in _SCALES if half and loss.requires_grad else (1.0,):
+            norms[name] = _gradient_norm(loss * scale, features) / scale
+            if math.isfinite(norms[name]):
+                break
     return norms
+
+
+def _gradient_norm(loss: Tensor, features: List[Tensor]) -> float:
+    grads: Sequence[Optional[Tensor]] = ()
+    if loss.requires_grad:
+        grads = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
+    found = [l2_norm(g.float()) for g in grads if g is not None]
+    return torch.stack(found).norm().item() if found else 0.0

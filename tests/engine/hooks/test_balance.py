@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 from torch.testing import assert_close
 
@@ -79,3 +80,14 @@ def test_a_resumed_run_has_the_same_weights(balanced, tmp_path):
 def test_no_weight_may_be_zero(balanced):
     with pytest.raises(ConfigError, match="no WEIGHT of a head to 0"):
         DistillationTrainer(balanced("zero", DISTILL__PKD__WEIGHT=0.0))
+
+
+def test_small_gradients_survive_float16():
+    """A training scales its loss by 65,536 before the backward pass."""
+    features = torch.ones(1, 4, 8, 8, dtype=torch.float16, requires_grad=True)
+    terms = {"tiny": 1e-3, "huge": 2e3}
+    losses = {k: (features * 1e-3).float().sum() * v * 1e-3 for k, v in terms.items()}
+    found = gradient_norms(losses, [features])
+    assert found["tiny"] == pytest.approx(16 * 1e-9, rel=0.01)
+    assert found["huge"] == pytest.approx(16 * 2e-3, rel=0.01)
+    assert gradient_norms({"none": torch.zeros(())}, [features]) == {"none": 0.0}
