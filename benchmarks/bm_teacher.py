@@ -30,7 +30,7 @@ from d2kd.build import compile_in_place
 from d2kd.checkpoint import load_detector
 from d2kd.data import register_custom_datasets
 from d2kd.engine.hooks.teacher_check import evaluate_teacher
-from d2kd.teachers.cache import OutputCache, TensorStore
+from d2kd.teachers import OutputCache, TensorStore
 from d2kd.testing import make_batch
 
 NEED = frozenset({"features", "logits", "deltas", "scores"})

@@ -1,4 +1,5 @@
-from .cache import OutputCache, TensorStore
+from .cache import OutputCache
+from .store import TensorStore
 from .teacher import Teacher, build_teacher
 
 __all__ = ["OutputCache", "Teacher", "TensorStore", "build_teacher"]

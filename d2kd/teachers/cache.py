@@ -1,93 +1,18 @@
 """What a frozen teacher computed on an image, kept on disk and read again."""
 
-import contextlib
 import hashlib
-import logging
-import os
-import tempfile
-from pathlib import Path
-from typing import Callable, Dict, FrozenSet, List, Optional
+from typing import Callable, FrozenSet, List
 
 import torch
 from detectron2.structures import Boxes, ImageList
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ..adapters import DetectorAdapter, DetectorOutput
+from .store import Tensors, TensorStore
 
 _MAPS = ("features", "logits", "deltas", "quality", "valid")
 _TAPS = ("cls_taps", "reg_taps")
-_FORMAT = "1"
-
-Tensors = Dict[str, Tensor]
-
-
-class TensorStore:
-    """Dictionaries of tensors as safetensors files, by key, up to a number of bytes.
-
-    Files are complete or absent: they are written beside and renamed. One that cannot be read is
-    as good as absent. When the limit is reached or the disk is full, nothing more is stored.
-    """
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        """Count what is there.
-
-        Args:
-            folder: made if it does not exist; may be shared by runs and by ranks.
-            limit: bytes that all files in it may take; ranks share equally what is left.
-
-        Raises:
-            ValueError: it cannot be written to.
-        """
-        self.folder, self.full = folder, False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-            self.size = sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
-        except OSError as error:
-            raise ValueError(f"DISTILL.TEACHER.CACHE_DIR cannot be written to: {error}") from error
-        self.limit = self.size + (limit - self.size) // comm.get_world_size()
-
-    def read(self, key: str) -> Optional[Tensors]:
-        """The tensors stored under `key`, on the CPU, or None."""
-        path = self._path(key)
-        try:
-            return load_file(path)
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError, ValueError) as error:
-            self._warn(f"{path} cannot be read and is computed again: {error}")
-            return None
-
-    def write(self, key: str, tensors: Tensors) -> None:
-        """Store tensors, contiguous and of separate memory, if there is room."""
-        nbytes = sum(x.nbytes for x in tensors.values())
-        if self.full or self.size + nbytes > self.limit:
-            if not self.full:
-                self._warn("the limit DISTILL.TEACHER.CACHE_GB is reached; nothing more is stored")
-            self.full = True
-            return
-        path = self._path(key)
-        part = path.with_suffix(f".{comm.get_rank()}-{os.getpid()}.part")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            save_file(tensors, part)
-            part.replace(path)
-            self.size += nbytes
-        except (OSError, SafetensorError) as error:
-            self.full = True
-            self._warn(f"nothing more is stored: {error}")
-            with contextlib.suppress(OSError):
-                part.unlink()
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
-
-    def _warn(self, text: str) -> None:
-        logging.getLogger(__name__).warning("Teacher cache: %s", text)
+_FORMAT = "2"
 
 
 class OutputCache:
@@ -144,6 +69,9 @@ class OutputCache:
             known.append(tensors)
         hits = 1 - stored.count(None) / len(stored)
         get_event_storage().put_scalar("teacher_cache/hits", hits)
+        if self._store.damaged:
+            damaged = self._store.damaged
+            get_event_storage().put_scalar("teacher_cache/damaged", damaged, smoothing_hint=False)
         return self._assemble(known, images, need)
 
     def _keys(

@@ -16,8 +16,9 @@ from ..checkpoint import last_checkpoint, load_detector
 from ..config.loading import teacher_config
 from ..config.model_zoo import zoo_checkpoint_url
 from ..errors import check_choice
-from .cache import OutputCache, TensorStore
+from .cache import OutputCache
 from .classes import teacher_classes
+from .store import TensorStore
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

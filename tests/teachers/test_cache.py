@@ -10,7 +10,8 @@ from d2kd import DistillationTrainer, Teacher
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
-from d2kd.teachers.cache import OutputCache, TensorStore
+from d2kd.teachers.cache import OutputCache
+from d2kd.teachers.store import TensorStore
 from d2kd.testing import make_batch
 from tests.helpers import detector, pair, write_config
 
