@@ -5,7 +5,8 @@ from typing import Any, Dict, List, Sequence
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
-from ..errors import MissingFileError
+from ..checkpoint.address import is_address
+from ..errors import ConfigError, MissingFileError
 
 
 def load_weights(body: nn.Module, path: str) -> None:
@@ -21,6 +22,8 @@ def load_weights(body: nn.Module, path: str) -> None:
         FileNotFoundError: no such file.
     """
     key = "MODEL.TIMM.CHECKPOINT"
+    if is_address(path):
+        raise ConfigError(f"{key}: {path}: it is not downloaded; save it here, and give its path.")
     try:
         _ExtractorCheckpointer(body, save_to_disk=False).load(path, checkpointables=[])
     except (FileNotFoundError, AssertionError) as error:

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read without running code, and strictly where it matters."""
 
 import logging
+import os
 from pathlib import Path
 from shutil import copyfile, disk_usage
 from typing import Any, Dict, List, Optional
@@ -10,8 +11,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..errors import MissingFileError
+from ..errors import ConfigError, MissingFileError
 from ..file_io import write_atomically
+from ..text import plain
+from .address import local_file
 from .weights_file import check_pin, read_weights, split_pin
 
 FINAL = "model_final.pth"
@@ -57,14 +60,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir, "last_checkpoint")
         write_atomically(path, lambda part: part.write_text(last_filename_basename))
 
+    def get_checkpoint_file(self) -> str:
+        """The file that `<save_dir>/last_checkpoint` names, "" without one.
+
+        Raises:
+            ConfigError: it names something outside of the folder.
+        """
+        file = super().get_checkpoint_file()
+        folder, name = os.path.split(file)
+        is_here = os.path.normpath(folder) == os.path.normpath(self.save_dir)
+        if file and not (is_here and name.strip(".")):
+            raise ConfigError(
+                f"{self.save_dir}/last_checkpoint names {plain(file)}, which is no file of that "
+                "folder: write the name of its last checkpoint, such as model_final.pth, in there."
+            )
+        return file
+
     def load(self, path: str, checkpointables: Optional[List[str]] = None) -> Dict[str, Any]:
         """Load a file, URL or `detectron2://` address, of pinned content if it says so.
 
         Raises:
             ValueError: it is not the pinned file, is damaged, or holds more than arrays.
-            MissingFileError: there is no such file.
+            MissingFileError: there is no such file, or it cannot be downloaded.
         """
         path, self._pin = split_pin(path or "")
+        path = local_file(path)
         try:
             return super().load(path, checkpointables)
         except AssertionError as error:

@@ -5,6 +5,7 @@ from typing import Any, Dict, List
 from torch import nn
 
 from ..errors import ConfigError, MissingFileError
+from .address import is_address
 from .checkpointer import QUALITY_HINT, SafeCheckpointer, first_names
 
 
@@ -37,6 +38,8 @@ def load_detector(detector: nn.Module, path: str, key: str) -> None:
     try:
         StrictCheckpointer(detector, save_to_disk=False).load(path, checkpointables=[])
     except (FileNotFoundError, AssertionError) as error:
+        if is_address(path):
+            raise MissingFileError(f"{key}: {error}") from error
         raise MissingFileError(f"{key}: checkpoint {path!r} not found.") from error
     except ValueError as error:
         raise ConfigError(f"{key}: {path}: {error}") from error

@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Dict, Set, Tuple, Type
 
 import torch
-from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..file_io import sha256_of, write_atomically
+from .address import local_file
 
 TRUSTED = "D2KD_TRUSTED_FILES"
 
@@ -157,7 +157,7 @@ def convert_weights(source: str, target: Path, half: bool = False) -> None:
     if target.suffix != ".safetensors":
         raise ConfigError(f"TARGET {target} must end in .safetensors.")
     path, pin = split_pin(source)
-    path = PathManager.get_local_path(path)
+    path = local_file(path)
     check_pin(path, pin)
     tensors = {k: torch.as_tensor(v) for k, v in read_weights(path)["model"].items()}
     if half:

@@ -18,7 +18,9 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from .. import __version__
+from ..checkpoint.address import local_file
 from ..checkpoint.weights_file import split_pin
+from ..errors import MissingFileError
 from ..file_io import sha256_of, write_atomically
 
 PACKAGE = Path(__file__).parent.parent
@@ -66,8 +68,13 @@ def _classes(name: str) -> Sequence[str]:
 
 
 def git_commit(folder: Path) -> str:
-    """The commit of the work tree that `folder` is in, "" where there is none."""
+    """The commit of the work tree whose root holds `folder`, "" where there is none.
+
+    Of another work tree around it nothing is asked: its settings can name programs to run.
+    """
     try:
+        if Path(_git(folder, "rev-parse", "--show-toplevel")) != folder.resolve().parent:
+            return ""
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno", ".") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -125,14 +132,17 @@ def _write_json(path: Path, data: Dict[str, Any]) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", os.fspath(folder), *arguments]
+    command = ["git", "-C", os.fspath(folder), "-c", "core.fsmonitor=false", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def _weights_sha256(path: str) -> str:
     """Empty for what is no file here, such as an address that was not downloaded."""
-    local = PathManager.get_local_path(split_pin(path)[0].partition("?")[0])
+    try:
+        local = local_file(split_pin(path)[0].partition("?")[0])
+    except MissingFileError:
+        return ""
     return sha256_of(local) if os.path.isfile(local) else ""
 
 

@@ -8,11 +8,11 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..build import student_config
 from ..checkpoint import last_checkpoint, load_detector
+from ..checkpoint.address import is_address
 from ..checkpoint.weights_file import split_pin
 from ..config.loading import load_config, without_pretrained
 from ..data import (
@@ -72,7 +72,7 @@ def load_subject(plan: Plan, name: str) -> Subject:
             "plan (dataset) or in the config (DATASETS.TEST)."
         )
     weights = split_pin(cfg.MODEL.WEIGHTS)[0]
-    if "://" not in weights and not PathManager.isfile(weights):
+    if not is_address(weights) and not os.path.isfile(weights):
         raise MissingFileError(f"models: {name}: MODEL.WEIGHTS: no such file: {weights}")
     for cell in plan.cells:
         if cell.kind == "shift":

@@ -1,6 +1,7 @@
 """Frozen teachers: built from a config, filled from a checkpoint, never part of the student."""
 
 import logging
+import os
 from pathlib import Path
 from typing import FrozenSet, List, Optional
 
@@ -8,7 +9,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..adapters import DetectorOutput, build_adapter
@@ -155,7 +155,7 @@ def _weights_path(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> str:
     path = given[index] if index < len(given) else ""
     if path:
         return path
-    if PathManager.isdir(name):
+    if os.path.isdir(name):
         return last_checkpoint(name)
     path = zoo_checkpoint_url(name) or teacher_cfg.MODEL.WEIGHTS
     if not path:
