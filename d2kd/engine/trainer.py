@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from ..checkpoint import SafeCheckpointer, write_final
+from ..config.distils import check_distils
 from ..config.validate import check_config, naming_keys
 from ..data import build_mapper, build_train_loader, loader_workers
 from ..distiller import Distiller
@@ -58,6 +59,8 @@ class DistillationTrainer(DefaultTrainer):
         make_deterministic(cfg.DETERMINISTIC)
         with naming_keys(cfg, "MODEL or DISTILL"):
             model = self.build_model(cfg)
+            if isinstance(model, Distiller):
+                check_distils(cfg)
         with naming_keys(cfg, "SOLVER"):
             optimizer = self.build_optimizer(cfg, model)
             if isinstance(model, Distiller):

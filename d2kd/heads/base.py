@@ -1,8 +1,7 @@
 """The interface of a distillation head, its registry and its config."""
 
 import inspect
-from types import MappingProxyType
-from typing import Any, ClassVar, Dict, FrozenSet, List, Mapping, Sequence, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, List
 
 import torch
 from detectron2.config import CfgNode
@@ -10,7 +9,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..adapters import BY_CLASS, STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
-from ..errors import check_choice, class_count_key
+from ..errors import class_count_key
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
@@ -134,29 +133,6 @@ def check_specs(
             f"MODEL.GFL.REG_MAX of the student to {teacher.reg_max}, or use a head that compares "
             "decoded boxes, such as BCKD."
         )
-
-
-def check_options(
-    name: str,
-    at_least_zero: Mapping[str, float] = MappingProxyType({}),
-    above_zero: Mapping[str, float] = MappingProxyType({}),
-    choices: Mapping[str, Tuple[str, Sequence[str]]] = MappingProxyType({}),
-) -> None:
-    """Raise a ValueError that names DISTILL.<name>.<key> of an option out of range.
-
-    Args:
-        name: of the head.
-        at_least_zero, above_zero: values by key.
-        choices: (value, allowed values) by key.
-    """
-    for key, value in at_least_zero.items():
-        if not value >= 0:
-            raise ValueError(f"DISTILL.{name}.{key} must be at least 0, not {value}.")
-    for key, value in above_zero.items():
-        if not value > 0:
-            raise ValueError(f"DISTILL.{name}.{key} must be above 0, not {value}.")
-    for key, (choice, allowed) in choices.items():
-        check_choice(choice, allowed, f"DISTILL.{name}.{key}")
 
 
 def by_anchor(levels: Dict[int, Tensor]) -> Tensor:

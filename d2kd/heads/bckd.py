@@ -12,12 +12,8 @@ from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import binary_distillation_loss, box_iou_loss
 from ..losses.divergence import class_gap
 from ..losses.labels import foreground
-from .base import (
-    DISTILLATION_HEAD_REGISTRY,
-    DistillationHead,
-    by_anchor,
-    check_options,
-)
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor
+from .options import check_options
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -62,7 +58,7 @@ class BCKD(DistillationHead):
         super().__init__()
         check_options(
             "BCKD",
-            at_least_zero={"CLS_WEIGHT": cls_weight, "LOC_WEIGHT": loc_weight},
+            terms={"CLS_WEIGHT": cls_weight, "LOC_WEIGHT": loc_weight},
             choices={"IOU": (iou, ("giou", "iou")), "GATE": (gate, ("always", "official"))},
         )
         self.num_classes = student.num_classes

@@ -19,12 +19,8 @@ from ..losses import (
 )
 from ..losses.box import box_area
 from ..losses.labels import foreground
-from .base import (
-    DISTILLATION_HEAD_REGISTRY,
-    DistillationHead,
-    by_anchor,
-    check_options,
-)
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor
+from .options import check_options
 
 _PUBLISHED = {"distribution": (1.0, 4.0), "anchor_delta": (1.0, 1.0), "distance": (0.4, 0.75)}
 _BLOCK = {"distribution": 3, "anchor_delta": 3, "distance": 2}
@@ -86,14 +82,15 @@ class CrossKD(DistillationHead):
         self.cls_weight = published[0] if cls_weight == -1 else cls_weight
         self.reg_weight = published[1] if reg_weight == -1 else reg_weight
         self.block = _BLOCK[coding] if block == -1 else block
-        check_options("CrossKD", at_least_zero={
-            "CLS_WEIGHT": self.cls_weight, "REG_WEIGHT": self.reg_weight,
-            "QUALITY_WEIGHT": quality_weight, "BLOCK": self.block,
-        })  # fmt: skip
+        check_options("CrossKD", {"QUALITY_WEIGHT": quality_weight, "BLOCK": self.block})
         _check_towers(student, teacher, self.block, project)
         self.coding, self.all_ranks, self.num_classes = coding, all_ranks, student.num_classes
         same = student.quality and student.quality == teacher.quality
         self.quality_weight = quality_weight if same and coding == "anchor_delta" else 0.0
+        check_options("CrossKD", terms={
+            "CLS_WEIGHT": self.cls_weight, "REG_WEIGHT": self.reg_weight,
+            "QUALITY_WEIGHT": self.quality_weight,
+        })  # fmt: skip
         widths = student.tower_width, teacher.tower_width
         self.project = nn.ModuleList(
             nn.Conv2d(*widths, 1) for _ in range(2 if widths[0] != widths[1] else 0)

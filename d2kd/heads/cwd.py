@@ -10,7 +10,8 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import softened_kl
 from ..losses.reduce import total
-from .base import DISTILLATION_HEAD_REGISTRY, check_options
+from .base import DISTILLATION_HEAD_REGISTRY
+from .options import check_options
 from .projection import FeatureHead
 
 

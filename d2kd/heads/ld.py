@@ -11,13 +11,8 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses import mean_over_ranks, softened_kl
 from ..losses.labels import foreground
-from .base import (
-    DISTILLATION_HEAD_REGISTRY,
-    DistillationHead,
-    at_anchors,
-    by_anchor,
-    check_options,
-)
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, at_anchors, by_anchor
+from .options import check_options
 from .region import valuable_region
 
 
@@ -68,7 +63,7 @@ class LD(DistillationHead):
         super().__init__()
         check_options(
             "LD",
-            at_least_zero={
+            terms={
                 "LOC_WEIGHT": loc_weight, "VLR_WEIGHT": vlr_weight, "CLS_WEIGHT": cls_weight,
             },
             above_zero={"TEMPERATURE": temperature, "CLS_TEMPERATURE": cls_temperature},

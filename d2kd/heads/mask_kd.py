@@ -8,7 +8,8 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..adapters.output import MaskOutput
 from ..losses import mask_divergence, mean_over_ranks
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, check_options
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead
+from .options import check_options
 
 
 @DISTILLATION_HEAD_REGISTRY.register()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.precision import at_least_float
 from ..losses.reduce import total
-from .base import DISTILLATION_HEAD_REGISTRY, check_options
+from .base import DISTILLATION_HEAD_REGISTRY
+from .options import check_options
 from .projection import FeatureHead, is_two_stage
 
 _PUBLISHED = {"one_stage": (2e-5, 0.65), "two_stage": (5e-7, 0.45)}
@@ -61,7 +62,7 @@ class MGD(FeatureHead):
         published = _PUBLISHED[preset]
         self.alpha = published[0] if alpha == -1 else alpha
         self.mask_ratio = published[1] if mask_ratio == -1 else mask_ratio
-        check_options("MGD", at_least_zero={"ALPHA": self.alpha, "MASK_RATIO": self.mask_ratio})
+        check_options("MGD", {"MASK_RATIO": self.mask_ratio}, terms={"ALPHA": self.alpha})
         if not self.mask_ratio < 1:
             raise ValueError(
                 f"DISTILL.MGD.MASK_RATIO must be below 1, not {self.mask_ratio}: nothing would be "

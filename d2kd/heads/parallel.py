@@ -19,12 +19,8 @@ from ..losses import (
     softened_kl,
 )
 from ..losses.labels import foreground
-from .base import (
-    DISTILLATION_HEAD_REGISTRY,
-    DistillationHead,
-    by_anchor,
-    check_options,
-)
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor
+from .options import check_options
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -83,9 +79,10 @@ class Parallel(DistillationHead):
         super().__init__()
         check_options(
             "Parallel",
-            at_least_zero={
+            at_least_zero={"THRESHOLD": threshold, "FLOOR": floor},
+            terms={
                 "CLS_WEIGHT": cls_weight, "LOC_WEIGHT": loc_weight,
-                "QUALITY_WEIGHT": quality_weight, "THRESHOLD": threshold, "FLOOR": floor,
+                "QUALITY_WEIGHT": quality_weight,
             },
             choices={
                 "QUALITY_TARGET": (quality_target, ("auto", "teacher", "iou")),

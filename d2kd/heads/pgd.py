@@ -14,13 +14,9 @@ from ..errors import check_choice
 from ..losses import mean_over_ranks
 from ..losses.pgd import box_tower_loss, class_tower_loss
 from ..losses.reduce import total
-from .base import (
-    DISTILLATION_HEAD_REGISTRY,
-    DistillationHead,
-    by_anchor,
-    check_options,
-)
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor
 from .key_region import covered, key_region_weights
+from .options import check_options
 
 _PUBLISHED = {"anchor_delta": (0.08, 9), "distance": (0.04, 30), "distribution": (0.04, 30)}
 _COMPAT = ("cross_image", "swapped_axes")
@@ -105,7 +101,8 @@ class PGD(DistillationHead):
 
     def _check(self, student: DetectorSpec, teacher: DetectorSpec, compat: Sequence[str]) -> None:
         weights = {"ALPHA": self.alpha, "BETA": self.beta, "GAMMA": self.gamma, "DELTA": self.delta}
-        check_options("PGD", weights, {"TEMPERATURE": self.temperature, "TOP_K": self.top_k})
+        above_zero = {"TEMPERATURE": self.temperature, "TOP_K": self.top_k}
+        check_options("PGD", above_zero=above_zero, terms=weights)
         for name in compat:
             check_choice(name, _COMPAT, "DISTILL.PGD.COMPAT")
         for key, value in zip(("CLS_EXPONENT", "REG_EXPONENT"), self.exponents, strict=True):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.precision import at_least_float
-from .base import DistillationHead, check_options, common_strides
+from .base import DistillationHead, common_strides
+from .options import check_options
 
 
 class FeatureHead(DistillationHead):

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..adapters.output import RoIOutput
 from ..losses import decoupled_kl, mean_over_ranks, relation_losses, softened_kl
-from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, check_options
+from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead
+from .options import check_options
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -55,12 +56,12 @@ class RoIKD(DistillationHead):
             ValueError: an option out of range.
         """
         super().__init__()
+        dkd = {"ALPHA": alpha, "BETA": beta}
+        dist = {"INTER_WEIGHT": inter_weight, "INTRA_WEIGHT": intra_weight}
         check_options(
             "RoIKD",
-            at_least_zero={
-                "ALPHA": alpha, "BETA": beta,
-                "INTER_WEIGHT": inter_weight, "INTRA_WEIGHT": intra_weight,
-            },
+            at_least_zero={**dkd, **dist},
+            terms={"DKD": dkd, "DIST": dist}.get(loss, {}),
             above_zero={"TEMPERATURE": temperature},
             choices={"LOSS": (loss, ("KD", "DKD", "DIST"))},
         )  # fmt: skip

@@ -18,8 +18,9 @@ from ..losses.attention import (
     spatial_pool,
 )
 from ..losses.reduce import total
-from .base import DISTILLATION_HEAD_REGISTRY, check_options
+from .base import DISTILLATION_HEAD_REGISTRY
 from .non_local import NORMS, build_non_local
+from .options import check_options
 from .projection import FeatureHead, is_two_stage
 from .structured_presets import Values, resolve
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .base import check_options
+from .options import check_options
 
 
 class Values(NamedTuple):
@@ -41,7 +41,7 @@ def resolve(preset: str, two_stage: bool, given: Values) -> Values:
     values = Values._make(b if a == -1 else a for a, b in pairs)
     check_options(
         "StructuredKD",
-        at_least_zero={
+        terms={
             "FEAT_WEIGHT": values.feat,
             "ATTENTION_WEIGHT": values.attention,
             "NON_LOCAL_WEIGHT": values.non_local,

@@ -111,7 +111,7 @@ def checksum(key: str, tensors: Tensors) -> str:
     crc = zlib.crc32(key.encode())
     for name, x in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {x.dtype} {tuple(x.shape)}".encode(), crc)
-        crc = zlib.crc32(x.contiguous().flatten().view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(x.contiguous().flatten().view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 

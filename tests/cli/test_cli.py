@@ -90,7 +90,7 @@ def test_check(runs, squares, tmp_path):
     assert (
         "Problem: loss_PKD_feat has 100% of the gradient: lower DISTILL.PKD.WEIGHT" in done.output
     )
-    done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD",
+    done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD,CWD",
                 "DISTILL.PKD.WEIGHT", "0.0")  # fmt: skip
     assert "Problem: loss_PKD_feat has no gradient" in done.output
     done = d2kd("check", plain)
