@@ -62,14 +62,17 @@ def weights(source: str, target: Path, half: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--classes", help="In order, with commas; default: those found, sorted.")
-@click.option("--splits", help="Lists of ImageSets/Main; default: train, val, test, if there.")
+@click.option(
+    "--splits",
+    help="Lists of ImageSets/Main, also as val=NAME; default: those of train, val and test.",
+)
 @debug_option
 def voc(folder: Path, output: Path, classes: str | None, splits: str | None) -> None:
     """Convert a data set in Pascal VOC's layout; images stay where they are."""
-    from ..data.voc import voc_to_coco
+    from ..data.voc import image_root, voc_to_coco
 
-    _write(voc_to_coco(folder, output, _words(classes), _words(splits)), output,
-           folder / "JPEGImages")  # fmt: skip
+    paths = voc_to_coco(folder, output, _words(classes), _words(splits))
+    _write(paths, output, image_root(folder))
 
 
 @convert.command()

@@ -1,21 +1,21 @@
 """The splits of a data set's folder, found by its layout."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from ..errors import ConfigError, MissingFileError
+from .coco_files import choose_files, coco_files, image_folder
 from .coco_json import read_coco
 from .layouts import advice, convert_first
+from .split_names import SPLITS
+from .tree import Place, walk
 from .yolo import read_data_yaml
 
 INDEX = "dataset.yaml"
-SPLITS = ("train", "val", "test")
 _EXAMPLE = "train: {json: train.json, images: images}"
-_SPLIT = re.compile(r"^(?:instances_)?(train|val|valid|test)(?![a-zA-Z])[\w-]*$")
 
 
 class Split(NamedTuple):
@@ -29,12 +29,14 @@ class Split(NamedTuple):
 def read_dataset_folder(folder: Path) -> dict[str, Split]:
     """Find "train", "val" and "test" in a folder, as far as they exist.
 
-    Layouts, the first that fits: what `write_index` wrote; ``annotations/instances_SPLIT*.json``;
-    ``SPLIT*.json``; ``SPLIT/_annotations.coco.json``. Images are looked for in folders named after
-    the split, ``images`` and ``JPEGImages``, by the first file names in the json file.
+    What `write_index` wrote; or else json files whose name, or whose folder's, says the split, as
+    in ``annotations/instances_train2017.json``, ``Validation.json`` and ``train/labels.json``; or
+    the only json file there is, as train. Images are looked for by the first file names in the json
+    file: in folders named after the split, ``images`` and ``JPEGImages``, then in all others.
 
     Raises:
-        ConfigError: none of them; for YOLO's and VOC's layouts with the command that converts them.
+        ConfigError: none of them, with what was found; for YOLO's and VOC's layouts with the
+            command that converts them.
     """
     folder = Path(os.path.expanduser(folder))
     if os.path.isfile(folder) and folder.suffix in (".yaml", ".yml"):
@@ -45,10 +47,12 @@ def read_dataset_folder(folder: Path) -> dict[str, Split]:
         raise MissingFileError(f"--data {folder}: there is no such folder.")
     if (folder / INDEX).is_file() and "names" not in read_data_yaml(folder / INDEX):
         return _read_index(folder)
-    found = {name: _read_split(path, folder) for name, path in _json_files(folder).items()}
-    if not found:
-        raise ConfigError(advice(folder))
-    return found
+    places = walk(folder)
+    found = coco_files(places)
+    chosen = choose_files(folder, found, folder / INDEX)
+    if not chosen:
+        raise ConfigError(advice(folder, places, found))
+    return {name: _read_split(path, folder, places) for name, path in chosen.items()}
 
 
 def write_index(folder: Path, splits: dict[str, Path], images: Path) -> Path:
@@ -90,49 +94,9 @@ def _read_index(folder: Path) -> dict[str, Split]:
     return splits
 
 
-def _json_files(folder: Path) -> dict[str, Path]:
-    """The json file of each split, by the first pattern that finds any."""
-    for pattern in ("annotations/*.json", "*.json", "*/_annotations.coco.json"):
-        found = [path for path in sorted(folder.glob(pattern)) if _split_name(path)]
-        if found:
-            names = {_split_name(path) for path in found}
-            return {name: _choose(name, found, folder) for name in SPLITS if name in names}
-    return {}
-
-
-def _choose(split: str, found: list[Path], folder: Path) -> Path:
-    """The only file of a split, or else the one that is named after it exactly."""
-    fitting = [path for path in found if _split_name(path) == split]
-    exact = [path for path in fitting if path.stem.removeprefix("instances_") == split]
-    if len(fitting) > 1 and len(exact) != 1:
-        named = " and ".join(str(path.relative_to(folder)) for path in fitting)
-        raise ConfigError(
-            f"{named} may both be {split} in {folder}: write {folder / INDEX} that says which, for "
-            f"example {_EXAMPLE}"
-        )
-    return (exact or fitting)[0]
-
-
-def _split_name(path: Path) -> str:
-    name = path.parent.name if path.name == "_annotations.coco.json" else path.stem
-    match = _SPLIT.match(name)
-    return {"valid": "val"}.get(match[1], match[1]) if match else ""
-
-
-def _read_split(path: Path, folder: Path) -> Split:
+def _read_split(path: Path, folder: Path, places: list[Place]) -> Split:
     coco = read_coco(path)
-    stem = path.stem.removeprefix("instances_")
-    names = [stem, _split_name(path), f"images/{stem}", f"images/{_split_name(path)}", "images",
-             "JPEGImages", path.parent.name, ""]  # fmt: skip
-    firsts = [image["file_name"] for image in coco["images"][:20]]
-    for first in firsts:
-        for name in dict.fromkeys(names):
-            if os.path.isfile(folder / name / first):
-                return Split(path, folder / name, _class_names(coco))
-    raise MissingFileError(
-        f"{path} names the image {firsts[0][:200]!r}, which is in none of "
-        f"{', '.join(str(folder / name) for name in dict.fromkeys(names))}."
-    )
+    return Split(path, image_folder(path, coco, folder, places), _class_names(coco))
 
 
 def _class_names(coco: dict[str, Any]) -> list[str]:

@@ -1,16 +1,32 @@
 """What to type for data sets in other layouts than COCO's."""
 
+import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import ConfigError
+from .coco_files import image_folder
+from .coco_json import read_coco
+from .split_names import SPLITS, split_of
+from .tree import Place, described, files_with
+from .voc import has_annotations
 from .yolo import find_data_yaml
 
 
-def advice(folder: Path) -> str:
-    """Say what a folder without a data set in COCO's format seems to be, and what to do."""
-    for path in (folder, *sorted(folder.glob("*/"))):
-        if (path / "Annotations").is_dir():
-            return convert_first(path, "voc")
+def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
+    """Say what a folder without a data set in COCO's format seems to be, and what to do.
+
+    Args:
+        folder: of the data set.
+        places: the folders below it.
+        found: json files in COCO's format of which none is known to be a split.
+    """
+    if found:
+        return _several(folder, places, found)
+    for place in places:
+        if has_annotations(place):
+            return convert_first(_voc_root(place, folder), "voc")
     source = find_data_yaml(folder)
     if source.is_file():
         return convert_first(source, "yolo")
@@ -21,7 +37,8 @@ def advice(folder: Path) -> str:
         )
     return (
         f"--data {folder} holds no data set: expected annotations/instances_train.json (and _val), "
-        "train.json, or train/_annotations.coco.json; datasets/README.md shows the layouts."
+        f"train.json, or train/_annotations.coco.json; found {described(places, folder)}. "
+        f"{_hint(places)}datasets/README.md shows the layouts."
     )
 
 
@@ -34,10 +51,47 @@ def convert_first(source: Path, kind: str) -> str:
     )
 
 
+def _several(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
+    named = [path.relative_to(folder).as_posix() for path in found[:5]]
+    lines = [
+        f"{split}: {{json: {path.relative_to(folder)}, images: {_images_of(path, folder, places)}}}"
+        for split, path in zip(SPLITS, found, strict=False)
+    ]
+    return (
+        f"--data {folder} holds {len(found)} json files of COCO, and no name says which is "
+        f"train: {', '.join(named)}. Write {folder / 'dataset.yaml'}, a line for each split, for "
+        f"example {{{', '.join(lines)}}}"
+    )
+
+
+def _images_of(path: Path, folder: Path, places: Sequence[Place]) -> str:
+    try:
+        return os.path.relpath(image_folder(path, read_coco(path), folder, places), folder)
+    except ConfigError:
+        return "images"
+
+
+def _hint(places: Sequence[Place]) -> str:
+    """What files of other kinds may be."""
+    jsons = files_with(places, ".json")
+    if len(jsons) > 1 and len(jsons) >= len(files_with(places, ".jpg", ".jpeg", ".png")):
+        return "A json file for each image is no COCO: export as COCO in the labelling tool. "
+    if jsons:
+        return f"{jsons[0].name} is no COCO: it has no images and annotations. "
+    return ""
+
+
+def _voc_root(place: Place, folder: Path) -> Path:
+    """The folder to convert: the one of ``Annotations`` in ``VOCdevkit``, or else all of it."""
+    parent = place.folder.parent
+    inside = place.folder.name == "Annotations" and place.folder != folder
+    return parent if inside and not split_of(parent.name) else folder
+
+
 def _command(source: Path, kind: str, target: str) -> str:
     return shlex.join(["d2kd", "convert", kind, str(source), target])
 
 
 def _target(source: Path) -> str:
-    folder = source.parent if source.suffix else source
+    folder = source if source.is_dir() else source.parent
     return f"{folder.resolve().name}_coco"

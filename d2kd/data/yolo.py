@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import ConfigError, MissingFileError
+from ..file_io import read_yaml
 from .coco_json import image_size, write_coco
 from .yolo_labels import LabelFormat, label_path, read_labels
 
@@ -74,13 +73,7 @@ def read_data_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file, or it holds something else.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"{path} is not valid yaml: {reason}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no keys such as train: and names:.")
     return data

@@ -1,0 +1,117 @@
+"""One xml file in Pascal VOC's format."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from ...errors import ConfigError, MissingFileError
+from ..coco_json import Box
+
+_MAX_BYTES = 2**24
+_MAX_DEPTH = 100
+_LOST = "\ufffd"  # what stands for a letter in an unknown encoding
+
+
+class Annotation(NamedTuple):
+    """What one file says."""
+
+    size: tuple[float, float] | None  # width and height (px), None where they are not stated
+    boxes: list[Box]
+    filename: str
+    polygons: int  # objects that have one, which is left out
+
+
+def read_xml(path: Path) -> Annotation:
+    """Read one annotation file; boxes in COCO's convention (px).
+
+    Raises:
+        ConfigError: it cannot be read, declares entities, or an object in it is incomplete.
+    """
+    try:
+        tree = _parse(_read(path))
+        objects = tree.findall("object")
+        return Annotation(
+            _size(tree),
+            [read_object(item) for item in objects],
+            (tree.findtext("filename") or "").strip(),
+            sum(item.find("polygon") is not None for item in objects),
+        )
+    except (ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as e:
+        raise ConfigError(f"{path}: not a VOC annotation: {' '.join(str(e).split())}") from None
+
+
+def read_object(item: ElementTree.Element) -> Box:
+    """Convert one ``<object>`` to (class, x, y, width, height), 0-based px."""
+    name = (item.findtext("name") or "").strip()
+    texts = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [text for text in texts if text is not None]
+    if not name or len(corners) < 4:
+        turned = " (it has a robndbox, a turned box)" if item.find("robndbox") is not None else ""
+        raise ValueError(f"an object lacks its name or a corner of its bndbox{turned}")
+    if _LOST in name:
+        raise ValueError(f"the class name {name!r} is in an encoding that the file does not state")
+    if len(item.findall("bndbox")) > 1:
+        raise ValueError(f"an object {name!r} has several bndbox")
+    xmin, ymin, xmax, ymax = (float(value) for value in corners)
+    if not all(math.isfinite(value) for value in (xmin, ymin, xmax, ymax)):
+        raise ValueError(f"the box {corners} of {name!r} has a corner that is no number")
+    if not (xmin <= xmax and ymin <= ymax):
+        raise ValueError(f"the box {corners} of {name!r} has its corners in the wrong order")
+    return name, xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {_MAX_BYTES >> 20} MB, no VOC annotation.")
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _parse(data: bytes) -> ElementTree.Element:
+    """The tree of a file; letters that are not in the encoding it states are replaced."""
+    try:
+        _check(data)
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, expat.ExpatError):
+        try:
+            data.decode("utf-8-sig")
+        except UnicodeDecodeError:  # Windows writes paths and names in other encodings
+            text = data.decode("utf-8", errors="replace").encode()
+            _check(text)
+            return ElementTree.fromstring(text)
+        raise
+
+
+def _check(data: bytes) -> None:
+    """Refuse entities, which can multiply and name other files, and what is nested too deep."""
+    depth = 0
+
+    def start(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise ValueError("it is nested too deep")
+
+    def end(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def entity(*_: object) -> None:
+        raise ValueError("it declares entities")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.EntityDeclHandler = entity
+    parser.Parse(data, True)
+
+
+def _size(tree: ElementTree.Element) -> tuple[float, float] | None:
+    try:
+        width, height = (float(tree.findtext(f"size/{x}", "0")) for x in ("width", "height"))
+    except ValueError:
+        return None
+    return (width, height) if tree.find("size") is not None else None

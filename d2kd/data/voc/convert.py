@@ -1,0 +1,98 @@
+"""Convert a folder in Pascal VOC's layout to COCO json files, one per split.
+
+Reads ``ROOT/ImageSets/Main/SPLIT.txt``, ``ROOT/Annotations/ID.xml`` and the header of
+``ROOT/JPEGImages/ID.*``; writes ``OUTPUT/instances_SPLIT.json``. The same input gives the same
+bytes. Without lists the folders' names say the split, or all is train; without ``Annotations`` and
+``JPEGImages`` the xml files and images are looked for in the whole folder.
+
+- VOC's corners are 1-based pixel indices, both inclusive; COCO's box is x, y, width, height from
+  the image's corner: x = xmin - 1, y = ymin - 1, width = xmax - x, height = ymax - y.
+- "difficult" objects are ordinary objects (``iscrowd`` 0), as in Detectron2's own VOC reader.
+- The image size is taken from the image file. Boxes that reach outside it are written as they are:
+  d2kd clips them when it trains.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ...text import plain
+from ..coco_json import image_size, write_coco
+from ..file_names import folded
+from ..listing import listed
+from .annotation import Annotation, read_xml
+from .files import find_files
+from .samples import Sample, find_splits
+
+logger = logging.getLogger(__name__)
+
+
+def voc_to_coco(
+    root: Path, output: Path, classes: Sequence[str] = (), splits: Sequence[str] = ()
+) -> dict[str, Path]:
+    """Convert the splits of a VOC-style folder; warnings count what is left out.
+
+    Args:
+        root: the folder that holds ``Annotations``, ``ImageSets`` and ``JPEGImages``.
+        output: where to write; made if needed.
+        classes: class names in the order of their ids; all names found, sorted, if empty.
+        splits: names of files in ``ImageSets/Main``, maybe ``val=NAME``; of train, val and test
+            those that exist if empty, with trainval in the place of a missing train.
+
+    Returns:
+        The json file of each split; file names in them are relative to `image_root`.
+
+    Raises:
+        ConfigError: a file is missing or cannot be read; the message has its name.
+    """
+    files = find_files(root)
+    found = find_splits(files, splits)
+    images = {split: _read_split(split, x.samples, files.images.root) for split, x in found.items()}
+    names = {box[0] for split in images.values() for image in split for box in image["boxes"]}
+    unknown = sorted(names - set(classes))
+    if classes and unknown:
+        raise ConfigError(f"objects of {unknown} are not among the classes {' '.join(classes)}")
+    _warn("class names differ in case or spaces alone", _alike(names))
+    output.mkdir(parents=True, exist_ok=True)
+    paths = {split: output / f"instances_{found[split].name}.json" for split in images}
+    for split, path in paths.items():
+        write_coco(path, images[split], list(classes) or sorted(names))
+    return paths
+
+
+def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[str, Any]]:
+    images, read = [], []
+    for sample in samples:
+        width, height = image_size(sample.image)
+        annotation = read_xml(sample.annotation)
+        read.append((sample, annotation, (width, height)))
+        name = sample.image.relative_to(root).as_posix()
+        images.append(
+            {"file_name": name, "width": width, "height": height, "boxes": annotation.boxes}
+        )
+    _explain(split, read)
+    return images
+
+
+def _explain(split: str, read: Sequence[tuple[Sample, Annotation, tuple[int, int]]]) -> None:
+    """Warn about what the files of a split say and is not taken as they say it."""
+    sizes = [x.annotation.name for x, said, size in read if said.size not in (None, size)]
+    _warn("xml files state another size than the image file's, ignored", sizes, split)
+    polygons = [x.annotation.name for x, said, _ in read if said.polygons]
+    _warn("xml files have polygons, of which the boxes alone are read", polygons, split)
+    early = [x.annotation.name for x, said, _ in read if any(min(b[1:3]) < 0 for b in said.boxes)]
+    _warn("xml files have boxes before pixel 1, VOC's first: they may count from 0", early, split)
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(folded(name), []).append(name)
+    return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+
+
+def _warn(what: str, names: Iterable[str], split: str = "") -> None:
+    for line in listed(map(plain, names), what):
+        logger.warning(f"{split}: {line}" if split else line)

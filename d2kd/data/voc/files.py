@@ -1,0 +1,131 @@
+"""The images and xml files of a folder in Pascal VOC's layout, or in one that is like it."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ...errors import ConfigError, MissingFileError
+from ..file_names import folded, without_suffix
+from ..split_names import split_of
+from ..tree import Place, files_with, walk
+from ..yolo import SUFFIXES
+
+_NO_IMAGE = (".xml", ".txt", ".json", ".csv", ".md", ".yaml", ".yml", ".db", ".ini")
+_HEAD = 2**12  # bytes
+
+
+class Files(NamedTuple):
+    """What a folder holds."""
+
+    root: Path
+    images: "ByName"
+    annotations: "ByName"
+
+
+def image_root(folder: Path) -> Path:
+    """The folder that the file names of `voc_to_coco` start from: ``JPEGImages`` if it is there."""
+    root = find_root(folder)
+    return root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
+
+
+def find_root(folder: Path) -> Path:
+    """The folder itself, or the only one in it that has ``Annotations``, as in ``VOCdevkit``.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        ConfigError: several have.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: there is no such folder.")
+    if (folder / "Annotations").is_dir() or (folder / "JPEGImages").is_dir():
+        return folder
+    below = [path.parent for path in sorted(folder.glob("*/Annotations")) if path.is_dir()]
+    below = [path for path in below if not split_of(path.name)]
+    if len(below) > 1:
+        named = " and ".join(map(str, below[:3]))
+        raise ConfigError(f"{folder} holds several data sets: convert one of {named}.")
+    return below[0] if below else folder
+
+
+def find_files(folder: Path) -> Files:
+    """Images and annotation files of ``JPEGImages`` and ``Annotations``, or of the whole folder."""
+    root, images = find_root(folder), image_root(folder)
+    xmls = root / "Annotations" if (root / "Annotations").is_dir() else root
+    places = walk(images, bounded=False)
+    if images == root:
+        found = files_with(places, *SUFFIXES)
+    else:
+        found = [p for p in files_with(places, "") if not p.name.lower().endswith(_NO_IMAGE)]
+    annotations = files_with(walk(xmls, bounded=False), ".xml")
+    if xmls == root:
+        annotations = [path for path in annotations if _looks_right(path)]
+    return Files(root, ByName(sorted(found), images), ByName(sorted(annotations), xmls))
+
+
+def has_annotations(place: Place) -> bool:
+    """Whether a folder is VOC's ``Annotations``, or holds a xml file like those in it."""
+    xmls = place.with_suffix(".xml")
+    return place.folder.name == "Annotations" or any(map(_looks_right, xmls[:1]))
+
+
+class ByName:
+    """Files found by what a list or another file calls them."""
+
+    def __init__(self, paths: Iterable[Path], root: Path) -> None:
+        """Paths below `root`; of two that differ in their suffix alone the last counts."""
+        self.root, self.paths = root, list(paths)
+        self._ids: dict[str, Path] = {}
+        self._stems: dict[str, dict[Path, Path]] = defaultdict(dict)
+        self._folded: dict[str, dict[Path, Path]] = defaultdict(dict)
+        for path in self.paths:
+            key = path.relative_to(root).with_suffix("")
+            self._ids[key.as_posix()] = path
+            self._stems[key.name][key] = path
+            self._folded[folded(path.name)][key] = path
+
+    def exact(self, name: str) -> Path | None:
+        """A file's path below the root without its suffix, or with it."""
+        text = name.replace("\\", "/")
+        return self._ids.get(text) or self._ids.get(without_suffix(text))
+
+    def find(self, name: str, like: Path | None = None) -> Path | None:
+        """The file with this name, with the longest end of this path, or with a name like it.
+
+        Args:
+            name: a path, maybe of another machine, with or without a suffix.
+            like: of several files of a name, the one whose folders are of the same split.
+        """
+        parts = PurePosixPath(name.strip().strip("\"'").replace("\\", "/")).parts
+        for start in range(len(parts)):
+            if found := self.exact("/".join(parts[start:])):
+                return found
+        last = parts[-1] if parts else ""
+        groups = [self._stems.get(x) for x in (last, without_suffix(last))]
+        for group in (*groups, self._folded.get(folded(last))):
+            if found := _only(list((group or {}).values()), like):
+                return found
+        return None
+
+
+def folder_split(path: Path, root: Path) -> str:
+    """The split that the folders of a file name, the nearest first, or ""."""
+    parts = reversed(path.relative_to(root).parts[:-1])
+    return next(filter(None, map(split_of, parts)), "")
+
+
+def _only(paths: list[Path], like: Path | None) -> Path | None:
+    if len(paths) > 1 and like is not None:
+        beside = [path for path in paths if path.parent == like.parent]
+        words = set(map(split_of, like.parts))
+        paths = beside or [path for path in paths if set(map(split_of, path.parts)) == words]
+    return paths[0] if len(paths) == 1 else None
+
+
+def _looks_right(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return b"<annotation>" in head.replace(b"\0", b"") or b"<annotation " in head

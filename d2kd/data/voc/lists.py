@@ -1,0 +1,86 @@
+"""Which images are in a split: by a list in ``ImageSets/Main``, or by folders."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import ConfigError, MissingFileError
+from ..split_names import SPLITS, is_split, split_of
+from .files import ByName
+
+_MAX_LIST = 2**26  # bytes
+_PAIR = re.compile(r"(.+\.\w{2,5})[\s,;]+(\S.*\.\w{2,5})")
+_FLAG = re.compile(r"(.*\S)\s+([-+]?[01])")
+
+
+def find_lists(root: Path, asked: Sequence[str]) -> dict[str, Path]:
+    """The list of each split.
+
+    Args:
+        root: of the data set.
+        asked: names of lists, maybe ``val=NAME``; those named after splits if empty. ``trainval``
+            is train where there is no list of train.
+
+    Raises:
+        ConfigError: a list is missing, names no split, or two name the same.
+    """
+    folders = [path for path in (root / "ImageSets" / "Main", root / "ImageSets", root)]
+    if asked:
+        return _asked_lists(folders[0] if folders[0].is_dir() else root, asked)
+    for folder in folders:
+        found = [path for path in sorted(folder.glob("*.txt")) if is_split(path.stem)]
+        if lists := {split_of(path.stem): path for path in found}:
+            return lists | {
+                split_of(path.stem): path for path in found if path.stem in (*SPLITS, "trainval")
+            }
+    return {}
+
+
+def _asked_lists(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
+    lists: dict[str, Path] = {}
+    for text in asked:
+        given, _, name = text.rpartition("=")
+        path, split = folder / f"{name}.txt", given or split_of(name)
+        split = "train" if split == "trainval" else split
+        if not path.is_file():
+            raise MissingFileError(f"--splits {text}: there is no {path}.")
+        if split not in SPLITS or split in lists:
+            raise ConfigError(
+                f"--splits {text}: say which split it is, once: train={name}, val={name} or "
+                f"test={name}."
+            )
+        lists[split] = path
+    return lists
+
+
+def read_list(
+    path: Path, images: ByName, annotations: ByName
+) -> list[tuple[str, Path | None, Path | None]]:
+    """The lines of a list, in its order, each with its image and its xml file.
+
+    A line is an ID, a file's name or path, with VOC's 1, 0 or -1 behind it or the name of the xml
+    file. The same line twice counts once.
+
+    Raises:
+        ConfigError: the file is too large for a list.
+    """
+    if path.stat().st_size > _MAX_LIST:
+        raise ConfigError(f"{path} is larger than {_MAX_LIST >> 20} MB, too large for a list.")
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    lines = dict.fromkeys(line.strip() for line in text.splitlines() if line.strip())
+    return [(line, *_read_line(line, images, annotations)) for line in lines]
+
+
+def _read_line(line: str, images: ByName, xmls: ByName) -> tuple[Path | None, Path | None]:
+    name, other = line, ""
+    if not images.exact(line) and (match := _PAIR.fullmatch(line)):
+        name, other = match[1], match[2]
+    elif not images.exact(line) and (match := _FLAG.fullmatch(line)):
+        name = match[1]
+    elif not images.find(line):
+        name = line.split()[0]
+    image = images.find(name)
+    if other.lower().endswith(".xml"):
+        return image, xmls.find(other)
+    key = image.relative_to(images.root).with_suffix("").as_posix() if image else name
+    return image, xmls.exact(key) or xmls.find(key, image)
