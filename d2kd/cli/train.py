@@ -25,7 +25,8 @@ def train(config: str, options: Tuple[str, ...], output: str | None, **given: An
     d2kd train train/gfl_R_18_FPN_1x.yaml --data cells --output output/distilled \\
         --teacher output/teacher --distill PKD,BCKD
 
-    OUTPUT_DIR/config.yaml is the whole config: `d2kd train OUTPUT_DIR` repeats the run.
+    OUTPUT_DIR/config.yaml is the whole config: `d2kd train OUTPUT_DIR --output
+    FOLDER` repeats the run. No run overwrites another, or what it reads.
     """
     args = namespace(config, options, **given)
     args.opts += ["OUTPUT_DIR", output] if output else []

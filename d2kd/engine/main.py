@@ -1,6 +1,7 @@
 """One rank of a run: set-up, training or evaluation."""
 
 import logging
+import os
 import runpy
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -12,9 +13,10 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from ..build import student_config
-from ..checkpoint import StrictCheckpointer
+from ..checkpoint import SafeCheckpointer, StrictCheckpointer
 from ..config.defaults import get_d2kd_cfg
 from ..config.loading import merge_config_file, merge_options, without_pretrained
 from ..config.locate import resolve_config_file
@@ -24,6 +26,8 @@ from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
 from .options import OPTIONS
 from .provenance import describe_run, write_results
+from .ranks import on_first_rank
+from .run_folder import check_folder, holds_run
 from .trainer import DistillationTrainer
 
 
@@ -67,8 +71,17 @@ def resolve_config(args: Namespace) -> CfgNode:
 
 
 def setup(args: Namespace) -> CfgNode:
-    """Build the config, write it to OUTPUT_DIR and start logging."""
+    """Build the config, write it to OUTPUT_DIR and start logging.
+
+    Raises:
+        ConfigError: see `resolve_config`, `check_config` and `check_folder`; nothing is written.
+    """
     cfg = resolve_config(args)
+    check_config(cfg)
+    if args.eval_only:
+        _aim_evaluation(cfg, args.resume)
+    else:
+        on_first_rank(lambda: check_folder(cfg, args.resume, args.data))
     if args.config_file:
         args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
@@ -78,19 +91,26 @@ def setup(args: Namespace) -> CfgNode:
     return cfg
 
 
-def evaluate(cfg: CfgNode, resume: bool = False) -> Dict:
-    """Evaluate MODEL.WEIGHTS, or the last checkpoint, as a plain detector; builds no teacher."""
-    check_config(cfg)
+def _aim_evaluation(cfg: CfgNode, resume: bool) -> None:
+    """Evaluate a run's last checkpoint where `resume`, and write beside its record, not over it."""
+    last = SafeCheckpointer(nn.Module(), cfg.OUTPUT_DIR).get_checkpoint_file() if resume else ""
+    cfg.MODEL.WEIGHTS = last or cfg.MODEL.WEIGHTS
+    if cfg.OUTPUT_DIR and on_first_rank(lambda: holds_run(Path(cfg.OUTPUT_DIR))):
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
+        logging.getLogger(__name__).warning(
+            "OUTPUT_DIR holds a run, which stays as it is: results go to %s.", cfg.OUTPUT_DIR
+        )
+
+
+def evaluate(cfg: CfgNode) -> Dict:
+    """Evaluate MODEL.WEIGHTS as a plain detector; builds no teacher."""
     cfg = without_pretrained(student_config(cfg))
     model = build_model(cfg)
-    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
-    last = checkpointer.get_checkpoint_file() if resume else ""
-    weights = last or cfg.MODEL.WEIGHTS
     check_classes(cfg, model, train=False)
-    check_recorded_classes(cfg, weights)
-    checkpointer.load(weights, checkpointables=[])
+    check_recorded_classes(cfg, cfg.MODEL.WEIGHTS)
+    StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
     results = DistillationTrainer.test(cfg, model)
-    write_results(cfg, results, describe_run(cfg, [weights]))
+    write_results(cfg, results, describe_run(cfg, [cfg.MODEL.WEIGHTS]))
     return results
 
 
@@ -98,7 +118,7 @@ def main(args: Namespace) -> Optional[Dict]:
     """Train or, with --eval-only, evaluate."""
     cfg = setup(args)
     if args.eval_only:
-        return evaluate(cfg, args.resume)
+        return evaluate(cfg)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

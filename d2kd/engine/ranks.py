@@ -2,11 +2,16 @@
 
 import logging
 import os
-from typing import Type
+from typing import Callable, Type, TypeVar
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model
+from detectron2.utils import comm
+
+from ..errors import ConfigError
+
+T = TypeVar("T")
 
 
 def make_deterministic(on: bool) -> None:
@@ -36,3 +41,21 @@ def step_class(cfg: CfgNode) -> Type[SimpleTrainer]:
         )
         return SimpleTrainer
     return AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+
+
+def on_first_rank(function: Callable[[], T]) -> T:
+    """What `function` returns on the first rank; no other calls it, but all have its result.
+
+    Raises:
+        ConfigError: on all ranks, if it does on the first.
+    """
+    found, error = None, None
+    if comm.is_main_process():
+        try:
+            found = function()
+        except ConfigError as raised:
+            error = raised
+    found, error = comm.all_gather((found, error))[0]
+    if error is not None:
+        raise error
+    return found

@@ -11,6 +11,7 @@ from typing import Dict, List, Optional
 
 from ..config.locate import moved_config
 from ..cores import usable_cores
+from ..engine.run_folder import holds_run
 from ..file_io import write_atomically
 from .plan import Run, Study
 
@@ -47,7 +48,7 @@ def execute(run: Run, metric: str, jobs: int = 1) -> Optional[str]:
         Optional[str]: what went wrong, None if nothing did.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume"] if (run.folder / "last_checkpoint").is_file() else []
+    resume = ["--resume"] if holds_run(run.folder) else []
     threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
     start, name = time.time(), f"{run.row}, seed {run.seed}"
     with open(run.folder / "console.txt", "a") as console:

@@ -1,0 +1,101 @@
+"""What a run may write into: no folder that it reads from, and no folder of another run."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Iterator, Tuple
+
+from detectron2.config import CfgNode
+
+from ..checkpoint.weights_file import split_pin
+from ..data.custom import find_path
+from ..errors import ConfigError
+
+_MARKS = ("run.json", "last_checkpoint", "model_*.pth")
+_ELSEWHERE = "give another folder with OUTPUT_DIR or --output"
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run, finished or not, has left anything in a folder that another would destroy."""
+    rows = folder / "metrics.json"
+    has_rows = rows.is_file() and rows.stat().st_size > 0
+    return has_rows or any(True for mark in _MARKS for _ in folder.glob(mark))
+
+
+def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
+    """Check that a training into OUTPUT_DIR overwrites nothing of the user's; writes nothing.
+
+    Args:
+        cfg: of the training.
+        resume: whether it is to go on with what is in the folder.
+        data: what `--data` names.
+
+    Raises:
+        ConfigError: OUTPUT_DIR is the folder of a teacher, of starting weights or of data, or holds
+            another run; the message says what to type.
+    """
+    if not cfg.OUTPUT_DIR:
+        return
+    folder = Path(cfg.OUTPUT_DIR)
+    goes_on = resume and (folder / "last_checkpoint").is_file()
+    for key, path in [("--data", Path(data)), *_inputs(cfg)] if data else _inputs(cfg):
+        overwritten = _is_of_run(path, folder) if goes_on else _is_directly_in(path, folder)
+        if overwritten:
+            raise ConfigError(
+                f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} is where {key} {str(path)!r} is, which the run "
+                f"could overwrite: {_ELSEWHERE}."
+            )
+    if not resume and (holds_run(folder) or (folder / "results.json").is_file()):
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a run already: add --resume to go on with it, or "
+            f"{_ELSEWHERE}."
+        )
+    if (folder / "config.yaml").is_file() and not any(map(Path.is_file, _logs(folder))):
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a config.yaml that no run wrote there, and that "
+            f"this one would overwrite: {_ELSEWHERE}."
+        )
+
+
+def _logs(folder: Path) -> Tuple[Path, ...]:
+    """What a run has written before its config.yaml, or soon after it."""
+    return folder / "log.txt", folder / "run.json"
+
+
+def _inputs(cfg: CfgNode) -> Iterator[Tuple[str, Path]]:
+    """Keys and what they name, as far as it exists here: folders, and files."""
+    teacher = cfg.DISTILL.TEACHER if cfg.MODEL.META_ARCHITECTURE == "Distiller" else None
+    named = [("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)]
+    named += [("MODEL.TIMM.CHECKPOINT", cfg.MODEL.TIMM.CHECKPOINT)]
+    if teacher is not None:
+        named += [("the teacher", path) for path in teacher.CONFIG_FILES]
+        named += [("the teacher's checkpoint", path) for path in teacher.WEIGHTS]
+    named += [("DATASETS.UNLABELLED", path) for path in cfg.DATASETS.UNLABELLED]
+    for entry in cfg.DATASETS.CUSTOM:
+        named += [("the data set", path) for path in _existing(entry)]
+    for key, text in named:
+        path = os.path.expanduser(split_pin(str(text))[0])
+        if text and os.path.exists(path):
+            yield key, Path(path)
+
+
+def _existing(entry: object) -> Iterator[str]:
+    """Annotations and images of an entry of DATASETS.CUSTOM, as far as they exist."""
+    for path in entry[1:3] if isinstance(entry, (list, tuple)) else ():
+        with contextlib.suppress(OSError, TypeError):
+            yield find_path(path)
+
+
+def _is_directly_in(path: Path, folder: Path) -> bool:
+    """Whether `path` is the folder or a file in it, by whichever name."""
+    if not folder.exists():
+        return False
+    places = [path] if path.is_dir() else [path.parent, path.resolve().parent]
+    return any(place.exists() and place.samefile(folder) for place in places)
+
+
+def _is_of_run(path: Path, folder: Path) -> bool:
+    """Whether the run in a folder is itself what `path` names: the folder, or a file of a run's."""
+    own = ("config.yaml", *_MARKS)
+    named_so = path.is_dir() or any(path.match(name) for name in own)
+    return named_so and _is_directly_in(path, folder)

@@ -1,0 +1,130 @@
+"""A training overwrites nothing: no teacher, no weights, no data, no other run."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file
+from d2kd.engine.run_folder import check_folder
+from d2kd.errors import ConfigError
+from tests.helpers import d2kd, detector, write_config
+
+
+@pytest.fixture
+def place(tmp_path, squares, monkeypatch):
+    """A plain config, the run of a teacher that links lead to, data and weights of the user's."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(squares, "data/images")
+    shutil.copy("data/images/squares.json", "data/train.json")
+    write_config(tmp_path, squares, SOLVER__MAX_ITER=2, SOLVER__CHECKPOINT_PERIOD=99)
+    teacher = Path("tea")
+    teacher.mkdir()
+    shutil.copy("plain.yaml", teacher / "config.yaml")
+    weights = detector(MODEL__RETINANET__NUM_CLASSES=2, seed=7).state_dict()
+    torch.save({"model": weights}, teacher / "model_final.pth")
+    (teacher / "last_checkpoint").write_text("model_final.pth")
+    os.symlink("tea", "link")
+    Path("zoo").mkdir()
+    torch.save({"model": weights}, "zoo/mine.pth")
+    os.symlink("../zoo/mine.pth", teacher / "linked.pth")
+    return tmp_path
+
+
+def contents(folder):
+    return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+PKD, WEIGHTS = ["--distill", "PKD"], ["--teacher-weights", "zoo/mine.pth"]
+READ = {
+    "teacher": (["--teacher", "tea", *PKD], "tea"),
+    "teacher, with --resume": (["--teacher", "tea", *PKD, "--resume"], "tea"),
+    "by another path": (["--teacher", "tea", *PKD], "zoo/../tea/"),
+    "by a link": (["--teacher", "link", *PKD], "tea"),
+    "into a link": (["--teacher", "tea", *PKD], "link"),
+    "teacher's config": (["--teacher", "tea/config.yaml", *WEIGHTS, *PKD], "tea"),
+    "teacher's checkpoint": (["--teacher", "plain.yaml", *WEIGHTS, *PKD], "zoo"),
+    "a link to a checkpoint": (["MODEL.WEIGHTS", "tea/linked.pth"], "zoo"),
+    "starting weights": (["MODEL.WEIGHTS", "zoo/mine.pth"], "zoo"),
+    "data": (["--data", "data"], "data"),
+    "images": (["DATASETS.CUSTOM", "[['x', 'data/train.json', 'data/images']]"], "data/images"),
+    "unlabelled": (["--teacher", "tea", *PKD, "--unlabelled", "data"], "data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(READ))
+def test_what_a_run_reads_is_not_its_output(place, case):
+    arguments, output = READ[case]
+    before = contents(place)
+    done = d2kd("train", "plain.yaml", "--output", output, *arguments)
+    assert done.exit_code == 1 and "OUTPUT_DIR" in done.output, done.output
+    assert "another folder" in done.output and len(done.output.strip().splitlines()) == 2
+    assert contents(place) == before
+
+
+def test_a_second_run_is_refused_until_it_is_resumed_or_goes_elsewhere(place):
+    assert d2kd("train", "plain.yaml", "--output", "out").exit_code == 0
+    before = contents(place / "out")
+    for config in ("plain.yaml", "out"):
+        done = d2kd("train", config, "--output", "out", "SOLVER.BASE_LR", 0.5)
+        assert done.exit_code == 1 and "'out' holds a run" in done.output, done.output
+        assert "--resume" in done.output and "another folder" in done.output
+        assert contents(place / "out") == before
+    assert d2kd("train", "out", "--output", "again").exit_code == 0
+    assert d2kd("train", "plain.yaml", "--output", "out", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("left", ["run.json", "model_0000004.pth", "metrics.json", "results.json"])
+def test_a_run_that_has_not_finished_is_not_overwritten(place, left):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, "plain.yaml", "")
+    Path("out").mkdir()
+    check_folder(cfg, resume=False)
+    Path("out", left).write_text("{}\n")
+    with pytest.raises(ConfigError, match="holds a run already: add --resume"):
+        check_folder(cfg, resume=False)
+    check_folder(cfg, resume=True)
+
+
+def test_a_config_of_the_user_is_not_overwritten(place):
+    Path("mine").mkdir()
+    shutil.copy("plain.yaml", "mine/config.yaml")
+    done = d2kd("train", "mine/config.yaml", "--output", "mine")
+    assert done.exit_code == 1 and "config.yaml that no run wrote" in done.output
+
+
+def test_a_run_that_failed_at_once_is_started_again(place):
+    """It has left its log and its config, and nothing that could be lost."""
+    train = ["train", "plain.yaml", "--output", place / "out"]
+    assert d2kd(*train, "SOLVER.MAX_ITER", 0).exit_code == 1
+    assert not Path("out").exists()
+    assert d2kd(*train, "MODEL.WEIGHTS", "no.pth").exit_code == 1
+    assert Path("out", "config.yaml").exists()
+    assert d2kd(*train).exit_code == 0
+
+
+def test_what_lies_near_is_no_reason_to_refuse(place):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, "plain.yaml", "")
+    cfg.MODEL.WEIGHTS, cfg.DATASETS.UNLABELLED = "tea/model_final.pth", ("data",)
+    for folder in (".", "tea/student", "data/out"):
+        cfg.OUTPUT_DIR = folder
+        check_folder(cfg, resume=False)
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "out"]])
+def test_an_evaluation_leaves_the_record_of_a_run_as_it_is(place, output):
+    assert d2kd("train", "plain.yaml", "--output", "out").exit_code == 0
+    before = contents(place / "out")
+    done = d2kd("eval", "out", *output, "TEST.DETECTIONS_PER_IMAGE", 7)
+    assert done.exit_code == 0, done.output
+    after = contents(place / "out")
+    assert {k: after[k] for k in before if k != "log.txt"} == {
+        k: v for k, v in before.items() if k != "log.txt"
+    }
+    assert "eval/results.json" in after and "eval/eval/results.json" not in after
+    assert d2kd("eval", "out", *output).exit_code == 0
+    assert "eval/eval/results.json" not in contents(place / "out")
