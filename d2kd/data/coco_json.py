@@ -1,4 +1,4 @@
-"""COCO's json format, written and read, and the sizes of image files."""
+"""COCO's json format, written and read."""
 
 import json
 from collections import Counter
@@ -7,30 +7,17 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import ConfigError, MissingFileError
 from ..file_io import write_atomically
 
 Box = tuple[str, float, float, float, float]
 """Class, x, y, width and height, px."""
 
-EXIF_ORIENTATION = 0x0112  # 5 to 8: width and height change places when the image is read
 _NEEDED: dict[str, dict[str, Any]] = {
     "images": {"id": (str, Real), "file_name": str},
     "categories": {"id": Real, "name": (str, Real)},
     "annotations": {"image_id": (str, Real), "category_id": Real},
 }
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height (px) from an image's header, as Detectron2 reads the image."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else image.size
-    except Exception as e:  # decoders fail in many ways
-        raise ValueError(f"{path}: not an image: {e}") from e
 
 
 def write_coco(path: Path, images: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from .coco_json import image_size
 from .listing import listed, repeated
+from .pixels import BitDepthError, PixelError, examine
 
 _KINDS = (
     "images do not exist",
     "images cannot be read or are cut off",
     "images have another size than stated",
+    "images hold values of which white is not known, such as 12-bit or floating-point ones",
+    "images have several frames, of which only the first is read",
 )
 
 
@@ -42,15 +42,14 @@ def _missing(folder: Path, image: dict[str, Any]) -> str:
 
 
 def _read(folder: Path, image: dict[str, Any]) -> str:
-    """Decode a file completely, JPEG at an eighth of its size: a cut-off one has its header."""
     if _missing(folder, image):
         return _KINDS[0]
-    path = folder / image["file_name"]
     try:
-        size = image_size(path)
-        with Image.open(path) as file:
-            file.draft("L", (1, 1))
-            file.load()
-    except Exception:  # decoders fail in many ways
+        width, height, frames = examine(folder / image["file_name"])
+    except BitDepthError:
+        return _KINDS[3]
+    except PixelError:
         return _KINDS[1]
-    return "" if (image.get("width"), image.get("height")) == size else _KINDS[2]
+    if (image.get("width"), image.get("height")) != (width, height):
+        return _KINDS[2]
+    return _KINDS[4] if frames > 1 else ""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, build_detection_train_loader
+from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, Sampler
 
 from .boxes import clean_boxes
 from .catalog import load_dataset, require_registered
-from .mapper import BadImageError, Mapper, build_mapper
+from .mapper import BadImageError, ImageMapper, Mapper, build_mapper
 from .unlabelled import unlabelled_records
 from .workers import loader_workers
 
@@ -70,13 +70,13 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     )
 
 
-def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], DatasetMapper]:
+def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Mapper]:
     """Records of ``DATASETS.TEST[0]``, images without objects too, and a mapper that keeps objects.
 
     Images are resized as for testing and not augmented.
     """
     size = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    mapper = DatasetMapper(cfg, is_train=True, augmentations=[size])
+    mapper = ImageMapper(cfg, is_train=True, augmentations=[size])
     return load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST"), mapper
 
 

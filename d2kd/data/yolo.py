@@ -14,11 +14,12 @@ from typing import Any
 
 from ..errors import ConfigError, MissingFileError
 from ..file_io import read_yaml
-from .coco_json import image_size, write_coco
+from .coco_json import write_coco
+from .image_files import list_images
+from .pixels import image_size
 from .yolo_labels import LabelFormat, label_path, read_labels
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def yolo_to_coco(data_yaml: Path, output: Path) -> dict[str, Path]:
@@ -124,7 +125,7 @@ def _image_files(root: Path, entry: str) -> Iterator[Path]:
     """Images of a folder, or those that a list names, inside of ``root``."""
     start = root / (entry if os.path.exists(root / entry) else entry.removeprefix("../"))
     if os.path.isdir(start):
-        found = (x for x in start.rglob("*") if x.suffix.lower() in SUFFIXES)
+        found = iter(list_images(start).images)
     elif start.suffix == ".txt" and os.path.isfile(start):
         lines = start.read_text(encoding="utf-8-sig", errors="replace").split("\n")
         found = (_listed(x.strip(), start, root) for x in lines if x.strip())

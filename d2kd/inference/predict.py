@@ -22,7 +22,7 @@ from ..checkpoint import load_detector
 from ..config.loading import without_pretrained
 from ..data import dataset_num_classes, register_custom_datasets
 from ..data.class_names import recorded_classes
-from ..data.yolo import SUFFIXES
+from ..data.image_files import SUFFIXES
 from ..errors import ConfigError, MissingFileError
 
 VIDEOS = {".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm"}

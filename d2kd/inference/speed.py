@@ -6,8 +6,10 @@ from typing import List, Sequence
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 from torch import nn
+
+from ..data import build_mapper
 
 ROUNDS, IMAGES = 5, 40
 
@@ -15,7 +17,8 @@ ROUNDS, IMAGES = 5, 40
 def first_test_images(cfg: CfgNode, count: int) -> List[dict]:
     """The first `count` records of DATASETS.TEST as model inputs, at INPUT.MIN_SIZE_TEST."""
     records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
-    return [DatasetMapper(cfg, False)(record) for record in records[:count]]
+    mapper = build_mapper(cfg, is_train=False)
+    return [mapper(record) for record in records[:count]]
 
 
 @torch.no_grad()

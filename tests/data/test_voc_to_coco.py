@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from d2kd.data.coco_json import EXIF_ORIENTATION, image_size
+from d2kd.data.pixels import EXIF_ORIENTATION, image_size
 from d2kd.data.voc import voc_to_coco
 
 REPO = Path(__file__).parents[2]

@@ -19,9 +19,10 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...text import plain
-from ..coco_json import image_size, write_coco
+from ..coco_json import write_coco
 from ..file_names import folded
 from ..listing import listed
+from ..pixels import image_size
 from .annotation import Annotation, read_xml
 from .files import find_files
 from .samples import Sample, find_splits

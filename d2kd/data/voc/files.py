@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from ...errors import ConfigError, MissingFileError
 from ..file_names import folded, without_suffix
+from ..image_files import SUFFIXES
 from ..split_names import split_of
 from ..tree import Place, files_with, walk
-from ..yolo import SUFFIXES
 
 _NO_IMAGE = (".xml", ".txt", ".json", ".csv", ".md", ".yaml", ".yml", ".db", ".ini")
 _HEAD = 2**12  # bytes

@@ -5,12 +5,12 @@ import math
 from typing import List
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import HookBase
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.utils import comm
 
-from ...data import loader_workers
+from ...data import build_mapper, loader_workers
 from ...errors import ConfigError
 from ...teachers.teacher import Teacher
 
@@ -65,7 +65,7 @@ def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
     cfg.defrost()
     cfg.INPUT.FORMAT = teacher.input_format
     loader = build_detection_test_loader(
-        dataset=records, mapper=DatasetMapper(cfg, False), num_workers=loader_workers(cfg)
+        dataset=records, mapper=build_mapper(cfg, False), num_workers=loader_workers(cfg)
     )
     evaluator = _SubsetEvaluator(name, tasks=("bbox",), use_fast_impl=False)
     evaluator.image_ids = [record["image_id"] for record in records]

@@ -1,0 +1,73 @@
+"""The image files of a folder, each once."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from .listing import listed
+
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
+            ".tiff", ".webp"}  # fmt: skip
+_NOT_READ = {".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif",
+             ".jp2", ".jxl", ".nef", ".psd", ".raw", ".svg"}  # fmt: skip
+_THUMBNAILS = {"__MACOSX", "@eaDir"}  # of archives by macOS, and of Synology
+
+
+class ImageFiles(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        images: files to read, sorted.
+        left_out: lines that say what is left out, with counts and names; maybe none.
+    """
+
+    images: list[Path]
+    left_out: list[str]
+
+
+def list_images(folder: Path) -> ImageFiles:
+    """Find the images of a folder and of its subfolders, linked ones too, by their suffixes.
+
+    Hidden files and folders (``.name``, such as the ``._name`` that macOS writes) are no images.
+    """
+    files, closed = _walk(folder)
+    images = [x for x in files if x.suffix.lower() in SUFFIXES]
+    hidden = [x for x in images if _is_hidden(x.relative_to(folder))]
+    others = [x for x in files if x.suffix.lower() in _NOT_READ]
+    left_out = [
+        *listed(hidden, "hidden files are left out"),
+        *listed(others, "files are of formats that are not read: save them as JPEG or PNG"),
+        *listed(closed, "folders cannot be opened"),
+    ]
+    return ImageFiles([x for x in images if not _is_hidden(x.relative_to(folder))], left_out)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part in _THUMBNAILS for part in path.parts)
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """Files and dead links, and the folders that cannot be opened.
+
+    A folder that links make appear twice, or inside itself, is read once, at its own place.
+    """
+    files: list[Path] = []
+    closed: list[Path] = []
+    seen: set[str] = set()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = [folder / name for name in os.listdir(folder)]
+        except OSError:
+            closed.append(folder)
+            continue
+        folders = [x for x in entries if os.path.isdir(x)]
+        files += [x for x in entries if not os.path.isdir(x)]
+        waiting = [x for x in folders if not x.is_symlink()] + waiting
+        waiting += [x for x in folders if x.is_symlink()]
+    return sorted(files), closed
