@@ -27,6 +27,7 @@ class Distiller(nn.Module):
 
     Attributes:
         scale: factor on every distillation loss, set by `DistillationSchedule`.
+        batch: of the last training forward.
         probes: called with (losses, student output) after each training forward, by name.
     """
 
@@ -63,6 +64,7 @@ class Distiller(nn.Module):
         self.requires = {name: head.requires for name, (head, _, _) in heads.items()}
         self.need: FrozenSet[str] = frozenset().union(*self.requires.values())
         self.scale = 1.0
+        self.batch: List[dict] = []
         self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
         self.num_classes = self.adapter.spec().num_classes
         adapters = [self.adapter, *(t.adapter for t in self.teachers)]
@@ -82,6 +84,7 @@ class Distiller(nn.Module):
         """Losses in training, the student's detections in eval mode; inputs as Detectron2's."""
         if not self.training:
             return self.student(batched_inputs)
+        self.batch = batched_inputs
         student = self.run_student(batched_inputs)
         losses = self.run_heads(student, self.run_teachers(batched_inputs, student))
         for probe in self.probes.values():

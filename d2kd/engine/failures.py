@@ -4,21 +4,27 @@ import contextlib
 import re
 from typing import Callable, Iterator, Optional
 
+from torch import nn
+
 from ..data import BadImageError
 from ..errors import RunError
+from .blame import find_blame
 
 
 @contextlib.contextmanager
-def explained_failures(iteration: int, last_checkpoint: Callable[[], str]) -> Iterator[None]:
+def explained_failures(
+    iteration: int, last_checkpoint: Callable[[], str], model: nn.Module
+) -> Iterator[None]:
     """Name the losses, the image or the worker that stop a step, and the way on.
 
     Args:
         iteration: of the step.
         last_checkpoint: gives the file to go on from; called when something fails.
+        model: that is trained, without its DDP wrapper.
 
     Raises:
-        FloatingPointError: with the names of the losses and the last checkpoint, or of the
-            parameters; see `GradientGuard`.
+        FloatingPointError: with the names of the losses, whose outputs are not finite, and the
+            last checkpoint.
         BadImageError: with the name of the image.
         RunError: a data-loader worker died.
     """
@@ -26,10 +32,10 @@ def explained_failures(iteration: int, last_checkpoint: Callable[[], str]) -> It
         yield
     except FloatingPointError as error:
         bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
+        whose, advice = find_blame(model)
         raise FloatingPointError(
             f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {iteration}; "
-            f"the last checkpoint is {last_checkpoint()}. Lower SOLVER.BASE_LR, set "
-            "SOLVER.CLIP_GRADIENTS.ENABLED True, or lower that loss's weight in DISTILL."
+            f"the last checkpoint is {last_checkpoint()}. {whose}{advice}"
         ) from error
     except BadImageError as error:  # from a worker it comes with a traceback in its text
         raise BadImageError(str(error).rpartition("BadImageError: ")[2].strip()) from error

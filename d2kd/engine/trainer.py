@@ -144,9 +144,12 @@ class DistillationTrainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """One stock step; what stops it is named, see `explained_failures` and `GradientGuard`."""
-        with explained_failures(self.iter, self._last_checkpoint), self._naming_keys():
+        with self._explained_failures(), self._naming_keys():
             super().run_step()
         self.guard.check()
+
+    def _explained_failures(self) -> ContextManager[None]:
+        return explained_failures(self.iter, self._last_checkpoint, self._unwrapped)
 
     def _last_checkpoint(self) -> str:
         found = bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()

@@ -65,7 +65,8 @@ class OutputCache:
             if tensors is None:
                 image = ImageList(images.tensor[i : i + 1], [images.image_sizes[i]])
                 tensors = _of_image(run(image, need), need)
-                self._store.write(key, tensors)
+                if all(torch.isfinite(x).all() for x in tensors.values()):
+                    self._store.write(key, tensors)
             known.append(tensors)
         hits = 1 - stored.count(None) / len(stored)
         get_event_storage().put_scalar("teacher_cache/hits", hits)
