@@ -2,8 +2,11 @@
 
 import logging
 import math
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 logger = logging.getLogger(__name__)
@@ -71,3 +74,14 @@ def _clean_annotation(annotation: dict[str, Any], width: float, height: float) -
     if mode == BoxMode.XYWH_ABS:
         right, bottom = right - left, bottom - top
     return {**annotation, "bbox": [left, top, right, bottom]}
+
+
+def is_box(box: Any, mode: BoxMode) -> bool:
+    """Whether a box has as many numbers as its mode needs; NaN is a number."""
+    length = 5 if mode == BoxMode.XYWHA_ABS else 4
+    return isinstance(box, Sequence | np.ndarray) and len(box) == length and are_numbers(box)
+
+
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Whether all values are numbers below 1e15 in magnitude, or NaN."""
+    return all(isinstance(x, Real) and ((x < 1e15 and not x <= -1e15) or x != x) for x in values)

@@ -3,7 +3,8 @@
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+
+from .records import read_records
 
 
 def register_coco_format(name: str, json_file: str, images: str, evaluator_type: str) -> None:
@@ -15,7 +16,7 @@ def register_coco_format(name: str, json_file: str, images: str, evaluator_type:
         images: folder of the image files.
         evaluator_type: "coco" or "crowdhuman".
     """
-    DatasetCatalog.register(name, lambda: load_coco_json(json_file, images, name))
+    DatasetCatalog.register(name, lambda: read_records(name, json_file, images, "any"))
     MetadataCatalog.get(name).set(
         json_file=json_file, image_root=images, evaluator_type=evaluator_type
     )

@@ -2,20 +2,23 @@
 
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
-from numbers import Real
+import os
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.structures import BoxMode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import filter_images_with_few_keypoints
 from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError, MissingFileError
+from .boxes import are_numbers, is_box
 from .custom import EXAMPLE
+from .near_files import near_file
+from .records import WHERE_SETS_ARE, read_records
 
 logger = logging.getLogger(__name__)
+# where functions are from that read a json file and do nothing else
+_READERS_OF_JSON = ("d2kd.data.builtin", "detectron2.data.datasets.coco")
 
 
 def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True) -> None:
@@ -38,7 +41,7 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
     for kind in keys:
         require_registered(cfg, kind)
     for name in cfg.DATASETS.TEST:
-        load_dataset(name, "DATASETS.TEST")
+        load_dataset(name, "DATASETS.TEST", masks=mask_format(cfg) and "bitmask")
     names = [name for kind in keys for name in cfg.DATASETS[kind]]
     for name in names:
         count = dataset_num_classes(name)
@@ -88,59 +91,90 @@ def dataset_num_classes(name: str) -> int:
     return len(metadata.thing_classes)
 
 
+def mask_format(cfg: CfgNode) -> str:
+    """The masks that a config's detector needs: INPUT.MASK_FORMAT, or "" for boxes alone."""
+    return cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else ""
+
+
 def load_dataset(
-    name: str, key: str = "DATASETS.TRAIN", min_keypoints: int = 0
+    name: str, key: str = "DATASETS.TRAIN", min_keypoints: int = 0, masks: str = ""
 ) -> list[dict[str, Any]]:
     """Read a registered data set and check what it holds.
+
+    Sets in COCO's json format are read by :func:`.records.read_records`, others by the function
+    that they are registered with.
 
     Args:
         name: in ``DatasetCatalog``.
         key: the config key that names it, for the errors.
         min_keypoints: images with fewer keypoints are left out.
+        masks: which masks are read; see :func:`.records.read_records`.
 
     Returns:
         Records in Detectron2's format, images without annotations among them.
     """
-    try:
-        records = get_detection_dataset_dicts(
-            [name],
-            filter_empty=False,
-            min_keypoints=min_keypoints,
-            check_consistency=False,
-        )
-    except FileNotFoundError as e:
-        raise MissingFileError(
-            f"{key}: {name!r} needs {e.filename}. Set DETECTRON2_DATASETS to the folder that holds "
-            "the data sets; datasets/README.md shows the files that each one needs."
-        ) from e
-    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as e:
-        source = MetadataCatalog.get(name).get("json_file", "no json file")
-        raise ConfigError(
-            f"{key}: {name!r} ({source}) cannot be read: {type(e).__name__}: {e}. It needs images, "
-            "annotations and categories as in COCO's json format."
-        ) from e
+    records = _read(name, key, masks)
     _check_records(name, key, records)
+    if min_keypoints > 0:
+        return filter_images_with_few_keypoints(records, min_keypoints)
     return records
 
 
+def _read(name: str, key: str, masks: str) -> list[dict[str, Any]]:
+    metadata = MetadataCatalog.get(name)
+    if is_json_set(name):
+        json_file = PathManager.get_local_path(metadata.json_file)
+        return read_records(name, json_file, metadata.image_root, masks, key)
+    try:
+        records = DatasetCatalog.get(name)
+    except FileNotFoundError as e:
+        raise MissingFileError(f"{key}: {name!r} needs {e.filename}. {WHERE_SETS_ARE}") from e
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as e:
+        raise ConfigError(
+            f"{key}: {name!r} cannot be read: {type(e).__name__}: {e}. The function that it is "
+            "registered with must return records in Detectron2's format."
+        ) from e
+    if not len(records):
+        raise ConfigError(f"{key}: {name!r} is empty.")
+    _check_objects(name, key, records)
+    return records
+
+
+def is_json_set(name: str) -> bool:
+    """Whether a registered data set is no more than a json file in COCO's format and a folder."""
+    metadata = MetadataCatalog.get(name)
+    return (
+        DatasetCatalog[name].__module__ in _READERS_OF_JSON
+        and metadata.get("evaluator_type") in ("coco", "crowdhuman")
+        and bool(metadata.get("json_file") and metadata.get("image_root"))
+    )
+
+
 def _check_records(name: str, key: str, records: list[dict[str, Any]]) -> None:
-    """Check the first image files, the boxes' presence and the category ids."""
-    for record in records[:3]:
-        if not PathManager.isfile(record["file_name"]):
+    """Check the first image files, and that there are objects."""
+    root = MetadataCatalog.get(name).get("image_root", "")
+    for path in (record["file_name"] for record in records[:3]):
+        if not PathManager.isfile(path):
+            hint = near_file(root, os.path.relpath(path, root) if root else path)
             raise MissingFileError(
-                f"{key}: {name!r} names the image {record['file_name']}, which does not exist. "
-                "Correct the image folder (DATASETS.CUSTOM or DETECTRON2_DATASETS)."
+                f"{key}: {name!r} names the image {path}, which does not exist{hint}. Correct the "
+                "image folder (DATASETS.CUSTOM or DETECTRON2_DATASETS), or the file_name."
             )
+    if any(record.get("annotations") for record in records):
+        return
+    if key == "DATASETS.TRAIN":
+        raise ConfigError(f"{key}: {name!r} has {len(records):,} images and no annotation.")
+    logger.warning(f"{key}: {name!r} has no annotation, so it gives no AP.")
+
+
+def _check_objects(name: str, key: str, records: list[dict[str, Any]]) -> None:
+    """Check boxes, sizes and category ids of records that a user's function returned."""
     annotations = [a for r in records for a in r.get("annotations", [])]
     boxless = sum("bbox" not in a for a in annotations)
     if boxless:
         raise ConfigError(f"{key}: {name!r} has {boxless:,} annotations without a 'bbox'.")
     _check_types(name, key, records)
     categories = {a["category_id"] for a in annotations}
-    if not categories and key == "DATASETS.TRAIN":
-        raise ConfigError(f"{key}: {name!r} has {len(records):,} images and no annotation.")
-    if not categories:
-        logger.warning(f"{key}: {name!r} has no annotation, so it gives no AP.")
     classes = MetadataCatalog.get(name).get("thing_classes")
     bad = [c for c in categories if classes is not None and c not in range(len(classes))]
     if bad:
@@ -163,14 +197,3 @@ def _check_types(name: str, key: str, records: list[dict[str, Any]]) -> None:
                 f"{key}: {name!r}: {record['file_name']} has {wrong[0]}: boxes are four numbers, "
                 "x, y, width, height in px, and width and height are above 0."
             )
-
-
-def is_box(box: Any, mode: BoxMode) -> bool:
-    """Whether a box has as many numbers as its mode needs; NaN is a number."""
-    length = 5 if mode == BoxMode.XYWHA_ABS else 4
-    return isinstance(box, Sequence | np.ndarray) and len(box) == length and are_numbers(box)
-
-
-def are_numbers(values: Iterable[Any]) -> bool:
-    """Whether all values are numbers below 1e15 in magnitude, or NaN."""
-    return all(isinstance(x, Real) and ((x < 1e15 and not x <= -1e15) or x != x) for x in values)

@@ -3,20 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, MissingFileError
-from ..file_io import write_atomically
+from ..errors import ConfigError
+from ..file_io import read_json, write_atomically
 
 Box = tuple[str, float, float, float, float]
 """Class, x, y, width and height, px."""
 
-_NEEDED: dict[str, dict[str, Any]] = {
-    "images": {"id": (str, Real), "file_name": str},
-    "categories": {"id": Real, "name": (str, Real)},
-    "annotations": {"image_id": (str, Real), "category_id": Real},
+_ID = frozenset({int, float, str})
+_NEEDED: dict[str, dict[str, frozenset[type]]] = {
+    "images": {"id": _ID, "file_name": frozenset({str})},
+    "categories": {"id": _ID, "name": _ID},
+    "annotations": {"image_id": _ID, "category_id": _ID},
 }
 
 
@@ -69,17 +69,15 @@ def polygon_area(polygon: Sequence[float]) -> float:
 
 
 def read_coco(path: Path) -> dict[str, Any]:
-    """Read a json file with images, categories and maybe annotations; each has its ids.
+    """Read a json file with images, categories and maybe annotations, whose ids fit each other.
+
+    Ids are whole numbers, fractions or texts. Annotations that write the id of their image or
+    class in another way (``1`` or ``"1"`` for ``"0001"``) get it as it is listed.
 
     Raises:
         ConfigError: it is not in COCO's format; the message says what is wrong, in one line.
     """
-    try:
-        coco = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, str(error)) from None
+    coco = read_json(path)
     if not isinstance(coco, dict):
         raise _malformed(path, "it holds no images and categories")
     coco = {"annotations": [], **coco}
@@ -87,13 +85,58 @@ def read_coco(path: Path) -> dict[str, Any]:
         entries = coco.get(key)
         if not isinstance(entries, list) or not (entries or key == "annotations"):
             raise _malformed(path, f"it has no list of {key}")
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise _malformed(path, f"{key}[{index}] is no dictionary")
-            for name, kind in needed.items():
-                if not isinstance(entry.get(name), kind):
-                    raise _malformed(path, f"{key}[{index}] has the {name} {entry.get(name)!r}")
+        if not set(map(type, entries)) <= {dict}:
+            index = next(i for i, entry in enumerate(entries) if type(entry) is not dict)
+            raise _malformed(path, f"{key}[{index}] is no dictionary")
+        for name, kinds in needed.items():
+            _check_values(path, key, name, [entry.get(name) for entry in entries], kinds)
+    _link(coco["annotations"], "image_id", coco["images"])
+    _link(coco["annotations"], "category_id", coco["categories"])
     return coco
+
+
+def classes_in_order(coco: dict[str, Any]) -> dict[Any, str]:
+    """Ids and names of the classes, by id: numbers (also as text) first, then other texts."""
+    entries = sorted(coco["categories"], key=lambda x: id_order(x["id"]))
+    return {x["id"]: str(x["name"]) for x in entries}
+
+
+def id_order(value: Any) -> tuple[bool, float, str]:
+    """A key that sorts ids: numbers, among them those written as text, before other texts."""
+    number = _number(value)
+    return (True, 0, value) if isinstance(number, str) else (False, number, str(value))
+
+
+def _number(value: Any) -> Any:
+    """The whole number that an id stands for, or else the id."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
+    return int(value) if value == int(value) else value
+
+
+def _check_values(
+    path: Path, key: str, name: str, values: list[Any], kinds: frozenset[type]
+) -> None:
+    if set(map(type, values)) <= kinds and (
+        float not in kinds or all(x - x == 0 for x in values if type(x) is float)
+    ):
+        return
+    for index, value in enumerate(values):
+        if type(value) not in kinds or (type(value) is float and value - value != 0):
+            raise _malformed(path, f"{key}[{index}] has the {name} {value!r}")
+
+
+def _link(annotations: list[dict[str, Any]], name: str, targets: list[dict[str, Any]]) -> None:
+    """Give annotations the listed id that they mean, as far as it is clear which."""
+    listed = {target["id"] for target in targets}
+    if {annotation[name] for annotation in annotations} <= listed:
+        return
+    meant = Counter(_number(target) for target in listed)
+    as_listed = {_number(x): x for x in listed if meant[_number(x)] == 1}
+    for annotation in annotations:
+        if annotation[name] not in listed:
+            value = annotation[name]
+            annotation[name] = as_listed.get(_number(value), value)
 
 
 def _malformed(path: Path, reason: str) -> ConfigError:

@@ -19,9 +19,8 @@ _KINDS = (
 
 
 def image_problems(folder: Path, images: list[dict[str, Any]], read_images: bool) -> list[str]:
-    """Ids and files that are listed twice; missing files, and of those that are read the others."""
-    problems = listed(repeated(x["id"] for x in images), "image ids are used more than once")
-    problems += listed(repeated(x["file_name"] for x in images), "files are listed more than once")
+    """Files that are listed twice; missing files, and of those that are read the others."""
+    problems = listed(repeated(x["file_name"] for x in images), "files are listed more than once")
     states = _states(folder, images, read_images)
     found = [(state, image["file_name"]) for state, image in zip(states, images, strict=True)]
     for kind in _KINDS:
@@ -50,6 +49,6 @@ def _read(folder: Path, image: dict[str, Any]) -> str:
         return _KINDS[3]
     except PixelError:
         return _KINDS[1]
-    if (image.get("width"), image.get("height")) != (width, height):
+    if (image.get("width"), image.get("height")) not in ((width, height), (None, None)):
         return _KINDS[2]
     return _KINDS[4] if frames > 1 else ""

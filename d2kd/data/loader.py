@@ -27,7 +27,7 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
 from .boxes import clean_boxes
-from .catalog import load_dataset, require_registered
+from .catalog import load_dataset, mask_format, require_registered
 from .mapper import BadImageError, ImageMapper, Mapper, build_mapper
 from .unlabelled import unlabelled_records
 from .workers import loader_workers
@@ -77,7 +77,7 @@ def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Mapper]:
     """
     size = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     mapper = ImageMapper(cfg, is_train=True, augmentations=[size])
-    return load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST"), mapper
+    return load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST", masks=mask_format(cfg)), mapper
 
 
 def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
@@ -88,6 +88,7 @@ def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
         loaded = load_dataset(
             name,
             min_keypoints=model.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE * model.KEYPOINT_ON,
+            masks=mask_format(cfg),
         )
         records += clean_boxes(loaded, name)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:

@@ -4,15 +4,17 @@ import filecmp
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, compress
+from numbers import Real
 from typing import Any
 
-from .annotation_problems import annotation_problems
 from .class_names import difference
 from .coco_json import read_coco
+from .findings import lines_of
 from .folder import Split
 from .image_problems import image_problems
-from .listing import listed
+from .listing import listed, repeated
+from .records import check_json
 
 
 def find_problems(split: Split, read_images: bool = True) -> list[str]:
@@ -29,9 +31,24 @@ def find_problems(split: Split, read_images: bool = True) -> list[str]:
     Raises:
         ConfigError: the json file does not have COCO's structure.
     """
-    coco = read_coco(split.json)
+    checked = check_json(split.json, split.images, "any")
+    coco, kept = checked.coco, list(compress(checked.coco["annotations"], checked.annotations.kept))
     problems = image_problems(split.images, coco["images"], read_images)
-    return problems + annotation_problems(coco)
+    problems += lines_of(checked.annotations.findings)
+    ids = [a.get("id") for a in coco["annotations"]]
+    twice = repeated(x for x in ids if isinstance(x, str | Real))
+    problems += listed(twice, "annotation ids are used twice")
+    return problems + _without_objects(coco, kept)
+
+
+def _without_objects(coco: dict[str, Any], kept: list[dict[str, Any]]) -> list[str]:
+    used, shown = {a["category_id"] for a in kept}, {a["image_id"] for a in kept}
+    names = [x["name"] for x in coco["categories"] if x["id"] not in used]
+    files = [x["file_name"] for x in coco["images"] if x["id"] not in shown]
+    problems = listed(names, "classes have no object")
+    if kept:
+        problems += listed(files, "images have no object, and training leaves them out")
+    return problems
 
 
 def compare_splits(splits: dict[str, Split]) -> list[str]:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import SafeCheckpointer, write_final
 from ..config.distils import check_distils
 from ..config.validate import check_config, naming_keys
-from ..data import build_mapper, build_train_loader, loader_workers
+from ..data import build_mapper, build_train_loader, load_dataset, loader_workers
 from ..distiller import Distiller
 from ..evaluation import build_evaluator
 from ..evaluation.classes import check_classes
@@ -173,9 +173,11 @@ class DistillationTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Dict[str, Any]]:
         """Stock loader; an image that cannot be read is named, and never left out."""
-        mapper = build_mapper(cfg, is_train=False)
-        workers = loader_workers(cfg)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper, num_workers=workers)
+        return build_detection_test_loader(
+            dataset=load_dataset(dataset_name, "DATASETS.TEST"),
+            mapper=build_mapper(cfg, is_train=False),
+            num_workers=loader_workers(cfg),
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

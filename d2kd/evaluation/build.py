@@ -28,7 +28,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             "crowdhuman, pascal_voc. Override DistillationTrainer.build_evaluator for others."
         )
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    return FastCOCOEvaluator(dataset_name, output_dir=folder)
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return FastCOCOEvaluator(dataset_name, output_dir=folder, kpt_oks_sigmas=sigmas)
 
 
 def evaluator_type(dataset_name: str) -> str:

@@ -1,64 +1,97 @@
 """COCO's metrics by faster-coco-eval: the numbers of pycocotools, sooner."""
 
+import contextlib
+import io
 import itertools
 import json
 import logging
 import os
-from typing import List
+from typing import Any, List, Sequence
 
 import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCO, COCOeval_faster
+from pycocotools import coco as pycocotools
+from pycocotools.cocoeval import COCOeval
+
+from ..data import load_dataset
+from ..errors import ConfigError
+from .records import Coco
+from .truth import dataset_truth
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """`COCOEvaluator` for boxes and masks; with keypoints it is the stock one.
+    """`COCOEvaluator` whose objects are the data set's records, as training reads them.
 
-    Its numbers are those of pycocotools (`use_fast_impl=False`), Detectron2's own fast
-    implementation is neither needed nor used.
+    Its numbers are those of pycocotools (`use_fast_impl=False`); Detectron2's own fast
+    implementation is neither needed nor used. Images, objects and classes have numbers of their own
+    here; in coco_instances_results.json they have the ids of the data set's json file.
     """
 
-    def __init__(self, dataset_name: str, *, output_dir: str | None = None) -> None:
-        """As `COCOEvaluator`; tasks are found from the predictions, 100 detections an image."""
-        super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False)
-        self._fast_coco = COCO(self._coco_api.dataset)
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        output_dir: str | None = None,
+        kpt_oks_sigmas: Sequence[float] = (),
+    ) -> None:
+        """Read the data set; tasks are found from the predictions, 100 detections an image.
 
-    def _eval_predictions(self, predictions: List[dict], img_ids: List[int] | None = None) -> None:
+        Args:
+            dataset_name: in `DatasetCatalog`.
+            output_dir: folder for the detections; None writes none.
+            kpt_oks_sigmas: COCO's sigmas of the key points; those of COCO's persons by default.
+        """
+        # The constructor of `COCOEvaluator` would read the json file again, in another way.
+        self._logger = logging.getLogger(__name__)
+        self._distributed, self._cpu_device = True, torch.device("cpu")
+        self._output_dir, self._kpt_oks_sigmas = output_dir, kpt_oks_sigmas
+        records = load_dataset(dataset_name, "DATASETS.TEST", masks="any")
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._numbers = {x["image_id"]: i for i, x in enumerate(records)}
+        self._truth = dataset_truth(records, self._metadata.thing_classes)
+        self._fast_coco = COCO({"info": {}, **self._truth})
+
+    def _eval_predictions(self, predictions: List[dict], img_ids: List[Any] | None = None) -> None:
         results = list(itertools.chain(*(x["instances"] for x in predictions)))
-        tasks = self._tasks_from_predictions(results)
-        if "keypoints" in tasks or not results or not self._do_evaluation:
-            super()._eval_predictions(predictions, img_ids)
-            return
-        self._to_dataset_classes(results)
-        if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
-            with PathManager.open(path, "w") as file:
-                json.dump(results, file)
-        for task in tasks:
-            evaluation = self._evaluate_task(results, task, img_ids)
-            names = self._metadata.get("thing_classes")
+        self._write(results)
+        numbered = [{**x, "image_id": self._numbers[x["image_id"]]} for x in results]
+        images = None if img_ids is None else [self._numbers[x] for x in img_ids]
+        for task in self._tasks_from_predictions(results):
+            evaluation = self._evaluate_task(numbered, task, images) if results else None
+            names = self._metadata.thing_classes
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)
 
-    def _to_dataset_classes(self, results: List[dict]) -> None:
-        ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if ids is None:
-            return
-        classes = {contiguous: original for original, contiguous in ids.items()}
+    def _write(self, results: List[dict]) -> None:
+        """Write the detections with the ids of the data set's file."""
+        names = self._metadata.thing_classes
+        ids = self._metadata.get("thing_dataset_id_to_contiguous_id") or range(len(names))
+        classes = dict(enumerate(ids))
         for result in results:
             if result["category_id"] not in classes:
                 raise ValueError(
                     f"The detector predicts class {result['category_id']}, but the data set has "
-                    f"{len(classes)}: set the detector's NUM_CLASSES to that."
+                    f"{len(names)}: set the detector's NUM_CLASSES to that."
                 )
-            result["category_id"] = classes[result["category_id"]]
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            found = [{**x, "category_id": classes[x["category_id"]]} for x in results]
+            with PathManager.open(path, "w") as file:
+                json.dump(found, file)
 
     def _evaluate_task(
         self, results: List[dict], task: str, img_ids: List[int] | None
-    ) -> COCOeval_faster:
+    ) -> COCOeval | COCOeval_faster:
         # With a box in it, a result's size is that of the box, not of the mask.
         drop = {"bbox"} if task == "segm" else {"segmentation"}
         results = [{k: v for k, v in x.items() if k not in drop} for x in results]
+        if task == "keypoints":
+            return self._evaluate_keypoints(results, img_ids)
+        if task == "segm":
+            _require_masks(self._truth)
         report = logging.getLogger("detectron2").info
         found = COCOeval_faster(
             self._fast_coco, self._fast_coco.loadRes(results), task, print_function=report
@@ -67,3 +100,38 @@ class FastCOCOEvaluator(COCOEvaluator):
             found.params.imgIds = np.asarray(img_ids)
         found.run()
         return found
+
+    def _evaluate_keypoints(self, results: List[dict], img_ids: List[int] | None) -> COCOeval:
+        """By pycocotools itself."""
+        truth = pycocotools.COCO()
+        truth.dataset = {"info": {}, **self._truth}
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+            found = COCOeval(truth, truth.loadRes(results), "keypoints")
+        if self._kpt_oks_sigmas:
+            found.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
+        if img_ids is not None:
+            found.params.imgIds = img_ids
+        _require_sigmas(self._truth, results, len(found.params.kpt_oks_sigmas))
+        found.evaluate()
+        found.accumulate()
+        found.summarize()
+        return found
+
+
+def _require_masks(truth: Coco) -> None:
+    without = sum("segmentation" not in x for x in truth["annotations"])
+    if without:
+        raise ConfigError(
+            f"DATASETS.TEST: {without:,} objects without a mask, so masks cannot be evaluated; "
+            "d2kd data lists them."
+        )
+
+
+def _require_sigmas(truth: Coco, results: List[dict], sigmas: int) -> None:
+    counts = {len(x.get("keypoints", ())) // 3 for x in (*truth["annotations"], *results)}
+    if counts != {sigmas}:
+        raise ConfigError(
+            f"Objects and detections have {sorted(counts)} key points, and there are {sigmas} "
+            "sigmas: set TEST.KEYPOINT_OKS_SIGMAS, one for each key point."
+        )

@@ -7,10 +7,9 @@ from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.transforms import ResizeShortestEdge
 
-from ..data import register_custom_datasets
+from ..data import load_dataset, register_custom_datasets
 from ..errors import ConfigError, MissingFileError
 from ..inference.predict import Predictor, class_names, read_images
 from .check import check_export
@@ -93,8 +92,8 @@ def _check_and_measure(
 def _test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: give --size H W and --check-images 0.")
-    records = get_detection_dataset_dicts(list(cfg.DATASETS.TEST), filter_empty=False)
-    files = [Path(record["file_name"]) for record in records]
+    sets = [load_dataset(name, "DATASETS.TEST") for name in cfg.DATASETS.TEST]
+    files = [Path(record["file_name"]) for records in sets for record in records]
     return (frame.image for frame in read_images(files, cfg.INPUT.FORMAT))
 
 

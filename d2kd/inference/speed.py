@@ -1,24 +1,24 @@
 """Inference time of several detectors, measured in turns on the same images."""
 
 import time
+from itertools import chain, islice
 from typing import List, Sequence
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
 from torch import nn
 
-from ..data import build_mapper
+from ..data import build_mapper, load_dataset
 
 ROUNDS, IMAGES = 5, 40
 
 
 def first_test_images(cfg: CfgNode, count: int) -> List[dict]:
     """The first `count` records of DATASETS.TEST as model inputs, at INPUT.MIN_SIZE_TEST."""
-    records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
+    records = chain.from_iterable(load_dataset(name, "DATASETS.TEST") for name in cfg.DATASETS.TEST)
     mapper = build_mapper(cfg, is_train=False)
-    return [mapper(record) for record in records[:count]]
+    return [mapper(record) for record in islice(records, count)]
 
 
 @torch.no_grad()

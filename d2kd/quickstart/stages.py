@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
 from torch import nn
 
-from ..data import register_custom_datasets
+from ..data import load_dataset, register_custom_datasets
 from ..inference.speed import IMAGES, first_test_images, measure_inference
 from .digits import DigitsSpec, build_digits
 from .markdown import table, write_report
@@ -96,7 +95,7 @@ def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace) -> Non
     """Draw the pictures, write report.md and print the table and what to do next."""
     teacher, student, _, distilled = results
     draw_curves(teacher, results[1:], output / "curve.png")
-    records = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)[:PICTURED]
+    records = load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST")[:PICTURED]
     shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
     draw_detections(records, first_test_images(cfg, PICTURED), shown, output / "detections.png")
     share = cfg.DATALOADER.RANDOM_SUBSET_RATIO

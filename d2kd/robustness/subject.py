@@ -23,7 +23,7 @@ from ..data import (
     loader_workers,
     register_custom_datasets,
 )
-from ..data.catalog import require_registered
+from ..data.catalog import mask_format, require_registered
 from ..data.mapper import Mapper
 from ..engine.provenance import describe_run
 from ..errors import ConfigError, MissingFileError
@@ -84,7 +84,8 @@ def evaluate_cell(plan: Plan, subject: Subject, cell: Cell) -> Results:
     """One evaluation; the keys and units of the evaluator's results."""
     cfg, detector = subject.cfg, _detector(subject)
     name = cell.options.get("dataset", cfg.DATASETS.TEST[0])
-    records = load_dataset(name, "DATASETS.TEST")[: plan.images or None]
+    masks = mask_format(cfg) if cell.kind == "attack" else ""  # it needs the detector's losses
+    records = load_dataset(name, "DATASETS.TEST", masks=masks)[: plan.images or None]
     names = dataset_class_names(name)
     if cell.kind == "clean":
         return _evaluate(cfg, detector, records, ErrorEvaluator(records, names, **plan.errors))

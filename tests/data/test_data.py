@@ -240,15 +240,18 @@ def test_missing_builtin_dataset(monkeypatch):
 
 def broken_jsons():
     coco = coco_dict()
-    yield "{", "JSONDecodeError"
-    yield "[]", "cannot be read"
-    yield {**coco, "images": []}, "is empty"
+    yield "{", "is not valid json"
+    yield "[]", "it holds no images"
+    yield {**coco, "images": []}, "it has no list of images"
     yield {**coco, "annotations": []}, "6 images and no annotation"
-    yield {**coco, "categories": []}, "cannot be read: ValueError"
-    yield {**coco, "categories": coco["categories"][:1]}, "category_id=2"
-    yield {k: v for k, v in coco.items() if k != "categories"}, "KeyError: 'categories'"
+    yield {**coco, "categories": []}, "it has no list of categories"
+    yield (
+        {**coco, "categories": coco["categories"][:1]},
+        "6 annotations are of classes that are not",
+    )
+    yield {k: v for k, v in coco.items() if k != "categories"}, "it has no list of categories"
     without = [{k: v for k, v in a.items() if k != "bbox"} for a in coco["annotations"]]
-    yield {**coco, "annotations": without}, "12 annotations without a 'bbox'"
+    yield {**coco, "annotations": without}, "12 boxes are not four numbers, ids: 1, 2, 3"
 
 
 @pytest.mark.parametrize("check", [build_train_loader, lambda cfg: check_datasets(cfg, 2, KEY)])
@@ -264,7 +267,7 @@ def test_broken_test_set_fails_before_training(cfg, tmp_path):
     cfg.DATASETS.CUSTOM = [write(tmp_path, "cells_val", {**coco_dict(), "images": []})]
     cfg.DATASETS.TEST = ("cells_val",)
     register_custom_datasets(cfg)
-    with pytest.raises(ValueError, match="DATASETS.TEST: 'cells_val'.*is empty"):
+    with pytest.raises(ValueError, match="DATASETS.TEST: 'cells_val'.*no list of images"):
         check_datasets(cfg, 2, KEY)
 
 

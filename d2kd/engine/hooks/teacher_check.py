@@ -2,16 +2,16 @@
 
 import logging
 import math
-from typing import List
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import HookBase
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
-from ...data import build_mapper, loader_workers
+from ...data import build_mapper, load_dataset, loader_workers
 from ...errors import ConfigError
+from ...evaluation.records import RecordsEvaluator
 from ...teachers.teacher import Teacher
 
 
@@ -60,23 +60,15 @@ class TeacherCheck(HookBase):
 def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
     """Box AP (0 to 100) of a teacher on the first images of DATASETS.TEST[0]; nan off rank 0."""
     name = cfg.DATASETS.TEST[0]
-    records = get_detection_dataset_dicts(name, filter_empty=False)[:num_images]
+    records = load_dataset(name, "DATASETS.TEST")[:num_images]
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.FORMAT = teacher.input_format
     loader = build_detection_test_loader(
         dataset=records, mapper=build_mapper(cfg, False), num_workers=loader_workers(cfg)
     )
-    evaluator = _SubsetEvaluator(name, tasks=("bbox",), use_fast_impl=False)
-    evaluator.image_ids = [record["image_id"] for record in records]
+    evaluator = RecordsEvaluator(records, MetadataCatalog.get(name).thing_classes)
     with teacher.autocast():
         results = inference_on_dataset(teacher.detector, loader, evaluator)
     ap = results["bbox"]["AP"] if results else float("nan")
     return 0.0 if math.isnan(ap) and results else ap
-
-
-class _SubsetEvaluator(COCOEvaluator):
-    image_ids: List[int] = []
-
-    def evaluate(self, img_ids: List[int] | None = None) -> dict:
-        return super().evaluate(img_ids=self.image_ids)

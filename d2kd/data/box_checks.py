@@ -1,0 +1,90 @@
+"""Which boxes of a data set have an area in their image, and what is wrong with the others."""
+
+from collections.abc import Sequence
+from itertools import chain, compress
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+from numpy.typing import NDArray
+
+from .boxes import TOLERANCE, is_box
+from .findings import Finding
+
+_LIKE_CORNERS = 4  # boxes at least, before it is said that they are corners
+
+
+def check_boxes(
+    boxes: Sequence[Any], limits: NDArray[np.float64], names: NDArray[Any], used: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], list[Finding]]:
+    """Which boxes are kept.
+
+    Args:
+        boxes: N values of "bbox": x, y, width, height in px, or anything else.
+        limits: (N, 2), widths and heights of their images, px; inf where unknown.
+        names: (N,) their ids, to be shown.
+        used: (N,) whether the box counts at all.
+
+    Returns:
+        (N,) mask of the boxes that are kept, and what was found.
+    """
+    right = used & _are_boxes(boxes)
+    values = np.full((len(boxes), 4), np.nan)
+    values[right] = np.array(list(compress(boxes, right)), np.float64).reshape(-1, 4)
+    kinds = _kinds(values, limits)
+    kept = right & ~np.any([kinds[k] for k in _DROPPED], axis=0)
+    findings = [Finding("boxes are not four numbers, ids", names[used & ~right], "stops",
+                        "write x, y, width, height in px")]  # fmt: skip
+    findings += [Finding(f"boxes {what}, ids", names[right & kinds[kind]], "changes")
+                 for kind, what in _DROPPED.items()]  # fmt: skip
+    findings += _wholly_wrong(values[right], limits[right], names[right], kept[right])
+    across = kept & kinds["across"]
+    what = "boxes reach outside of their image and will be clipped, ids"
+    return kept, [*findings, Finding(what, names[across])]
+
+
+_DROPPED = {
+    "nan": "have NaN values and are left out",
+    "flat": "have no width or height and are left out",
+    "beside": "lie outside of their image and are left out",
+}
+
+
+def _are_boxes(boxes: Sequence[Any]) -> NDArray[np.bool_]:
+    """(N,) `is_box`; the whole list at once where all are alike."""
+    if set(map(type, boxes)) <= {list} and set(map(len, boxes)) <= {4}:
+        flat = list(chain.from_iterable(boxes))
+        if set(map(type, flat)) <= {int, float} and all(-1e15 < x < 1e15 for x in flat):
+            return np.ones(len(boxes), bool)
+    return np.array([is_box(box, BoxMode.XYWH_ABS) for box in boxes], bool)
+
+
+def _kinds(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """Masks (N,) of XYWH boxes (N, 4) in images of widths and heights (N, 2), px."""
+    finite: NDArray[np.bool_] = np.all(np.isfinite(boxes), axis=1)
+    flat = finite & (boxes[:, 2:] <= 0).any(1)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+    beside = (corners[:, :2] >= limits).any(1) | (corners[:, 2:] <= 0).any(1)
+    across = (corners[:, :2] < -TOLERANCE).any(1) | (corners[:, 2:] > limits + TOLERANCE).any(1)
+    solid = finite & ~flat
+    return {"nan": ~finite, "flat": flat, "beside": solid & beside, "across": solid & across}
+
+
+def _wholly_wrong(
+    boxes: NDArray[np.float64], limits: NDArray[np.float64], names: NDArray[Any], kept: NDArray
+) -> list[Finding]:
+    """What says that all boxes are written in another way."""
+    advice = "write x, y, width, height in px"
+    if len(boxes) and not kept.any():
+        what = "boxes, none of them with an area inside its image, ids"
+        return [Finding(what, names, "stops", f"{advice}, and the images' sizes")]
+    boxes, limits, names = boxes[kept], limits[kept], names[kept]
+    if len(boxes) and ((boxes <= 1.01).all() or (boxes[:, 2:] < 1).all()):
+        what = "boxes, all below 1 px: are they in parts of the image? ids"
+        return [Finding(what, names, "stops", advice)]
+    outside = (boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE).any(1)
+    corners = (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= limits + TOLERANCE).all(1)
+    if len(boxes) >= _LIKE_CORNERS and corners.all() and outside.mean() > 0.5:
+        what = "boxes reach outside of their image as x, y, width, height, and none as corners, ids"
+        return [Finding(what, names[outside], "stops", f"{advice}, not x0, y0, x1, y1")]
+    return []
