@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import ConfigError, MissingFileError
 from .coco_files import choose_files, coco_files, image_folder
-from .coco_json import read_coco
+from .coco_json import classes_in_order, read_coco
 from .layouts import advice, convert_first
 from .split_names import SPLITS
 from .tree import Place, walk
@@ -100,4 +100,4 @@ def _read_split(path: Path, folder: Path, places: list[Place]) -> Split:
 
 
 def _class_names(coco: dict[str, Any]) -> list[str]:
-    return [str(x["name"]) for x in sorted(coco["categories"], key=lambda x: x["id"])]
+    return list(classes_in_order(coco).values())
