@@ -6,6 +6,7 @@ from torch import nn
 
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.address import is_address
+from ..checkpoint.values import as_tensors
 from ..errors import ConfigError, MissingFileError
 
 
@@ -26,10 +27,10 @@ def load_weights(body: nn.Module, path: str) -> None:
         raise ConfigError(f"{key}: {path}: it is not downloaded; save it here, and give its path.")
     try:
         _ExtractorCheckpointer(body, save_to_disk=False).load(path, checkpointables=[])
-    except (FileNotFoundError, AssertionError) as error:
+    except FileNotFoundError as error:
         raise MissingFileError(f"{key}: {path!r} not found.") from error
     except ValueError as error:
-        raise ValueError(f"{key}: {path}: {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def drop_unused(body: nn.Module, last: str) -> None:
@@ -58,7 +59,9 @@ class _ExtractorCheckpointer(SafeCheckpointer):
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
         weights = checkpoint["model"]
-        weights = {_flat(k): v for k, v in weights.get("state_dict", weights).items()}
+        weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
+        as_tensors(weights)
+        weights = {_flat(k): v for k, v in weights.items()}
         names = {k: _flat(k) for k in self.model.state_dict()}
         filled = {k: weights[flat] for k, flat in names.items() if flat in weights}
         missing = [k for k in names if k not in filled and not k.endswith("num_batches_tracked")]

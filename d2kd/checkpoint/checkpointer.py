@@ -4,20 +4,21 @@ import logging
 import os
 from pathlib import Path
 from shutil import copyfile, disk_usage
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError, MissingFileError
 from ..file_io import write_atomically
 from ..text import plain
 from .address import local_file
-from .weights_file import check_pin, read_weights, split_pin
+from .values import as_tensors, check_finite, check_values, first_names
+from .weights_file import check_pin, first_line, read_weights, split_pin
 
 FINAL = "model_final.pth"
+_MOST_NAMES = 100  # in a warning
 QUALITY_HINT = (
     "reg_conf is the quality predictor: MODEL.GFL.QUALITY may be another than it was trained with "
     "(DGQP's first layer reads 20 statistics, SDGQP's 4 * (TOPK + 1); a DGQP checkpoint fits SDGQP "
@@ -32,6 +33,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     """
 
     _pin = ""
+    _wanted: Sequence[str] = ()
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `<save_dir>/<name>.pth` and make it the last checkpoint.
@@ -80,32 +82,48 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Load a file, URL or `detectron2://` address, of pinned content if it says so.
 
         Raises:
-            ValueError: it is not the pinned file, is damaged, or holds more than arrays.
+            ConfigError: it is not the pinned file, is damaged, or holds more than arrays; nothing
+                is changed then, unless it is a state of the optimizer or of hooks that fails.
             MissingFileError: there is no such file, or it cannot be downloaded.
         """
         path, self._pin = split_pin(path or "")
-        path = local_file(path)
+        given, path = path, local_file(path)
+        self._wanted = list(self.checkpointables) if checkpointables is None else checkpointables
         try:
             return super().load(path, checkpointables)
         except AssertionError as error:
             if "not found" not in str(error):
                 raise
+            what = "is a folder" if os.path.isdir(path) else "does not exist"
             raise MissingFileError(
-                f"the checkpoint {path!r} does not exist. It is named by MODEL.WEIGHTS, or in a "
+                f"the checkpoint {path!r} {what}. It is named by MODEL.WEIGHTS, or in a "
                 "resumed run by OUTPUT_DIR/last_checkpoint."
             ) from None
+        except OSError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{given}: {error}") from error
+        except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            raise ConfigError(
+                f"{given}: it cannot be loaded: {first_line(error)}. It is damaged, or of a model "
+                "that was built with other keys."
+            ) from error
+        finally:
+            self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> Dict[str, Any]:
         check_pin(filename, self._pin)
-        if filename.endswith(".pth"):
-            return super()._load_file(filename)
-        return read_weights(filename)
+        if filename.endswith((".pkl", ".pyth")):
+            return read_weights(filename)
+        return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> Dict[str, Any]:
         return read_weights(f)
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
-        _check_values(checkpoint["model"])
+        as_tensors(checkpoint["model"])
+        for key in self._wanted:
+            check_finite(checkpoint.get(key), key)
         found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):
@@ -114,11 +132,22 @@ class SafeCheckpointer(DetectionCheckpointer):
             incompatible.missing_keys
         )
         if unfilled.issuperset(self.model.state_dict()):
-            raise ValueError(
+            raise ConfigError(
                 f"none of its {len(found)} tensors fits the model: it is of another "
                 f"detector. It holds {first_names(found)}."
             )
         return incompatible
+
+    def _convert_ndarray_to_tensor(self, state_dict: Dict[str, Any]) -> None:
+        """Check the numbers where Detectron2 has the model's names for them."""
+        check_values(state_dict, self.model.state_dict())
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Name what is not loaded; names of the file as it is fit for a terminal."""
+        names = [plain(name, 100) for name in incompatible.unexpected_keys]
+        if len(names) > _MOST_NAMES:
+            names = [*names[:_MOST_NAMES], f"({len(names) - _MOST_NAMES:,} more)"]
+        super()._log_incompatible_keys(incompatible._replace(unexpected_keys=names))
 
 
 def last_checkpoint(folder: str) -> str:
@@ -149,34 +178,3 @@ def _save(data: Dict[str, Any], path: Path) -> None:
     except RuntimeError as error:
         free = disk_usage(path.parent).free / 1e6
         raise OSError(f"{free:.1f} MB are free there ({str(error).splitlines()[0]})") from error
-
-
-def _check_values(tensors: Any) -> None:
-    """Refuse what is no detector's weights: no dictionary, wrong types, NaN or infinite values."""
-    if not isinstance(tensors, dict) or not tensors:
-        raise ValueError(f"it holds no dictionary of tensors, but {type(tensors).__name__}")
-    others = [f"{k} ({type(x).__name__})" for k, x in tensors.items() if not _is_array(k, x)]
-    if others:
-        raise ValueError(f"it holds other things than tensors by name: {first_names(others)}")
-    arrays = {name: torch.as_tensor(x) for name, x in tensors.items()}
-    complex_ones = [name for name, x in arrays.items() if x.is_complex() or x.dtype == torch.bool]
-    if complex_ones:
-        raise ValueError(f"tensors are complex or boolean: {first_names(complex_ones)}")
-    broken = [name for name, x in arrays.items() if not _is_finite(x)]
-    if broken:
-        raise ValueError(
-            f"tensors with NaN or infinite values: {first_names(broken)}; it is damaged"
-        )
-
-
-def _is_array(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, (Tensor, np.ndarray))
-
-
-def _is_finite(x: Tensor) -> bool:
-    return not x.is_floating_point() or bool(torch.isfinite(x).all())
-
-
-def first_names(names: List[str]) -> str:
-    """Names for a message, the first five of them."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -6,7 +6,8 @@ from torch import nn
 
 from ..errors import ConfigError, MissingFileError
 from .address import is_address
-from .checkpointer import QUALITY_HINT, SafeCheckpointer, first_names
+from .checkpointer import QUALITY_HINT, SafeCheckpointer
+from .values import first_names
 
 
 class StrictCheckpointer(SafeCheckpointer):
@@ -18,7 +19,7 @@ class StrictCheckpointer(SafeCheckpointer):
         filled = {k for k, _, _ in incompatible.incorrect_shapes}
         missing = [k for k in incompatible.missing_keys if k not in filled]
         if wrong or missing:
-            raise ValueError(_describe_misfit(missing, wrong, len(self.model.state_dict())))
+            raise ConfigError(_describe_misfit(missing, wrong, len(self.model.state_dict())))
         return incompatible
 
 
@@ -37,12 +38,12 @@ def load_detector(detector: nn.Module, path: str, key: str) -> None:
     """
     try:
         StrictCheckpointer(detector, save_to_disk=False).load(path, checkpointables=[])
-    except (FileNotFoundError, AssertionError) as error:
+    except FileNotFoundError as error:
         if is_address(path):
             raise MissingFileError(f"{key}: {error}") from error
         raise MissingFileError(f"{key}: checkpoint {path!r} not found.") from error
     except ValueError as error:
-        raise ConfigError(f"{key}: {path}: {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _describe_misfit(missing: List[str], wrong: List[str], total: int) -> str:

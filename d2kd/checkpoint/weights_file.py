@@ -1,16 +1,15 @@
 """Reading files of weights as data: nothing in them is executed.
 
-`.pth` goes through `torch.load(weights_only=True)`, `.pkl` through an unpickler that knows arrays
-and containers and nothing else, `.safetensors` holds arrays alone. A path may pin the file's
-content: `weights.pth#sha256=<64 hexadecimal digits>`.
+`.pth`, `.pkl` and their like go through an unpickler that knows numbers, containers and nothing
+else, and allocates no more than a file's size allows; `.safetensors` holds arrays alone. A path may
+pin the file's content: `weights.pth#sha256=<64 hexadecimal digits>`.
 """
 
 import os
 import pickle
 import re
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Set, Tuple, Type
+from pathlib import Path
+from typing import Any, Dict, Set, Tuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,59 +17,73 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..file_io import sha256_of, write_atomically
+from ..text import plain
 from .address import local_file
+from .file_kinds import is_safetensors, other_kind
+from .torch_file import read_torch
+from .values import as_tensors, check_values
 
 TRUSTED = "D2KD_TRUSTED_FILES"
 
-_SAFE_GLOBALS = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-}
-
 
 def read_weights(filename: str) -> Dict[str, Any]:
-    """Read a local `.pth`, `.pkl` or `.safetensors` file.
+    """Read a local file of weights: of `torch.save`, a pickle, or safetensors.
 
     The environment variable `D2KD_TRUSTED_FILES` (paths, separated as in PATH) names files that may
     run code while they are read; it is no config key, so that no downloaded yaml can set it.
 
     Returns:
-        What is in the file; a `.safetensors` file's tensors under "model", in fp32 where they are
-        fp16 or bf16.
+        What is in the file, with its weights under "model"; those of safetensors in fp32 where they
+        are fp16 or bf16.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, damaged, or it holds other things than arrays and containers.
+        ConfigError: unreadable, damaged, or it holds other things than arrays and containers.
     """
-    trusted = os.path.realpath(filename) in _trusted_files()
+    data = read_file(filename)
+    if is_safetensors(filename):
+        return {"model": {k: _to_float(v) for k, v in data.items()}}
+    return _with_model(data, filename.endswith(".pkl"))
+
+
+def read_file(filename: str, inert: bool = False) -> Any:
+    """Read a file as it is, see `read_weights`.
+
+    Args:
+        filename: a local file.
+        inert: objects that are no data become placeholders rather than an error.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: unreadable, damaged, or it holds other things than arrays and containers.
+    """
     try:
-        if filename.endswith(".safetensors"):
-            return {"model": {k: _to_float(v) for k, v in load_file(filename).items()}}
-        if filename.endswith(".pkl"):
-            return _read_pickle(filename, pickle.Unpickler if trusted else _ArrayUnpickler)
-        _check_archive(filename)
-        return torch.load(filename, map_location="cpu", weights_only=not trusted)
-    except FileNotFoundError:
+        if other := other_kind(filename):
+            raise ConfigError(f"{filename} is not a readable checkpoint: {other}.")
+        if is_safetensors(filename):
+            return load_file(filename)
+        if inert or os.path.realpath(filename) not in _trusted_files():
+            return read_torch(filename, inert)
+        return _read_trusted(filename)
+    except (ConfigError, FileNotFoundError):
         raise
     except Exception as error:  # a broken file fails anywhere in its parser
-        raise ValueError(
-            f"{filename} is not a readable checkpoint: {_first_line(error)}. It may be truncated "
-            "(compare its size with the source and copy it again), of another format, or hold "
-            "objects other than arrays, which are refused because they can run code; for a file "
-            f"that you made yourself, {TRUSTED}={filename} allows them."
+        objects = (
+            ", or hold objects other than arrays, which are refused because they can run code; for "
+            f"a file that you made yourself, {TRUSTED}={filename} allows them"
+        )
+        raise ConfigError(
+            f"{filename} is not a readable checkpoint: {first_line(error)}. It may be truncated "
+            "(compare its size with the source and copy it again), of another format"
+            f"{'' if inert else objects}."
         ) from error
 
 
 def write_safetensors(tensors: Dict[str, Tensor], path: Path) -> None:
     """Write tensors by name, completely or not at all."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda part: save_file(contiguous, part))
+    layout = torch.contiguous_format
+    alone = {name: x.detach().cpu().clone(memory_format=layout) for name, x in tensors.items()}
+    write_atomically(path, lambda part: save_file(alone, part))
 
 
 def split_pin(path: str) -> Tuple[str, str]:
@@ -102,44 +115,36 @@ def _trusted_files() -> Set[str]:
     return {os.path.realpath(path) for path in paths if path}
 
 
-def _check_archive(filename: str) -> None:
-    """Refuse zip archives that `torch.save` would not have written, and damaged ones."""
-    if not zipfile.is_zipfile(filename):
-        return
-    with zipfile.ZipFile(filename) as archive:
-        for entry in archive.infolist():
-            name = PurePosixPath(entry.filename)
-            if name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"its entry {entry.filename!r} points out of the archive")
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its entry {entry.filename!r} is compressed, a possible zip bomb")
-        damaged = archive.testzip()
-    if damaged:
-        raise ValueError(f"its entry {damaged!r} does not have its checksum, so it is damaged")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _SAFE_GLOBALS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _read_pickle(filename: str, unpickler: Type[pickle.Unpickler]) -> Dict[str, Any]:
+def _read_trusted(filename: str) -> Any:
+    if not filename.endswith(".pkl"):
+        return torch.load(filename, map_location="cpu", weights_only=False)
     with open(filename, "rb") as file:
-        data = unpickler(file, encoding="latin1").load()
-    if "model" in data:
-        return data
-    data = {k: v for k, v in data.get("blobs", data).items() if not k.endswith("_momentum")}
-    return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}
+        return pickle.load(file, encoding="latin1")
+
+
+def _with_model(data: Any, pickled: bool) -> Dict[str, Any]:
+    """The content with its weights under "model", as Detectron2 has it for each kind of file."""
+    if not isinstance(data, dict) or "model" in data:
+        return data if isinstance(data, dict) else {"model": data}
+    if isinstance(data.get("model_state"), dict):  # pycls
+        weights = {k: v for k, v in data["model_state"].items() if "num_batches" not in str(k)}
+        return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+    if not pickled:
+        return {"model": data}
+    blobs = data["blobs"] if isinstance(data.get("blobs"), dict) else data
+    weights = {k: v for k, v in blobs.items() if not str(k).endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def _to_float(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
+def first_line(error: BaseException) -> str:
+    """What an error says, for a message of one line."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    said = f"it has no {text}" if isinstance(error, KeyError) else text
+    return plain((said or type(error).__name__).strip().split("\n")[0].rstrip("."))
 
 
 def convert_weights(source: str, target: Path, half: bool = False) -> None:
@@ -151,15 +156,19 @@ def convert_weights(source: str, target: Path, half: bool = False) -> None:
         half: write float tensors in fp16.
 
     Raises:
-        ConfigError: `target` is no .safetensors file.
-        ValueError: `source` is damaged, not the pinned file, or holds more than arrays.
+        ConfigError: `target` is no .safetensors file; `source` is damaged, not the pinned file,
+            holds more than arrays, or numbers that are not finite, in fp16 with `half`.
     """
     if target.suffix != ".safetensors":
         raise ConfigError(f"TARGET {target} must end in .safetensors.")
     path, pin = split_pin(source)
     path = local_file(path)
     check_pin(path, pin)
-    tensors = {k: torch.as_tensor(v) for k, v in read_weights(path)["model"].items()}
-    if half:
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    write_safetensors(tensors, target)
+    tensors = read_weights(path)["model"]
+    try:
+        as_tensors(tensors)
+        halves = {k: v.half() for k, v in tensors.items() if half and v.is_floating_point()}
+        check_values(tensors, halves)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    write_safetensors({**tensors, **halves}, target)
