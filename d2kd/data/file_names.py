@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-_SUFFIX = re.compile(r"\.(bmp|gif|hei[cf]|jpe?g|png|tiff?|webp|xml|txt)$", re.IGNORECASE)
+_SUFFIX = re.compile(
+    r"\.(bmp|gif|hei[cf]|jfif|jpe?g?|p[gp]m|png|tiff?|webp|xml|txt)$", re.IGNORECASE
+)
 
 
 def without_suffix(name: str) -> str:

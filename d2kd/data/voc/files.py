@@ -1,17 +1,20 @@
 """The images and xml files of a folder in Pascal VOC's layout, or in one that is like it."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ...errors import ConfigError, MissingFileError
+from ...text import plain
 from ..file_names import folded, without_suffix
-from ..image_files import SUFFIXES
+from ..image_files import list_images
 from ..split_names import split_of
 from ..tree import Place, files_with, walk
 
-_NO_IMAGE = (".xml", ".txt", ".json", ".csv", ".md", ".yaml", ".yml", ".db", ".ini")
+logger = logging.getLogger(__name__)
+
 _HEAD = 2**12  # bytes
 
 
@@ -52,15 +55,13 @@ def find_files(folder: Path) -> Files:
     """Images and annotation files of ``JPEGImages`` and ``Annotations``, or of the whole folder."""
     root, images = find_root(folder), image_root(folder)
     xmls = root / "Annotations" if (root / "Annotations").is_dir() else root
-    places = walk(images, bounded=False)
-    if images == root:
-        found = files_with(places, *SUFFIXES)
-    else:
-        found = [p for p in files_with(places, "") if not p.name.lower().endswith(_NO_IMAGE)]
+    found, left_out = list_images(images)
+    for line in left_out:
+        logger.warning(f"{plain(images)}: {plain(line)}.")
     annotations = files_with(walk(xmls, bounded=False), ".xml")
     if xmls == root:
         annotations = [path for path in annotations if _looks_right(path)]
-    return Files(root, ByName(sorted(found), images), ByName(sorted(annotations), xmls))
+    return Files(root, ByName(found, images), ByName(sorted(annotations), xmls))
 
 
 def has_annotations(place: Place) -> bool:

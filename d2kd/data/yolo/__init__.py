@@ -1,0 +1,6 @@
+"""YOLO's layout: a data.yaml, and a text file of labels for each image."""
+
+from .convert import yolo_to_coco
+from .data_yaml import find_data_yaml, image_root, read_data_yaml
+
+__all__ = ["find_data_yaml", "image_root", "read_data_yaml", "yolo_to_coco"]

@@ -1,0 +1,92 @@
+"""Convert a data set in YOLO's layout to COCO json files, one per split.
+
+Reads the ``data.yaml`` that names ``path``, ``train``, ``val``, ``test`` and ``names``, the label
+files ``labels/**/ID.txt`` beside ``images/**/ID.jpg`` and the header of each image. A line is
+``class x y width height``, the box's centre and size in parts of the image, or a polygon ``class x
+y x y x y ...``, which is kept with the box around it. Where data.yaml has ``kpt_shape``, key points
+follow the box; they are left out. An image without a label file has no objects.
+"""
+
+import logging
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, MissingFileError
+from ...text import plain
+from ..coco_json import write_coco
+from ..listing import listed
+from ..pixels import image_size
+from .data_yaml import find_data_yaml, image_root, read_data_yaml, read_entries, read_names
+from .images import find_images
+from .labels import LabelReader
+from .matching import match_labels
+
+logger = logging.getLogger(__name__)
+
+
+def yolo_to_coco(data_yaml: Path, output: Path) -> dict[str, Path]:
+    """Convert the splits that a data.yaml names; warnings count what is left out or changed.
+
+    Args:
+        data_yaml: the file, or the folder that holds it.
+        output: where to write ``instances_SPLIT.json``; made if needed.
+
+    Returns:
+        The json file of each split; file names in them are relative to `image_root`.
+
+    Raises:
+        ConfigError: a file is missing or cannot be read; the message has its name and line.
+    """
+    path = find_data_yaml(data_yaml)
+    try:
+        images, classes = _read(path)
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{path}: {reason[:300]}") from None
+    output.mkdir(parents=True, exist_ok=True)
+    paths = {split: output / f"instances_{split}.json" for split in images}
+    for split, file in paths.items():
+        write_coco(file, images[split], classes)
+    return paths
+
+
+def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """The images of each split, as `write_coco` takes them, and the classes."""
+    data, root = read_data_yaml(path), image_root(path)
+    reader = LabelReader(read_names(data, path), "kpt_shape" in data)
+    if (given := data.get("path")) and root == path.resolve().parent and str(given) not in ".":
+        logger.warning(f"{plain(path)}: path: {plain(given)} is taken as {plain(root)}.")
+    found = _find(read_entries(data, path), root, path)
+    labels = match_labels(found, root)
+    images = {
+        split: [_read_image(*pair, root, reader) for pair in zip(x, labels[split], strict=True)]
+        for split, x in found.items()
+    }
+    reader.finish()
+    for a, b in combinations(found, 2):
+        both = sorted({*found[a]} & {*found[b]})
+        for line in listed((plain(x) for x in both), f"images are in {a} and in {b}"):
+            logger.warning(line)
+    return images, reader.classes
+
+
+def _find(entries: dict[str, list[str]], root: Path, path: Path) -> dict[str, list[Path]]:
+    """The images of each split; a test split that is not there is left out."""
+    found = {}
+    for split, places in entries.items():
+        try:
+            found[split] = find_images(places, root, f"{path}, {split}")
+        except MissingFileError as error:
+            if split != "test" or len(entries) == 1:
+                raise
+            logger.warning(f"test is left out: {plain(error, 300)}")
+    return found
+
+
+def _read_image(path: Path, label: Path | None, root: Path, reader: LabelReader) -> dict[str, Any]:
+    width, height = image_size(path)
+    image = {"file_name": path.relative_to(root).as_posix(), "width": width, "height": height}
+    return image | reader.read(label, width, height)
