@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from d2kd.data.coco_json import image_size
+from d2kd.data.pixels import image_size
 from d2kd.file_io import write_atomically
 
 SPLITS = ("train", "val")

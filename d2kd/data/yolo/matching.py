@@ -75,9 +75,9 @@ def _pair(bare: Iterable[Path], orphans: Iterable[Path]) -> dict[Path, Path]:
     folders: dict[Path, tuple[list[str], list[str]]] = {}
     for side, paths in enumerate((bare, orphans)):
         for path in paths:
-            folders.setdefault(path.parent, ([], []))[side].append(path.name)
+            folders.setdefault(path.parent, ([], []))[side].append(path.stem)
     return {
-        folder / ours: folder / theirs
+        folder / f"{ours}.txt": folder / f"{theirs}.txt"
         for folder, (left, right) in folders.items()
         for ours, theirs in pairs(left, right).items()
     }
