@@ -43,6 +43,8 @@ def read_dataset_folder(folder: Path) -> dict[str, Split]:
         if not _is_index(folder):
             raise ConfigError(convert_first(folder, "yolo"))
         folder = folder.parent
+    if os.path.isfile(folder):
+        raise ConfigError(f"--data {folder} is a file: give the folder that holds it.")
     if not os.path.isdir(folder):
         raise MissingFileError(f"--data {folder}: there is no such folder.")
     if (folder / INDEX).is_file() and "names" not in read_data_yaml(folder / INDEX):

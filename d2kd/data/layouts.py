@@ -11,7 +11,7 @@ from .coco_json import read_coco
 from .split_names import SPLITS, split_of
 from .tree import Place, described, files_with
 from .voc import has_annotations
-from .yolo import find_data_yaml
+from .yolo import draft, find_data_yaml, has_labels
 
 
 def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
@@ -27,13 +27,14 @@ def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
     for place in places:
         if has_annotations(place):
             return convert_first(_voc_root(place, folder), "voc")
-    source = find_data_yaml(folder)
-    if source.is_file():
-        return convert_first(source, "yolo")
-    if (folder / "labels").is_dir():
+    for place in places:
+        if (source := find_data_yaml(place.folder)).is_file():
+            return convert_first(source, "yolo")
+    if any(map(has_labels, places)):
+        source = folder / "data.yaml"
         return (
-            f"--data {folder} is in YOLO's layout, but has no data.yaml. Write one with train:, "
-            f"val: and names:, and then: {_command(source, 'yolo', _target(source))}."
+            f"--data {folder} is in YOLO's layout, but has no data.yaml. Write one, for example "
+            f"{draft(folder, places)}, and then: {_command(source, 'yolo', _target(source))}."
         )
     return (
         f"--data {folder} holds no data set: expected annotations/instances_train.json (and _val), "
@@ -73,11 +74,14 @@ def _images_of(path: Path, folder: Path, places: Sequence[Place]) -> str:
 
 def _hint(places: Sequence[Place]) -> str:
     """What files of other kinds may be."""
-    jsons = files_with(places, ".json")
+    jsons, xmls = files_with(places, ".json"), files_with(places, ".xml")
     if len(jsons) > 1 and len(jsons) >= len(files_with(places, ".jpg", ".jpeg", ".png")):
         return "A json file for each image is no COCO: export as COCO in the labelling tool. "
-    if jsons:
-        return f"{jsons[0].name} is no COCO: it has no images and annotations. "
+    if jsons or xmls:
+        name = (jsons or xmls)[0].name
+        return f"{name} is neither COCO's nor VOC's: export as COCO in the labelling tool. "
+    if files_with(places, ".odgt"):
+        return "datasets/prepare_crowdhuman.py converts CrowdHuman. "
     return ""
 
 

@@ -116,7 +116,7 @@ def test_files_that_say_nothing_are_listed_with_the_yaml_that_would(tmp_path):
 
 
 @pytest.mark.parametrize(("files", "message"), [
-    ({"a.json": "{}", "b.jpg": ""}, r"found 1 .json, 1 .jpg. a.json is no COCO"),
+    ({"a.json": "{}", "b.jpg": ""}, r"found 1 .json, 1 .jpg. a.json is neither COCO's nor"),
     ({"ann/a.jpg.json": "{}", "ann/b.jpg.json": "{}", "img/a.jpg": "", "img/b.jpg": ""},
      "2 .json in ann, 2 .jpg in img. A json file for each image is no COCO: export as COCO"),
     ({}, "found no file"),

@@ -93,7 +93,9 @@ def test_command_for_yolo(tmp_path, name):
         assert f"d2kd convert yolo '{path}' 'my cells_coco', and give" in said(source)
     assert yolo_to_coco(path.parent, tmp_path / "out").keys() == {"train", "val"}
     path.unlink()
-    assert "has no data.yaml. Write one with train:, val: and names:" in said(path.parent)
+    assert "has no data.yaml. Write one, for example {train: images/train, val: " in said(
+        path.parent
+    )
 
 
 def test_command_for_voc(tmp_path):

@@ -219,3 +219,37 @@ def test_files_too_large_for_what_they_are(tmp_path):
         file.truncate(2**25)
     with pytest.raises(ConfigError, match="a.txt is larger than 16 MB, too large for labels"):
         yolo_to_coco(source, tmp_path / "out")
+
+
+DRAFTS = {
+    "Label Studio's": (
+        {"images/a.png": None, "labels/a.txt": LINE, "classes.txt": "cat\ndog\n"},
+        "{train: images, names: classes.txt}"),
+    "CVAT's": (
+        {"obj_train_data/a.png": None, "obj_train_data/a.txt": LINE, "obj.names": "cat\n",
+         "train.txt": "data/obj_train_data/a.png\n", "obj.data": "classes = 1\n"},
+        "{train: train.txt, names: obj.names}"),
+    "labelImg's": (
+        {"a.png": None, "a.txt": LINE, "classes.txt": "cat\n"}, "{train: ., names: classes.txt}"),
+    "folders of splits": (
+        {"train/images/a.png": None, "train/labels/a.txt": LINE, "valid/images/b.png": None,
+         "names.names": "cat\n"},
+        "{train: train/images, val: valid/images, names: names.names}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", DRAFTS)
+def test_the_data_yaml_that_is_proposed_works(tmp_path, tool):
+    files, yaml = DRAFTS[tool]
+    folder = tmp_path / "set"
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            Image.new("RGB", (8, 8)).save(folder / name)
+        else:
+            (folder / name).write_text(text)
+    for said in (d2kd("data", folder), d2kd("convert", "yolo", folder, tmp_path / "out")):
+        assert said.exit_code == 1 and f"for example {yaml}" in said.output, said.output
+    (folder / "data.yaml").write_text(yaml)
+    assert len(converted(folder, tmp_path / "out")["train"]["annotations"]) == 1
+    assert f"d2kd convert yolo {folder}/data.yaml set_coco" in d2kd("data", folder).output

@@ -1,6 +1,8 @@
 """One xml file in Pascal VOC's format."""
 
+import codecs
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -11,6 +13,7 @@ from ..coco_json import Box
 
 _MAX_BYTES = 2**24
 _MAX_DEPTH = 100
+_DECLARATION = re.compile(rb"""\A(?:\xef\xbb\xbf)?<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*\?>""")
 _LOST = "\ufffd"  # what stands for a letter in an unknown encoding
 
 
@@ -72,18 +75,22 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(data: bytes) -> ElementTree.Element:
-    """The tree of a file; letters that are not in the encoding it states are replaced."""
-    try:
-        _check(data)
-        return ElementTree.fromstring(data)
-    except (ElementTree.ParseError, expat.ExpatError):
-        try:
-            data.decode("utf-8-sig")
-        except UnicodeDecodeError:  # Windows writes paths and names in other encodings
-            text = data.decode("utf-8", errors="replace").encode()
-            _check(text)
-            return ElementTree.fromstring(text)
-        raise
+    data = _in_utf8(data)
+    _check(data)
+    return ElementTree.fromstring(data)
+
+
+def _in_utf8(data: bytes) -> bytes:
+    """The text in UTF-8 without its first line that states another encoding.
+
+    Letters that are not in the encoding are replaced: Windows' tools write paths in their own.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data  # expat reads it
+    stated = _DECLARATION.match(data)
+    encoding = stated[1].decode("ascii") if stated else "utf-8-sig"
+    rest = data[stated.end() :] if stated else data
+    return rest.decode(encoding, errors="replace").encode()
 
 
 def _check(data: bytes) -> None:

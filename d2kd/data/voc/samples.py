@@ -79,10 +79,10 @@ def _read(path: Path, files: Files) -> list[Sample]:
     for lines, root in ((lost, files.images.root), (bare, files.annotations.root)):
         if lines:
             kind = "" if lines is lost else "the xml file of "
+            more = f", and {len(lines) - 1:,} more of its {len(read):,} lines" * (len(lines) > 1)
             raise MissingFileError(
-                f"{path.name} names {kind}{plain(lines[0], 80)}, which {root} lacks, and "
-                f"{len(lines) - 1:,} more of its {len(read):,} lines. A line is the name of an "
-                "image; --splits leaves lists out."
+                f"{path.name} names {kind}{plain(lines[0], 80)}, which {root} lacks{more}. A line "
+                "is the name of an image; --splits leaves lists out."
             )
     return list(dict.fromkeys(Sample(x, xml) for _, x, xml in read if x and xml))
 

@@ -17,7 +17,9 @@ from ...text import plain
 from ..coco_json import write_coco
 from ..listing import listed
 from ..pixels import image_size
+from ..tree import walk
 from .data_yaml import find_data_yaml, image_root, read_data_yaml, read_entries, read_names
+from .draft import draft
 from .images import find_images
 from .labels import LabelReader
 from .matching import match_labels
@@ -39,6 +41,10 @@ def yolo_to_coco(data_yaml: Path, output: Path) -> dict[str, Path]:
         ConfigError: a file is missing or cannot be read; the message has its name and line.
     """
     path = find_data_yaml(data_yaml)
+    if data_yaml.is_dir() and not path.is_file():
+        raise MissingFileError(
+            f"{path} does not exist. Write it, for example {draft(data_yaml, walk(data_yaml))}"
+        )
     try:
         images, classes = _read(path)
     except ConfigError:

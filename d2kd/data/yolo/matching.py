@@ -14,7 +14,7 @@ from ..tree import walk
 logger = logging.getLogger(__name__)
 
 _HEAD = 200  # bytes
-_NO_LABELS = {"classes.txt", "labels.txt", "obj.names", "predefined_classes.txt"}
+NO_LABELS = {"classes.txt", "labels.txt", "predefined_classes.txt"}
 
 
 def label_path(image: Path, root: Path) -> Path:
@@ -98,7 +98,7 @@ def _orphans(images: list[Path], expected: list[Path], claimed: set[Path]) -> li
     return [
         path
         for path in sorted(files)
-        if path not in claimed and path.stem not in stems.get(path.parent, ()) and _is_label(path)
+        if path not in claimed and path.stem not in stems.get(path.parent, ()) and is_label(path)
     ]
 
 
@@ -106,9 +106,9 @@ def _names(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def _is_label(path: Path) -> bool:
+def is_label(path: Path) -> bool:
     """Whether its first line is numbers, at least five."""
-    if path.name.lower() in _NO_LABELS:
+    if path.name.lower() in NO_LABELS:
         return False
     with open(path, "rb") as file:
         first = file.read(_HEAD).decode("utf-8-sig", "replace").strip().split("\n")[0]
