@@ -10,11 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
-from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -33,7 +33,9 @@ from .hooks.best_checkpoint import BestStudent
 from .hooks.build import build_distillation_hooks
 from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
+from .hooks.recorded_eval import RecordedEval
 from .hooks.stop_on_signal import StopOnSignal
+from .metrics_file import MetricsFile
 from .progress import ProgressPrinter
 from .provenance import RunRecord
 from .ranks import make_deterministic, step_class, wrap_ddp
@@ -95,6 +97,8 @@ class DistillationTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch."""
         super().resume_or_load(resume)
+        if resume and not self.start_iter and comm.is_main_process():
+            self.metrics.keep(-1)
         if self.start_iter > 0:
             loader = build_train_loader(self.cfg, self.start_iter)
             self._trainer.reset_data_loader(lambda: loader)
@@ -108,21 +112,51 @@ class DistillationTrainer(DefaultTrainer):
     def build_writers(self) -> List[EventWriter]:
         """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
         methods = self.cfg.DISTILL.HEADS if self.distiller is not None else ()
-        return [ProgressPrinter(self.max_iter, methods), *super().build_writers()[1:]]
+        progress = ProgressPrinter(self.max_iter, methods)
+        Path(self.cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        return [progress, self.metrics, TensorboardXWriter(self.cfg.OUTPUT_DIR)]
 
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Stock hooks, with those that act before a step in front."""
         distiller = self.distiller
         detector = self._unwrapped if distiller is None else distiller.student
         solver = self.cfg.SOLVER
-        resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD)
-        hooks = [resume, *_keep_last(super().build_hooks(), solver.CHECKPOINTS_TO_KEEP)]
+        self.metrics = MetricsFile(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
+        resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
+        stock = [self._recorded(hook) for hook in super().build_hooks()]
+        hooks = [resume, *_keep_last(stock, solver.CHECKPOINTS_TO_KEEP)]
         if solver.BEST_METRIC and comm.is_main_process():
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
         before = [] if distiller is None else build_distillation_hooks(self.cfg)
         record = RunRecord(self.cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
+
+    def _recorded(self, hook: Optional[HookBase]) -> Optional[HookBase]:
+        """The hook, or for Detectron2's evaluation one that keeps a record."""
+        return RecordedEval(self.cfg, self.evaluate) if isinstance(hook, EvalHook) else hook
+
+    def evaluate(self) -> Dict[str, Any]:
+        """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""
+        return self.test(self.cfg, self.model)
+
+    def before_train(self) -> None:
+        """The hooks' turn; then what a kill may have left undone behind the last checkpoint.
+
+        A checkpoint is written before the evaluation of its step, the best model and the row.
+        """
+        super().before_train()
+        if self.start_iter > 0:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (EvalHook, BestStudent, PeriodicWriter)):
+                    hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+
+    def after_train(self) -> None:
+        """The hooks' turn; a run that had no step left counts as many as one that had."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
 
     def train(self) -> Optional[Dict[str, Any]]:
         """Train as stock does; on the CPU without TorchScript's profiler.

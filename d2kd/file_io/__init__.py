@@ -1,6 +1,14 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
-from .files import CONFIGS, sha256_of, write_atomically
+from .files import CONFIGS, append, sha256_of, write_atomically
 from .untrusted import parse_yaml, read_json, read_yaml
 
-__all__ = ["CONFIGS", "parse_yaml", "read_json", "read_yaml", "sha256_of", "write_atomically"]
+__all__ = [
+    "CONFIGS",
+    "append",
+    "parse_yaml",
+    "read_json",
+    "read_yaml",
+    "sha256_of",
+    "write_atomically",
+]

@@ -30,6 +30,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def append(path: Path, text: str) -> None:
+    """Append to a file in one piece, and sync it to the disk."""
+    with open(path, "ab", buffering=0) as file:
+        file.write(text.encode())
+        os.fsync(file.fileno())
+
+
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

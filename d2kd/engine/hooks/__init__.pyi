@@ -5,6 +5,7 @@ from .gradient_guard import GradientGuard as GradientGuard
 from .gradient_share import GradientShare as GradientShare
 from .loss_watch import LossWatch as LossWatch
 from .pictures import Pictures as Pictures
+from .recorded_eval import RecordedEval as RecordedEval
 from .schedule import DistillationSchedule as DistillationSchedule
 from .stop_on_signal import StopOnSignal as StopOnSignal
 from .teacher_check import TeacherCheck as TeacherCheck

@@ -8,7 +8,7 @@ from detectron2.engine.hooks import BestCheckpointer
 from torch import nn
 
 from ...checkpoint import SafeCheckpointer
-from ...file_io import write_atomically
+from ...file_io import read_json, write_atomically
 
 NAME = "model_best"
 
@@ -35,8 +35,9 @@ class BestStudent(BestCheckpointer):
     def before_train(self) -> None:
         """Go on from the record of the run that is resumed."""
         if self.trainer.start_iter > 0 and self._record.exists():
-            record = json.loads(self._record.read_text())
-            self.best_metric, self.best_iter = record["value"], record["iteration"]
+            record = read_json(self._record)
+            if record["metric"] == self._metric:
+                self.best_metric, self.best_iter = record["value"], record["iteration"]
 
     def after_step(self) -> None:
         """Compare, where an evaluation has been."""

@@ -1,7 +1,7 @@
 """What a resumed run needs beyond the model, the optimizer and the schedule."""
 
 import random
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ...detectors.loss_normalizer import moving_averages, set_moving_averages
+from ..metrics_file import MetricsFile
 
 _WINDOW = 20  # of the medians that Detectron2's writers print
 _STEPS = 2**20  # seeds of one run; those of neighbouring runs follow
@@ -22,27 +23,50 @@ class ExactResume(HookBase):
     iteration and the rank alone, so there is no state of a generator to keep. Saved with each
     checkpoint are the moving averages that normalize losses, of every rank, and the values that the
     next medians in metrics.json are taken of. With another number of ranks, all of them go on with
-    the first rank's averages.
+    the first rank's averages. Values without a row in metrics.json get one as they
+    would have.
     """
 
-    def __init__(self, detector: nn.Module, seed: int, period: int) -> None:
+    def __init__(self, detector: nn.Module, seed: int, period: int, metrics: MetricsFile) -> None:
         """Set what is saved.
 
         Args:
             detector: the detector that is trained.
             seed: SEED; negative leaves the generators alone.
             period: iterations between checkpoints, 0 for the last one only.
+            metrics: the file that the metrics are written to.
         """
         self._detector, self._seed, self._period = detector, seed, period
+        self._metrics = metrics
         self._averages: List[Dict[str, float]] = []
-        self._histories: Dict[str, List[Tuple[float, float]]] = {}
+        self._state: Dict[str, Any] = {}
 
     def before_train(self) -> None:
-        """Put back the values of the metrics."""
-        histories = self.trainer.storage.histories()
-        for name, values in self._histories.items():
+        """Put back the values of the metrics, and their file as it was."""
+        if not self._state:
+            return
+        self._restore_values()
+        if comm.is_main_process():
+            self._restore_file()
+
+    def _restore_values(self) -> None:
+        """Those of versions without `hints` are for medians alone."""
+        storage, hints = self.trainer.storage, self._state.get("hints")
+        for name, values in self._state["histories"].items():
             for value, iteration in values:
-                histories[name].update(value, iteration)
+                if hints is None:
+                    storage.histories()[name].update(value, iteration)
+                else:
+                    storage.put_scalar(name, value, hints[name], cur_iter=iteration)
+
+    def _restore_file(self) -> None:
+        """Rows up to the checkpoint; a run that had ended and is prolonged keeps all."""
+        done, position = self.trainer.start_iter, self._state.get("metrics")
+        ended = self._state.get("max_iter") == done < self.trainer.max_iter
+        if position is None or ended:
+            self._metrics.keep(done)
+        else:
+            self._metrics.go_back(position)
 
     def before_step(self) -> None:
         """Seed the generators for this step."""
@@ -69,10 +93,16 @@ class ExactResume(HookBase):
         storage = getattr(self.trainer, "storage", None)
         histories = storage.histories() if storage else {}
         last = {name: history.values()[-_WINDOW:] for name, history in histories.items()}
-        return {"averages": self._averages, "histories": last}
+        return {
+            "averages": self._averages,
+            "histories": last,
+            "hints": dict(storage.smoothing_hints()) if storage else {},
+            "metrics": self._metrics.position,
+            "max_iter": self.trainer.max_iter,
+        }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Set the averages; metrics follow when training starts."""
-        self._histories, found = state["histories"], state["averages"]
+        self._state, found = state, state["averages"]
         mine = comm.get_rank() if len(found) == comm.get_world_size() else 0
         set_moving_averages(self._detector, found[mine] if found else {})

@@ -1,0 +1,76 @@
+"""metrics.json, whose rows are those of a run that was never interrupted."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, TypedDict
+
+from detectron2.utils.events import EventWriter, get_event_storage
+
+from ..file_io import append, write_atomically
+from .progress import WINDOW
+
+
+class Position(TypedDict):
+    """Where a run stands in its file: size in bytes, and the last iteration that has a row."""
+
+    size: int
+    written: int
+
+
+class MetricsFile(EventWriter):
+    """Detectron2's `JSONWriter`, with a position that a resumed run goes back to.
+
+    A row per iteration in which a value was put last; those of losses are medians.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Set the file; nothing is opened before the first row."""
+        self._path, self._written = path, -1
+
+    def write(self) -> None:
+        """Append what has no row yet, synced to the disk."""
+        rows: Dict[int, Dict[str, Any]] = {}
+        latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
+        for name, (value, iteration) in latest.items():
+            if iteration > self._written:
+                rows.setdefault(iteration, {"iteration": iteration})[name] = value
+        if rows:
+            text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows.values())
+            append(self._path, text)
+            self._written = max(rows)
+
+    @property
+    def position(self) -> Position:
+        """Where the file ends now."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        return {"size": size, "written": self._written}
+
+    def go_back(self, position: Position) -> None:
+        """Cut the rows that were written after a position."""
+        self._written = position["written"]
+        if self._path.exists():
+            self._rewrite(self._path.read_bytes()[: position["size"]])
+
+    def keep(self, last: int) -> None:
+        """Cut the rows behind iteration `last`, and any that a kill has left incomplete."""
+        if not self._path.exists():
+            return
+        kept = {}
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            iteration = _iteration(line)
+            if iteration is not None and iteration <= last:
+                kept[line] = iteration
+        self._written = max(kept.values(), default=-1)
+        self._rewrite(b"".join(kept))
+
+    def _rewrite(self, rows: bytes) -> None:
+        if rows != self._path.read_bytes():
+            write_atomically(self._path, lambda part: part.write_bytes(rows))
+
+
+def _iteration(line: bytes) -> int | None:
+    """Of a row; None for what is none."""
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return None
