@@ -1,6 +1,6 @@
 """AdamW and the one-cycle schedule beside Detectron2's own optimizers and schedules."""
 
-from typing import Iterable
+from typing import Any, Dict, Iterable, List
 
 import torch
 from detectron2.config import CfgNode
@@ -92,6 +92,25 @@ def scale_learning_rate(
         if scaled:
             optimizer.add_param_group({**group, "params": scaled, "lr": group["lr"] * factor})
     optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+
+
+def group_options(optimizer: torch.optim.Optimizer) -> List[Dict[str, Any]]:
+    """Learning rate, decay, momentum and so on of each group of parameters."""
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+def use_options(
+    optimizer: torch.optim.Optimizer, scheduler: LRScheduler, options: List[Dict[str, Any]]
+) -> None:
+    """Set what `group_options` returned of an optimizer of the same groups, in place.
+
+    The schedule goes on where it is, from the new learning rates.
+    """
+    for group, values in zip(optimizer.param_groups, options, strict=True):
+        group.update(values)
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
 
 
 def _without_foreach_on_cpu(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

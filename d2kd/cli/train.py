@@ -6,12 +6,14 @@ from typing import Any, Tuple
 
 import click
 
+from ..engine.options import RESUME_ANYWAY
 from .base import SETTINGS, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
 @with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
+@click.option("--resume-anyway", is_flag=True, help=RESUME_ANYWAY + ".")
 @click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")
 @click.option("--num-gpus", default=1, show_default=True, help="Ranks on this machine.")
 @click.option("--num-machines", default=1, show_default=True)

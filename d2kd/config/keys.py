@@ -1,14 +1,14 @@
 """The keys of a config as a flat list."""
 
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from detectron2.config import CfgNode
 
 
-def flatten(node: CfgNode, prefix: str = "") -> Iterator[Tuple[str, Any]]:
-    """Keys and values of a config, the keys with dots."""
+def flatten(node: Dict[str, Any], prefix: str = "") -> Iterator[Tuple[str, Any]]:
+    """Keys and values of a config, or of the yaml of one, the keys with dots."""
     for key, value in node.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

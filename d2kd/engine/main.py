@@ -24,7 +24,8 @@ from ..config.shortcuts import distil, use_data
 from ..config.validate import check_config
 from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
-from .options import OPTIONS
+from .changes import check_resumed
+from .options import OPTIONS, RESUME_ANYWAY
 from .provenance import describe_run, write_results
 from .ranks import on_first_rank
 from .run_folder import check_folder, holds_run
@@ -38,6 +39,7 @@ def argument_parser() -> ArgumentParser:
         one = {"default": ""} if name == "data" else {"action": "append", "default": []}
         dest = "imports" if name == "import" else name.replace("-", "_")
         parser.add_argument(f"--{name}", dest=dest, metavar=metavar, help=help, **one)
+    parser.add_argument("--resume-anyway", action="store_true", help=RESUME_ANYWAY)
     parser.set_defaults(dist_url="auto")  # a free port, so that two runs do not meet
     return parser
 
@@ -74,20 +76,24 @@ def setup(args: Namespace) -> CfgNode:
     """Build the config, write it to OUTPUT_DIR and start logging.
 
     Raises:
-        ConfigError: see `resolve_config`, `check_config` and `check_folder`; nothing is written.
+        ConfigError: see `resolve_config`, `check_config`, `check_folder` and `check_resumed`;
+            nothing is written.
     """
     cfg = resolve_config(args)
     check_config(cfg)
+    args.resume |= args.resume_anyway
     if args.eval_only:
         _aim_evaluation(cfg, args.resume)
     else:
         on_first_rank(lambda: check_folder(cfg, args.resume, args.data))
+    register_custom_datasets(cfg)
+    if args.resume and not args.eval_only:
+        on_first_rank(lambda: check_resumed(cfg, args.resume_anyway))
     if args.config_file:
         args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2kd", abbrev_name="d2kd")
     default_setup(cfg, args)
-    register_custom_datasets(cfg)
     return cfg
 
 
@@ -120,5 +126,5 @@ def main(args: Namespace) -> Optional[Dict]:
     if args.eval_only:
         return evaluate(cfg)
     trainer = DistillationTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(args.resume, changed=args.resume_anyway)
     return trainer.train()

@@ -8,3 +8,4 @@ OPTIONS = {
     "unlabelled": ("FOLDER", "images without annotations, to distil on as well"),
     "data": ("FOLDER", "data set of yours, whose splits and classes are found by its layout"),
 }
+RESUME_ANYWAY = "--resume, although what the run began with (data, model, teacher, ...) has changed"

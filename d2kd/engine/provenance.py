@@ -13,7 +13,6 @@ import detectron2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -96,36 +95,11 @@ def write_results(cfg: CfgNode, results: Dict[str, Any], run: Dict[str, Any]) ->
     """Write OUTPUT_DIR/results.json on the first rank: `results`, and the `run` they are of."""
     if not comm.is_main_process() or not cfg.OUTPUT_DIR:
         return
-    _write_json(Path(cfg.OUTPUT_DIR, "results.json"), {"results": json_values(results), "run": run})
+    write_json(Path(cfg.OUTPUT_DIR, "results.json"), {"results": json_values(results), "run": run})
 
 
-class RunRecord(HookBase):
-    """Writes OUTPUT_DIR/run.json before the first iteration and results.json at the end.
-
-    It is registered on the first rank alone, behind `EvalHook`.
-    """
-
-    def __init__(self, cfg: CfgNode) -> None:
-        """Set the config."""
-        self.cfg = cfg
-        self._run: Dict[str, Any] = {}
-
-    def before_train(self) -> None:
-        """Write the record; a resumed run overwrites it."""
-        distiller = self.trainer.distiller
-        teachers = [teacher.weights for teacher in distiller.teachers] if distiller else []
-        self._run = describe_run(self.cfg, [self.cfg.MODEL.WEIGHTS, *teachers])
-        self._run["first_iteration"] = self.trainer.start_iter
-        _write_json(Path(self.cfg.OUTPUT_DIR, "run.json"), self._run)
-
-    def after_train(self) -> None:
-        """Write the last evaluation, if there was one."""
-        results = getattr(self.trainer, "_last_eval_results", None)
-        if results:
-            write_results(self.cfg, results, {**self._run, "iterations": self.trainer.iter})
-
-
-def _write_json(path: Path, data: Dict[str, Any]) -> None:
+def write_json(path: Path, data: Dict[str, Any]) -> None:
+    """Write a dictionary, completely or not at all; its folder is made."""
     text = json.dumps(data, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda part: part.write_text(text))

@@ -9,8 +9,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model
 from detectron2.utils import comm
 
-from ..errors import ConfigError
-
 T = TypeVar("T")
 
 
@@ -47,13 +45,13 @@ def on_first_rank(function: Callable[[], T]) -> T:
     """What `function` returns on the first rank; no other calls it, but all have its result.
 
     Raises:
-        ConfigError: on all ranks, if it does on the first.
+        ValueError, OSError: on all ranks, what it raises on the first.
     """
     found, error = None, None
     if comm.is_main_process():
         try:
             found = function()
-        except ConfigError as raised:
+        except (ValueError, OSError) as raised:
             error = raised
     found, error = comm.all_gather((found, error))[0]
     if error is not None:

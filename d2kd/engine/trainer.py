@@ -27,17 +27,23 @@ from ..data import build_mapper, build_train_loader, load_dataset, loader_worker
 from ..distiller import Distiller
 from ..evaluation import build_evaluator
 from ..evaluation.classes import check_classes
-from ..solver import build_lr_scheduler, build_optimizer, scale_learning_rate
+from ..solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    group_options,
+    scale_learning_rate,
+    use_options,
+)
 from .failures import explained_failures, named_dead_workers
 from .hooks.best_checkpoint import BestStudent
 from .hooks.build import build_distillation_hooks
 from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
 from .hooks.recorded_eval import RecordedEval
+from .hooks.run_record import RunRecord
 from .hooks.stop_on_signal import StopOnSignal
 from .metrics_file import MetricsFile
 from .progress import ProgressPrinter
-from .provenance import RunRecord
 from .ranks import make_deterministic, step_class, wrap_ddp
 
 
@@ -94,9 +100,17 @@ class DistillationTrainer(DefaultTrainer):
         model: nn.Module = self.model
         return getattr(model, "module", model)
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch."""
+    def resume_or_load(self, resume: bool = True, changed: bool = False) -> None:
+        """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch.
+
+        Args:
+            resume: whether to go on with the run in OUTPUT_DIR, if it has a checkpoint.
+            changed: learning rate, decay and momentum are the config's, not the checkpoint's.
+        """
+        options = group_options(self.optimizer)
         super().resume_or_load(resume)
+        if changed and self.start_iter > 0:
+            use_options(self.optimizer, self.scheduler, options)
         if resume and not self.start_iter and comm.is_main_process():
             self.metrics.keep(-1)
         if self.start_iter > 0:

@@ -150,6 +150,11 @@ def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputC
     return OutputCache(store, teacher.adapter, settings)
 
 
+def teacher_weights(cfg: CfgNode, index: int) -> str:
+    """Path or address of the checkpoint of teacher `index`; it is not read."""
+    return _weights_path(cfg, index, teacher_config(cfg, index))
+
+
 def _weights_path(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> str:
     given, name = cfg.DISTILL.TEACHER.WEIGHTS, cfg.DISTILL.TEACHER.CONFIG_FILES[index]
     path = given[index] if index < len(given) else ""

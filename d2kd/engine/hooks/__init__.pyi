@@ -6,6 +6,7 @@ from .gradient_share import GradientShare as GradientShare
 from .loss_watch import LossWatch as LossWatch
 from .pictures import Pictures as Pictures
 from .recorded_eval import RecordedEval as RecordedEval
+from .run_record import RunRecord as RunRecord
 from .schedule import DistillationSchedule as DistillationSchedule
 from .stop_on_signal import StopOnSignal as StopOnSignal
 from .teacher_check import TeacherCheck as TeacherCheck
