@@ -5,10 +5,11 @@ from typing import Any, Dict, List
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from .adapters import DetectorAdapter, build_adapter
+from .config.naming import construct
 from .config.validate import check_shares
 from .errors import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, build_head
@@ -38,7 +39,7 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         FileNotFoundError: a teacher's config or checkpoint does not exist.
     """
     check_options(cfg)
-    student = build_model(student_config(cfg))
+    student = construct(student_config(cfg))
     teachers = [build_teacher(cfg, i) for i in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES))]
     initialize_from_teacher(student, teachers, cfg.DISTILL.INIT_FROM_TEACHER)
     adapter = build_adapter(student)

@@ -75,6 +75,8 @@ def _stages(strides: Sequence[int]) -> Dict[str, int]:
 def _check_stages(name: str, stages: Dict[str, int], wanted: Sequence[str], freeze_at: int) -> None:
     """Raise for stages to build or to freeze that the model does not have."""
     missing = [feature for feature in wanted if feature not in stages]
+    if not wanted:
+        raise ValueError(f"MODEL.FPN.IN_FEATURES is empty: choose from {list(stages)}.")
     if missing:
         raise ValueError(
             f"MODEL.FPN.IN_FEATURES asks for {missing}, which timm's {name} does not have. "

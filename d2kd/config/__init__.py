@@ -9,13 +9,15 @@ from .loading import (
 )
 from .locate import resolve_config_file
 from .model_zoo import zoo_checkpoint_url, zoo_config_file
+from .naming import construct, naming_keys
 from .shortcuts import distil, use_data
-from .validate import check_config, naming_keys
+from .validate import check_config
 
 __all__ = [
     "add_d2kd_config",
     "changed_keys",
     "check_config",
+    "construct",
     "distil",
     "flatten",
     "get_d2kd_cfg",

@@ -12,7 +12,7 @@ from ..errors import ConfigError, MissingFileError, check_choice
 from ..text import plain
 from .defaults import get_d2kd_cfg
 from .files import read_config
-from .keys import flatten
+from .keys import flatten, refuse_none
 from .locate import resolve_config_file
 
 _MISFITS = ValueError, RecursionError, MemoryError
@@ -50,6 +50,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
             raise _unknown_key(cfg, key, "") from None
         except _MISFITS as error:
             raise ConfigError(f"{key}: {_type_hint(error)}") from error
+    refuse_none(cfg, get_d2kd_cfg())
 
 
 def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:
@@ -98,6 +99,7 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
         raise _unknown_key(cfg, unknown, f"{key}: {path}: ") from error
     except (*_MISFITS, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"{key}: {path}: {_type_hint(error)}") from error
+    refuse_none(cfg, get_d2kd_cfg(), f"{key}: {path}: ")
 
 
 def _merge_keys(cfg: CfgNode, keys: Dict[str, Any], path: str) -> None:

@@ -43,6 +43,10 @@ def _at_least_zero(value: Any) -> bool:
     return value is None or (is_number(value) and value >= 0)
 
 
+def _at_most(most: int) -> Holds:
+    return lambda value: is_number(value) and value <= most
+
+
 def _fraction(value: Any) -> bool:
     return is_number(value) and 0 <= value <= 1
 
@@ -72,6 +76,10 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                    "REFERENCE_WORLD_SIZE REPEAT_THRESHOLD NUM_DECAYS BASE_LR_END FREEZE_AT "
                    "PROPOSAL_GENERATOR.MIN_SIZE DISTILL.*.WEIGHT DISTILL.*.TEACHER GLOBAL.HACK "
                    "MIN_KEYPOINTS_PER_IMAGE FED_LOSS*"),
+    "at most 100,000": (_at_most(100_000), "IMS_PER_BATCH OUT_CHANNELS *_OUT_CHANNELS CONV_DIM "
+                        "FC_DIM POOLER_RESOLUTION NUM_GROUPS WIDTH_PER_GROUP REG_MAX NUM_CLASSES "
+                        "PICTURES.IMAGES"),
+    "at most 1,000": (_at_most(1000), "NUM_WORKERS NUM_CONV NUM_CONVS NUM_FC NUM_LEVELS"),
     "a number from 0 to 1": (_fraction, "*THRESH_TEST RPN.NMS_THRESH POSITIVE_FRACTION "
                              "FOCAL_LOSS_ALPHA SOLVER.MOMENTUM ANCHOR_GENERATOR.OFFSET"),
     "a number between 0 and 1": (lambda v: is_number(v) and 0 < v < 1,

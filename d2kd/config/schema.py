@@ -25,6 +25,8 @@ _ARGUMENT = re.compile(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {6,}.+)*)", re.MULTILINE
 _LIMITS: Dict[str, Schema] = {
     "above 0": {"exclusiveMinimum": 0},
     "at least 0": {"minimum": 0},
+    "at most 100,000": {"maximum": 100_000},
+    "at most 1,000": {"maximum": 1000},
     "a number from 0 to 1": {"minimum": 0, "maximum": 1},
     "a number between 0 and 1": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
 }

@@ -1,9 +1,6 @@
 """Checks of a whole config, before anything is built or read."""
 
-import contextlib
 import os
-import re
-import traceback
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
@@ -12,8 +9,11 @@ from detectron2.utils import comm
 
 from ..errors import ConfigError, check_choice
 from .defaults import get_d2kd_cfg
-from .keys import changed_keys, flatten
+from .keys import flatten, refuse_none
 from .rules import CHOICES, REGISTRIES, is_number, rules_of
+
+MAX_INT = 2**32 - 1  # also of a seed
+MAX_FLOAT = 1e15
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -22,6 +22,7 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ConfigError: names the key, the value, and what it must be.
     """
+    refuse_none(cfg, get_d2kd_cfg())
     values = dict(flatten(cfg))
     _refuse_proposals(values)
     for key, value in values.items():
@@ -37,54 +38,24 @@ def check_config(cfg: CfgNode) -> None:
     _check_output(values["OUTPUT_DIR"])
 
 
-@contextlib.contextmanager
-def naming_keys(cfg: CfgNode, section: str) -> Iterator[None]:
-    """Name the keys that are not Detectron2's defaults, where its own code fails over them.
-
-    Errors of d2kd keep their text; those of files, numbers, memory and processes pass.
-
-    Raises:
-        ConfigError: from what went wrong inside.
-    """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (AssertionError, LookupError, TypeError, AttributeError, ArithmeticError,
-            NotImplementedError, RuntimeError, ValueError) as error:  # fmt: skip
-        if _is_of_the_run(error):
-            raise
-        if _is_ours(error):
-            raise ConfigError(str(error)) from error
-        keys = ", ".join(changed_keys(cfg, get_d2kd_cfg()))
-        reason = str(error).strip().split("\n")[0] or "no reason given"
-        raise ConfigError(
-            f"Detectron2 stopped with {type(error).__name__}: {reason}. A value in {section} is "
-            f"the likely cause; these keys are not at their defaults: {keys}."
-        ) from error
-
-
-def _is_of_the_run(error: Exception) -> bool:
-    """About numbers, images, memory or processes, not about the config."""
-    names = "FloatingPointError", "BadImageError", "OutOfMemoryError"
-    texts = "out of memory", "DataLoader worker", "Connection closed", "gloo", "NCCL"
-    return type(error).__name__ in names or any(text in str(error) for text in texts)
-
-
-def _is_ours(error: Exception) -> bool:
-    """Raised in a module of d2kd, and about a config key."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    module = frames[-1].f_globals.get("__name__", "") if frames else ""
-    names_a_key = re.search(r"[A-Z][A-Z_]{2,}", str(error))
-    return isinstance(error, ValueError) and module.startswith("d2kd.") and bool(names_a_key)
-
-
 def _check_value(key: str, value: Any) -> None:
-    if isinstance(value, float) and not is_number(value):
-        raise ConfigError(f"{key} is {value}: give a finite number.")
+    for number in _numbers(value):
+        if not is_number(number):
+            raise ConfigError(f"{key} is {value}: give a finite number.")
+        if abs(number) > (MAX_INT if isinstance(number, int) else MAX_FLOAT):
+            raise ConfigError(f"{key} is {value}: no number that large makes sense.")
     for holds, asked in rules_of(key):
         if not holds(value):
             raise ConfigError(f"{key} is {value!r}: it must be {asked}.")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in a value or in nested lists of values."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _numbers(item)
+    elif type(value) in (int, float):
+        yield value
 
 
 def _check_known(value: Any, known: Tuple[Any, ...], key: str) -> None:

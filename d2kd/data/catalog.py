@@ -115,9 +115,15 @@ def load_dataset(
     """
     records = _read(name, key, masks)
     _check_records(name, key, records)
-    if min_keypoints > 0:
-        return filter_images_with_few_keypoints(records, min_keypoints)
-    return records
+    if min_keypoints <= 0:
+        return records
+    found = filter_images_with_few_keypoints(records, min_keypoints)
+    if not found:
+        raise ConfigError(
+            f"MODEL.KEYPOINT_ON: {name!r} in {key} has no image with {min_keypoints} keypoints "
+            "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE): set it to False."
+        )
+    return found
 
 
 def _read(name: str, key: str, masks: str) -> list[dict[str, Any]]:

@@ -68,8 +68,9 @@ class AnchorPointDetector(DenseDetector):
         if set(anchor_generator.num_anchors) != {1}:
             raise ValueError(
                 f"{type(self).__name__} has one anchor per cell, but MODEL.ANCHOR_GENERATOR gives "
-                f"{anchor_generator.num_anchors}. Set SIZES: [[64], [128], [256], [512], [1024]], "
-                "one for each of IN_FEATURES, and ASPECT_RATIOS: [[1.0]]."
+                f"{anchor_generator.num_anchors}. Set MODEL.ANCHOR_GENERATOR.SIZES to [[64], [128],"
+                " [256], [512], [1024]], one for each of IN_FEATURES, and "
+                "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS to [[1.0]]."
             )
         self.anchor_generator = anchor_generator
         self.num_classes = num_classes

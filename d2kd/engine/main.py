@@ -10,7 +10,6 @@ from typing import Dict, Iterable, Optional
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -20,6 +19,7 @@ from ..checkpoint import SafeCheckpointer, StrictCheckpointer
 from ..config.defaults import get_d2kd_cfg
 from ..config.loading import merge_config_file, merge_options, without_pretrained
 from ..config.locate import resolve_config_file
+from ..config.naming import construct
 from ..config.shortcuts import distil, use_data
 from ..config.validate import check_config
 from ..data import register_custom_datasets
@@ -111,7 +111,7 @@ def _aim_evaluation(cfg: CfgNode, resume: bool) -> None:
 def evaluate(cfg: CfgNode) -> Dict:
     """Evaluate MODEL.WEIGHTS as a plain detector; builds no teacher."""
     cfg = without_pretrained(student_config(cfg))
-    model = build_model(cfg)
+    model = construct(cfg)
     check_classes(cfg, model, train=False)
     check_recorded_classes(cfg, cfg.MODEL.WEIGHTS)
     StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import SafeCheckpointer, write_final
 from ..config.distils import check_distils
-from ..config.validate import check_config, naming_keys
+from ..config.naming import naming_keys
+from ..config.validate import check_config
 from ..data import build_mapper, build_train_loader, load_dataset, loader_workers
 from ..distiller import Distiller
 from ..evaluation import build_evaluator

@@ -123,7 +123,8 @@ def check_specs(
             raise ValueError(
                 f"DISTILL.HEADS: {name} compares predictions anchor by anchor, but the student has "
                 f"strides {levels[0]} with {anchors[0]} anchors a cell and the teacher {levels[1]} "
-                f"with {anchors[1]}. Give both the same IN_FEATURES and ANCHOR_GENERATOR, or use a "
+                f"with {anchors[1]}. Give both the same {_levels_key(student)}, "
+                "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS, or use a "
                 "head that reads features only, such as PKD."
             )
     if "distributions" in fields and student.reg_max != teacher.reg_max:
@@ -163,9 +164,13 @@ def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> L
         raise ValueError(
             f"DISTILL.HEADS: {name} found no common FPN stride: the student {student.name} has "
             f"{sorted(student.features)} px, the teacher {teacher.name} "
-            f"{sorted(teacher.features)} px. Change IN_FEATURES of one of them."
+            f"{sorted(teacher.features)} px. Change {_levels_key(student)} of one of them."
         )
     return common
+
+
+def _levels_key(student: DetectorSpec) -> str:
+    return class_count_key(student.name).replace("NUM_CLASSES", "IN_FEATURES")
 
 
 def _fitting(adapter: DetectorAdapter) -> List[str]:

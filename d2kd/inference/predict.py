@@ -11,7 +11,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import build_model
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
@@ -20,6 +19,7 @@ from ..adapters import build_adapter
 from ..build import student_config
 from ..checkpoint import load_detector
 from ..config.loading import without_pretrained
+from ..config.naming import construct
 from ..data import dataset_num_classes, register_custom_datasets
 from ..data.class_names import recorded_classes
 from ..data.image_files import SUFFIXES
@@ -69,7 +69,7 @@ class Predictor:
 
 def build_student(cfg: CfgNode) -> nn.Module:
     """The plain detector of a config, in eval mode, with random weights; no teacher is built."""
-    return build_model(without_pretrained(student_config(cfg))).eval()
+    return construct(without_pretrained(student_config(cfg))).eval()
 
 
 def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:

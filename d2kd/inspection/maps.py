@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..checkpoint import SafeCheckpointer
-from ..config import check_config
+from ..config import check_config, naming_keys
 from ..data import register_custom_datasets
 from ..data.catalog import require_registered
 from ..distiller import Distiller
@@ -41,7 +41,8 @@ def write_maps(
     check_config(cfg)
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
-    distiller: Distiller = build_model(cfg)
+    with naming_keys(cfg, "MODEL or DISTILL"):
+        distiller: Distiller = build_model(cfg)
     batch = picture_batch(cfg, images)
     for number, file in enumerate(weights or [cfg.MODEL.WEIGHTS]):
         SafeCheckpointer(distiller, distillation=distiller.heads).load(file)

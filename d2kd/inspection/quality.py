@@ -6,11 +6,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
-from detectron2.modeling import build_model
 
 from ..build import student_config
 from ..checkpoint import SafeCheckpointer
-from ..config import check_config, without_pretrained
+from ..config import check_config, construct, without_pretrained
 from ..data import labelled_test_data, register_custom_datasets
 from ..data.catalog import require_registered
 from ..evaluation import QualityEvaluator, QualityProbe
@@ -32,7 +31,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     cfg = without_pretrained(student_config(cfg))
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
-    detector = build_model(cfg).eval()
+    detector = construct(cfg).eval()
     probe = QualityProbe(detector)
     SafeCheckpointer(detector).load(weights)
     records, mapper = labelled_test_data(cfg)

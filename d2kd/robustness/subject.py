@@ -7,7 +7,6 @@ from typing import Any, Dict, List, Optional
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
-from detectron2.modeling import build_model
 from torch import nn
 
 from ..build import student_config
@@ -15,6 +14,7 @@ from ..checkpoint import last_checkpoint, load_detector
 from ..checkpoint.address import is_address
 from ..checkpoint.weights_file import split_pin
 from ..config.loading import load_config, without_pretrained
+from ..config.naming import construct
 from ..data import (
     build_mapper,
     dataset_num_classes,
@@ -127,7 +127,7 @@ def dataset_class_names(dataset: str) -> List[str]:
 
 def _detector(subject: Subject) -> nn.Module:
     if subject.detector is None:
-        detector = build_model(subject.cfg).eval()
+        detector = construct(subject.cfg).eval()
         check_classes(subject.cfg, detector, train=False)
         check_recorded_classes(subject.cfg, subject.cfg.MODEL.WEIGHTS)
         load_detector(detector, subject.cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")

@@ -7,7 +7,6 @@ from typing import FrozenSet, List, Optional
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from torch import nn
 
@@ -15,6 +14,7 @@ from ..adapters import DetectorOutput, build_adapter
 from ..checkpoint import last_checkpoint, load_detector
 from ..config.loading import teacher_config
 from ..config.model_zoo import zoo_checkpoint_url
+from ..config.naming import construct
 from ..errors import check_choice
 from .cache import OutputCache
 from .classes import teacher_classes
@@ -114,7 +114,7 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
     """
     options = cfg.DISTILL.TEACHER
     teacher_cfg = teacher_config(cfg, index)
-    detector = build_model(teacher_cfg)
+    detector = construct(teacher_cfg, f"DISTILL.TEACHER.CONFIG_FILES[{index}]: ")
     weights = _weights_path(cfg, index, teacher_cfg)
     load_detector(detector, weights, f"DISTILL.TEACHER.WEIGHTS[{index}]")
     logging.getLogger(__name__).info(

@@ -19,7 +19,8 @@ KEYS = [(k, v) for k, v in flatten(get_d2kd_cfg()) if not k.startswith(LEFT_ALON
 DETECTORS = {"RetinaNet": "('PKD', 'BCKD')", "FCOS": "('CWD', 'CrossKD')", "GFL": "('LD', 'PGD')",
              "GeneralizedRCNN": "('RoIKD', 'StructuredKD')"}  # fmt: skip
 TIMM = ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "test_resnet",
-        "MODEL.TIMM.PRETRAINED", "False"]  # fmt: skip
+        "MODEL.FPN.IN_FEATURES", "['c2', 'c3', 'c4', 'c5']",
+        "MODEL.FPN.TOP_BLOCK", "maxpool", "MODEL.TIMM.PRETRAINED", "False"]  # fmt: skip
 ANY = ["None", "nonsense", "-7", "0", "1", "2.5", "()", "('x',)", "{}", "True"]
 OF_TYPE = {
     bool: ["True", "False", "maybe", "-1", "2"],
