@@ -10,8 +10,9 @@ from .config import show_config
 from .convert import convert
 from .data import data
 from .inspect import check, detectors, maps, methods, quality
+from .predict import predict
 from .robustness import robustness
-from .ship import export, predict, report
+from .ship import export, report
 from .study import study
 from .train import evaluate, train
 

@@ -1,60 +1,12 @@
-"""`d2kd predict`, `d2kd export`, `d2kd report`: using what was trained."""
+"""`d2kd export`, `d2kd report`: using what was trained."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Tuple
 
 import click
 
-from .base import SETTINGS, config_argument, debug_option, namespace, run_weights, with_config
-
-
-@click.command(context_settings=SETTINGS)
-@config_argument()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("predictions"),
-              show_default=True, help="Folder for the drawn images or videos.")  # fmt: skip
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
-              help="Lowest score.")  # fmt: skip
-@click.option("--coco", type=click.Path(path_type=Path), metavar="FILE",
-              help="Also write them as COCO json: pseudo-labels to train on.")  # fmt: skip
-@click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
-@debug_option
-def predict(
-    config: str, source: Path, weights: str, output: Path, threshold: float,
-    coco: Path | None, options: Tuple[str, ...],
-) -> None:  # fmt: skip
-    """Detect objects in SOURCE: an image, a folder, or a video.
-
-    \b
-    d2kd predict output/distilled photos --threshold 0.6
-    """
-    from ..engine.main import resolve_config
-    from ..inference import predict as library
-
-    cfg = resolve_config(namespace(config, options))
-    predictor = library.Predictor(cfg, run_weights(config, weights))
-    classes = library.class_names(cfg, Path(config) if os.path.isdir(config) else None)
-    if source.suffix.lower() in library.VIDEOS and source.is_file():
-        target = output / f"{source.stem}.mp4"
-        count = library.predict_video(predictor, source, target, threshold, classes)
-        click.echo(f"{target}: {count} frames")
-        return
-    found = []
-    files = library.image_files(source)
-    for frame, instances in library.predict_images(
-        predictor, files, source, output, threshold, classes
-    ):
-        click.echo(f"{frame.name}: {len(instances)} objects")
-        found.append((frame._replace(image=frame.image[:, :, :1]), instances))
-    if coco:
-        data = library.to_coco(found, source, library.num_classes(predictor), classes)
-        coco.parent.mkdir(parents=True, exist_ok=True)
-        coco.write_text(json.dumps(data), encoding="utf-8")
-        click.echo(f"wrote {coco}: {len(data['annotations']):,} detections")
-    click.echo(f"wrote {len(files)} images to {output}")
+from .base import SETTINGS, debug_option, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from .listing import listed
 
-SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
-            ".tiff", ".webp"}  # fmt: skip
-_NOT_READ = {".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif",
-             ".jp2", ".jxl", ".nef", ".psd", ".raw", ".svg"}  # fmt: skip
+SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png",
+            ".ppm", ".tif", ".tiff", ".webp"}  # fmt: skip
+_NOT_READ = {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl",
+             ".nef", ".psd", ".raw", ".svg"}  # fmt: skip
+DRAWING = "drawn by d2kd predict"
+"""What the pictures of `d2kd predict` carry in their head: they are no images of a data set."""
+_HEAD = 4096  # bytes
 _THUMBNAILS = {"__MACOSX", "@eaDir"}  # of archives by macOS, and of Synology
 
 
@@ -28,18 +31,32 @@ class ImageFiles(NamedTuple):
 def list_images(folder: Path) -> ImageFiles:
     """Find the images of a folder and of its subfolders, linked ones too, by their suffixes.
 
-    Hidden files and folders (``.name``, such as the ``._name`` that macOS writes) are no images.
+    Hidden files and folders (``.name``, such as the ``._name`` that macOS writes) are no images,
+    nor are the pictures of `d2kd predict`.
     """
     files, closed = _walk(folder)
     images = [x for x in files if x.suffix.lower() in SUFFIXES]
-    hidden = [x for x in images if _is_hidden(x.relative_to(folder))]
+    hidden = {x for x in images if _is_hidden(x.relative_to(folder))}
+    drawn = {x for x in images if x not in hidden and is_drawing(x)}
     others = [x for x in files if x.suffix.lower() in _NOT_READ]
     left_out = [
-        *listed(hidden, "hidden files are left out"),
+        *listed(sorted(hidden), "hidden files are left out"),
+        *listed(sorted(drawn), "pictures that d2kd predict drew are left out"),
         *listed(others, "files are of formats that are not read: save them as JPEG or PNG"),
         *listed(closed, "folders cannot be opened"),
     ]
-    return ImageFiles([x for x in images if not _is_hidden(x.relative_to(folder))], left_out)
+    return ImageFiles([x for x in images if x not in hidden | drawn], left_out)
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether `d2kd predict` drew a picture."""
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return DRAWING.encode() in file.read(_HEAD)
+    except OSError:
+        return False
 
 
 def _is_hidden(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Export of a trained student, from its config and checkpoint to a checked file."""
 
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
@@ -10,8 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 
 from ..data import load_dataset, register_custom_datasets
+from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
-from ..inference.predict import Predictor, class_names, read_images
+from ..inference.predict import Predictor, class_names
 from .check import check_export
 from .measure import measure_export
 from .options import padded_size
@@ -92,9 +93,12 @@ def _check_and_measure(
 def _test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: give --size H W and --check-images 0.")
-    sets = [load_dataset(name, "DATASETS.TEST") for name in cfg.DATASETS.TEST]
-    files = [Path(record["file_name"]) for records in sets for record in records]
-    return (frame.image for frame in read_images(files, cfg.INPUT.FORMAT))
+    sets = (load_dataset(name, "DATASETS.TEST") for name in cfg.DATASETS.TEST)
+    for record in chain.from_iterable(sets):
+        try:
+            yield read_pixels(record["file_name"], cfg.INPUT.FORMAT)
+        except PixelError as error:
+            raise ConfigError(f"DATASETS.TEST: {error}") from None
 
 
 def _resized(cfg: CfgNode, image: np.ndarray) -> Tuple[int, int]:

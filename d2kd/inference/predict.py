@@ -1,17 +1,17 @@
 """Detections on images, folders and videos: drawn, and as COCO json."""
 
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import List
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
 
@@ -22,17 +22,14 @@ from ..config.loading import without_pretrained
 from ..config.naming import construct
 from ..data import dataset_num_classes, register_custom_datasets
 from ..data.class_names import recorded_classes
-from ..data.image_files import SUFFIXES
+from ..data.image_files import SUFFIXES, ImageFiles, list_images
+from ..data.listing import listed
+from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
-
-VIDEOS = {".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm"}
-
-
-class Frame(NamedTuple):
-    """An image to look at: its name, and (H, W, 3) uint8 in the detector's channel order."""
-
-    name: str
-    image: np.ndarray
+from ..text import plain
+from .drawings import save_drawing
+from .pseudo_labels import Labelled
+from .video import VIDEOS, convert_video
 
 
 class Predictor:
@@ -51,9 +48,16 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, threshold: float = 0.0) -> Instances:
-        """Detections with a score of `threshold` or more, boxes XYXY in px of `image`."""
+        """Detections with a score of `threshold` or more, boxes XYXY in px of `image`.
+
+        Raises:
+            PixelError: a side of the image is 0 px where the other is as INPUT.MIN_SIZE_TEST says.
+        """
         height, width = image.shape[:2]
-        resized = self._resize.get_transform(image).apply_image(image)
+        try:
+            resized = self._resize.get_transform(image).apply_image(image)
+        except ValueError:
+            raise PixelError(f"{width} x {height} px are too narrow to be resized") from None
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         inputs = [{"image": tensor.float(), "height": height, "width": width}]
         found = self.detector(inputs)[0]["instances"].to("cpu")
@@ -85,112 +89,81 @@ def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:
     return []
 
 
-def image_files(path: Path) -> List[Path]:
-    """`path` itself, or the images of a folder and its subfolders.
+def find_images(source: Path) -> ImageFiles:
+    """`source` itself, or the images of a folder and its subfolders.
 
     Raises:
         ConfigError: there is no image.
     """
-    if not path.exists():
-        raise MissingFileError(f"{path} does not exist.")
-    if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        known = ", ".join(sorted(SUFFIXES | VIDEOS))
-        raise ConfigError(f"{path} is no image or video; known: {known}.")
-    found = [path] if path.is_file() else sorted(path.rglob("*"))
-    found = [x for x in found if x.suffix.lower() in SUFFIXES]
-    if not found:
-        raise ConfigError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))}).")
-    return found
-
-
-def read_images(files: Sequence[Path], format: str) -> Iterator[Frame]:
-    """Images as Detectron2 reads them.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
-    for path in files:
-        try:
-            yield Frame(str(path), detection_utils.read_image(str(path), format))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read as an image: {error}") from None
+    if not source.exists():
+        raise MissingFileError(f"{plain(source)} does not exist.")
+    if not source.is_dir():
+        if source.suffix.lower() not in SUFFIXES:
+            known = ", ".join(sorted(SUFFIXES | VIDEOS))
+            raise ConfigError(f"{plain(source)} is no image or video; known: {known}.")
+        return ImageFiles([source], [])
+    images, left_out = list_images(source)
+    videos = [x for x in sorted(source.rglob("*")) if x.suffix.lower() in VIDEOS]
+    left_out += listed(videos, "videos are left out: give each by itself")
+    if not images:
+        reasons = "".join(f" {line}." for line in left_out)
+        raise ConfigError(
+            f"{plain(source)} holds no image ({', '.join(sorted(SUFFIXES))}).{reasons}"
+        )
+    return ImageFiles(images, left_out)
 
 
 def predict_images(
     predictor: Predictor,
-    files: Sequence[Path],
+    files: Mapping[Path, Path],
     root: Path,
-    output: Path,
     threshold: float,
     classes: Sequence[str],
-) -> Iterator[Tuple[Frame, Instances]]:
-    """Detect, write a drawn PNG of each image under `output`, and yield what was found."""
-    for frame in read_images(files, predictor.format):
-        found = predictor(frame.image, threshold)
-        relative = Path(frame.name).relative_to(root if root.is_dir() else root.parent)
-        target = (output / relative).with_suffix(".png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        drawn = predictor.draw(frame.image, found, classes)
-        cv2.imwrite(str(target), drawn[:, :, ::-1])
-        yield frame, found
+) -> Iterator[Labelled | PixelError]:
+    """Detect, draw and yield what was found, or why an image is left out.
+
+    Args:
+        predictor: the detector.
+        files: images in the folder `root`, and where to write each drawing.
+        root: what the names of images start from.
+        threshold: lowest score.
+        classes: names to write beside boxes.
+    """
+    for path, target in files.items():
+        try:
+            image = read_pixels(path, predictor.format)
+            found = _detect(predictor, path, image, threshold)
+            save_drawing(target, predictor.draw(image, found, classes))
+        except PixelError as error:
+            yield error
+        except OSError as error:
+            yield PixelError(f"{target} cannot be written: {error.strerror or error}")
+        else:
+            name, (height, width) = path.relative_to(root).as_posix(), image.shape[:2]
+            yield Labelled(name, width, height, found.pred_boxes.tensor.tolist(),
+                           found.pred_classes.tolist(), found.scores.tolist())  # fmt: skip
+
+
+def _detect(predictor: Predictor, path: Path, image: np.ndarray, threshold: float) -> Instances:
+    try:
+        return predictor(image, threshold)
+    except PixelError as error:
+        raise PixelError(f"{path}: {error}") from None
 
 
 def predict_video(
     predictor: Predictor, source: Path, target: Path, threshold: float, classes: Sequence[str]
-) -> int:
-    """Detect on every frame and write them, drawn, as an mp4; returns the number of frames.
+) -> tuple[int, int]:
+    """Detect on every frame and write them, drawn, as an mp4; see `convert_video`."""
 
-    Raises:
-        ConfigError: OpenCV cannot read the video, or cannot write this one.
-    """
-    video = cv2.VideoCapture(str(source))
-    size = tuple(int(video.get(x)) for x in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if not video.isOpened() or 0 in size:
-        raise ConfigError(f"{source} cannot be read as a video.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(target), code, video.get(cv2.CAP_PROP_FPS) or 25.0, size)
-    if not writer.isOpened():
-        raise ConfigError(f"{target} cannot be written: OpenCV has no mp4 encoder here.")
-    count = 0
-    while (read := video.read())[0]:
-        image = read[1] if predictor.format == "BGR" else read[1][:, :, ::-1]
-        drawn = predictor.draw(image, predictor(image, threshold), classes)
-        writer.write(cv2.resize(drawn, size)[:, :, ::-1].copy())
-        count += 1
-    video.release()
-    writer.release()
-    return count
+    def draw(frame: np.ndarray) -> np.ndarray:
+        image = frame if predictor.format == "BGR" else frame[:, :, ::-1]
+        return predictor.draw(image, predictor(image, threshold), classes)
+
+    return convert_video(source, target, draw)
 
 
-def to_coco(
-    found: Sequence[Tuple[Frame, Instances]],
-    root: Path,
-    adapter_classes: int,
-    classes: Sequence[str],
-) -> Dict[str, Any]:
-    """Detections as a data set in COCO's json format, such as pseudo-labels; boxes XYWH, px."""
-    names = list(classes) or [str(index) for index in range(adapter_classes)]
-    coco: Dict[str, Any] = {
-        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
-        "images": [],
-        "annotations": [],
-    }
-    for image_id, (frame, instances) in enumerate(found, 1):
-        name = Path(frame.name).relative_to(root if root.is_dir() else root.parent).as_posix()
-        height, width = frame.image.shape[:2]
-        coco["images"].append({"id": image_id, "file_name": name, "width": width, "height": height})
-        boxes = instances.pred_boxes.tensor
-        boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
-        rows = zip(boxes, instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)
-        for box, label, score in rows:
-            coco["annotations"].append({
-                "id": len(coco["annotations"]) + 1, "image_id": image_id, "bbox": box,
-                "category_id": label + 1, "area": box[2] * box[3], "iscrowd": 0, "score": score,
-            })  # fmt: skip
-    return coco
-
-
-def num_classes(predictor: Predictor) -> int:
-    """Number of classes of the detector."""
-    return build_adapter(predictor.detector).spec().num_classes
+def category_names(predictor: Predictor, classes: Sequence[str]) -> list[str]:
+    """The names of the classes, or their numbers where they are not known."""
+    count = build_adapter(predictor.detector).spec().num_classes
+    return list(classes) or [str(index) for index in range(count)]

@@ -1,0 +1,108 @@
+"""`d2kd predict`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import click
+
+from ..errors import ConfigError
+from ..text import plain
+from .base import SETTINGS, config_argument, debug_option, namespace, run_weights
+
+_SHOWN = 20
+
+
+@click.command(context_settings=SETTINGS)
+@config_argument()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("predictions"),
+              show_default=True, help="Folder for the drawn images or videos.")  # fmt: skip
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="Lowest score.")  # fmt: skip
+@click.option("--coco", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write them as COCO json: pseudo-labels to train on.")  # fmt: skip
+@click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
+@debug_option
+def predict(
+    config: str, source: Path, weights: str, output: Path, threshold: float,
+    coco: Path | None, options: Tuple[str, ...],
+) -> None:  # fmt: skip
+    """Detect objects in SOURCE: an image, a folder, or a video.
+
+    What cannot be read is left out and named at the end, with exit code 1.
+
+    \b
+    d2kd predict output/distilled photos --threshold 0.6
+    """
+    from ..inference.video import VIDEOS
+
+    detector = (config, options, weights)
+    if source.suffix.lower() in VIDEOS and source.is_file():
+        if coco:
+            raise ConfigError("--coco takes images, and SOURCE is a video: leave --coco out.")
+        _video(detector, source, output, threshold)
+    else:
+        _images(detector, source, output, threshold, coco)
+
+
+def _images(
+    detector: Tuple[Any, ...], source: Path, output: Path, threshold: float, coco: Path | None
+) -> None:
+    from ..inference import predict as library
+    from ..inference.drawings import drawing_paths
+    from ..inference.pseudo_labels import check_target, to_coco, write_labels
+
+    files, left_out = library.find_images(source)
+    root = source if source.is_dir() else source.parent
+    targets = dict(zip(files, drawing_paths(files, root, output), strict=True))
+    if coco:
+        check_target(coco)
+    for line in left_out:
+        click.echo(line)
+    predictor, classes = _load(*detector)
+    found, failed = [], []
+    for x in library.predict_images(predictor, targets, root, threshold, classes):
+        if isinstance(x, ValueError):
+            failed.append(str(x))
+        else:
+            found.append(x)
+            click.echo(f"{plain(root / x.name)}: {len(x.boxes)} objects")
+    if coco:
+        data = to_coco(found, library.category_names(predictor, classes))
+        write_labels(coco, data)
+        click.echo(f"wrote {plain(coco)}: {len(data['annotations']):,} detections")
+    click.echo(f"wrote {len(found)} images to {plain(output)}")
+    _end(failed)
+
+
+def _video(detector: Tuple[Any, ...], source: Path, output: Path, threshold: float) -> None:
+    from ..inference import predict as library
+    from ..inference.video import video_path
+
+    target = video_path(source, output)
+    predictor, classes = _load(*detector)
+    count, stated = library.predict_video(predictor, source, target, threshold, classes)
+    click.echo(f"{plain(target)}: {count} frames")
+    _end([f"{source} states {stated} frames, of which {count} can be read"] * (count < stated))
+
+
+def _load(config: str, options: Tuple[str, ...], weights: str) -> Tuple[Any, List[str]]:
+    """The predictor and the names of its classes."""
+    from ..engine.main import resolve_config
+    from ..inference import predict as library
+
+    cfg = resolve_config(namespace(config, options))
+    predictor = library.Predictor(cfg, run_weights(config, weights))
+    return predictor, library.class_names(cfg, Path(config) if os.path.isdir(config) else None)
+
+
+def _end(failed: List[str]) -> None:
+    """Name what could not be read, and end with 1 if there is any."""
+    for line in failed[:_SHOWN]:
+        click.echo(plain(line, 400), err=True)
+    if failed[_SHOWN:]:
+        click.echo(f"... and {len(failed) - _SHOWN:,} more", err=True)
+    sys.exit(1 if failed else 0)
