@@ -1,6 +1,6 @@
 """Which boxes of a data set have an area in their image, and what is wrong with the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, compress
 from typing import Any
 
@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from .boxes import TOLERANCE, is_box
 from .findings import Finding
 
+Named = Callable[[NDArray[np.bool_]], list[Any]]
+"""From a mask (N,) of annotations to their ids."""
 _LIKE_CORNERS = 4  # boxes at least, before it is said that they are corners
 
 
 def check_boxes(
-    boxes: Sequence[Any], limits: NDArray[np.float64], names: NDArray[Any], used: NDArray[np.bool_]
+    boxes: Sequence[Any], limits: NDArray[np.float64], named: Named, used: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], list[Finding]]:
     """Which boxes are kept.
 
     Args:
         boxes: N values of "bbox": x, y, width, height in px, or anything else.
         limits: (N, 2), widths and heights of their images, px; inf where unknown.
-        names: (N,) their ids, to be shown.
+        named: gives the ids of chosen boxes, to be shown.
         used: (N,) whether the box counts at all.
 
     Returns:
@@ -30,17 +32,17 @@ def check_boxes(
     """
     right = used & _are_boxes(boxes)
     values = np.full((len(boxes), 4), np.nan)
-    values[right] = np.array(list(compress(boxes, right)), np.float64).reshape(-1, 4)
+    flat = chain.from_iterable(compress(boxes, right))
+    values[right] = np.fromiter(flat, np.float64).reshape(-1, 4)
     kinds = _kinds(values, limits)
     kept = right & ~np.any([kinds[k] for k in _DROPPED], axis=0)
-    findings = [Finding("boxes are not four numbers, ids", names[used & ~right], "stops",
+    findings = [Finding("boxes are not four numbers, ids", named(used & ~right), "stops",
                         "write x, y, width, height in px")]  # fmt: skip
-    findings += [Finding(f"boxes {what}, ids", names[right & kinds[kind]], "changes")
+    findings += [Finding(f"boxes {what}, ids", named(right & kinds[kind]), "changes")
                  for kind, what in _DROPPED.items()]  # fmt: skip
-    findings += _wholly_wrong(values[right], limits[right], names[right], kept[right])
-    across = kept & kinds["across"]
+    findings += _wholly_wrong(values, limits, named, right, kept)
     what = "boxes reach outside of their image and will be clipped, ids"
-    return kept, [*findings, Finding(what, names[across])]
+    return kept, [*findings, Finding(what, named(kept & kinds["across"]))]
 
 
 _DROPPED = {
@@ -71,20 +73,28 @@ def _kinds(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> dict[str,
 
 
 def _wholly_wrong(
-    boxes: NDArray[np.float64], limits: NDArray[np.float64], names: NDArray[Any], kept: NDArray
+    boxes: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    named: Named,
+    right: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
 ) -> list[Finding]:
     """What says that all boxes are written in another way."""
     advice = "write x, y, width, height in px"
-    if len(boxes) and not kept.any():
+    if right.any() and not kept.any():
         what = "boxes, none of them with an area inside its image, ids"
-        return [Finding(what, names, "stops", f"{advice}, and the images' sizes")]
-    boxes, limits, names = boxes[kept], limits[kept], names[kept]
+        return [Finding(what, named(right), "stops", f"{advice}, and the images' sizes")]
+    boxes, limits = boxes[kept], limits[kept]
     if len(boxes) and ((boxes <= 1.01).all() or (boxes[:, 2:] < 1).all()):
         what = "boxes, all below 1 px: are they in parts of the image? ids"
-        return [Finding(what, names, "stops", advice)]
-    outside = (boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE).any(1)
+        return [Finding(what, named(kept), "stops", advice)]
+    outside = np.any(boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE, axis=1)
     corners = (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= limits + TOLERANCE).all(1)
     if len(boxes) >= _LIKE_CORNERS and corners.all() and outside.mean() > 0.5:
         what = "boxes reach outside of their image as x, y, width, height, and none as corners, ids"
-        return [Finding(what, names[outside], "stops", f"{advice}, not x0, y0, x1, y1")]
+        return [
+            Finding(
+                what, list(compress(named(kept), outside)), "stops", f"{advice}, not x0, y0, x1, y1"
+            )
+        ]
     return []

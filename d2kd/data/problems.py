@@ -3,7 +3,7 @@
 import filecmp
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import combinations, compress
 from numbers import Real
 from typing import Any
@@ -38,7 +38,20 @@ def find_problems(split: Split, read_images: bool = True) -> list[str]:
     ids = [a.get("id") for a in coco["annotations"]]
     twice = repeated(x for x in ids if isinstance(x, str | Real))
     problems += listed(twice, "annotation ids are used twice")
+    problems += listed(_copies(kept), "annotations are there twice, with image, class and box, ids")
     return problems + _without_objects(coco, kept)
+
+
+def _copies(annotations: list[dict[str, Any]]) -> list[Any]:
+    """Ids of those with the image, class and box of one before."""
+    seen: set[Hashable] = set()
+    copies = []
+    for a in annotations:
+        what = (a["image_id"], a["category_id"], *a["bbox"])
+        if what in seen:
+            copies.append(a.get("id"))
+        seen.add(what)
+    return copies
 
 
 def _without_objects(coco: dict[str, Any], kept: list[dict[str, Any]]) -> list[str]:

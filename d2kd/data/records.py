@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..errors import ConfigError, MissingFileError
-from .annotation_checks import CheckedAnnotations, check_annotations, is_area
+from .annotation_checks import CheckedAnnotations, check_annotations
 from .coco_json import classes_in_order, id_order, read_coco
 from .findings import Finding, stop_or_warn
 from .keypoints import keypoints_of
@@ -99,17 +100,16 @@ def _record(image: dict[str, Any], images: str, size: Size | None) -> dict[str, 
 
 def _objects(checked: CheckedSet, numbers: dict[Any, int]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Image id and object of each annotation that is used, in their order."""
-    annotations, masks = checked.coco["annotations"], checked.annotations.masks
-    for index, (x, kept) in enumerate(zip(annotations, checked.annotations.kept, strict=True)):
-        if not kept:
-            continue
-        box, area = x["bbox"], x.get("area")
+    annotations, (_, areas, masks, _) = checked.coco["annotations"], checked.annotations
+    for index in np.flatnonzero(checked.annotations.kept):
+        x = annotations[index]
+        box = x["bbox"]
         found = {
             "iscrowd": int(x.get("iscrowd") or 0),
             "bbox": box,
             "category_id": numbers[x["category_id"]],
             "bbox_mode": BoxMode.XYWH_ABS,
-            "area": area if is_area(area) else float(box[2] * box[3]),
+            "area": x["area"] if areas[index] else float(box[2] * box[3]),
         }
         if "keypoints" in x and (points := keypoints_of(x)):
             found["keypoints"] = points

@@ -200,7 +200,7 @@ def places(node):
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(data=st.data())
 def test_fuzzed_coco(squares, tmp_path_factory, data):
-    """Problems are listed in lines, or the file is refused in one; a set without them loads."""
+    """Problems are listed in lines, or the file is refused in one; training says the same."""
     coco = json.loads((squares / "squares.json").read_text())
     for _ in range(data.draw(st.integers(1, 3))):
         container, key = data.draw(st.sampled_from(list(places(coco))))
@@ -211,19 +211,23 @@ def test_fuzzed_coco(squares, tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzzed.json"
     path.write_text(json.dumps(coco))
     split = Split(path, squares, ["red", "green"])
+    problems: list[str] | None = None
     try:
         problems = find_problems(split) + compare_splits({"train": split, "val": split})[:-1]
     except ConfigError as error:
         assert path.name in str(error) and "\n" not in str(error)
-        return
-    assert not any("\n" in line for line in problems)
-    if not problems:
-        register_coco_format("fuzzed", str(path), str(squares), "coco")
-        try:
-            assert clean_boxes(load_dataset("fuzzed"))
-        finally:
-            DatasetCatalog.remove("fuzzed")
-            MetadataCatalog.remove("fuzzed")
+    assert not any("\n" in line for line in problems or ())
+    stops = problems is None or any("training stops" in line for line in problems)
+    register_coco_format("fuzzed", str(path), str(squares), "coco")
+    try:
+        assert clean_boxes(load_dataset("fuzzed")) and not stops
+    except ConfigError as error:
+        said = str(error)
+        assert stops or "does not exist" in said or "and no annotation" in said, said
+        assert "DATASETS.TRAIN: 'fuzzed'" in said and "\n" not in said
+    finally:
+        DatasetCatalog.remove("fuzzed")
+        MetadataCatalog.remove("fuzzed")
 
 
 def test_real_cells(data_root, tmp_path):
