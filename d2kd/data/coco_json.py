@@ -145,7 +145,7 @@ def _malformed(path: Path, reason: str) -> ConfigError:
 
 def summary(path: Path) -> tuple[int, dict[str, int]]:
     """Count a json file's images, and the objects of each class."""
-    coco = json.loads(path.read_text("utf-8"))
+    coco = read_coco(path)
     names = {category["id"]: category["name"] for category in coco["categories"]}
     counts = Counter(names[a["category_id"]] for a in coco["annotations"])
     return len(coco["images"]), {name: counts[name] for name in names.values()}

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
+from ..data.pixels import read_pixels
 from .training import Result
 
 ENLARGE, MIN_SCORE = 3, 0.4
@@ -92,7 +93,7 @@ def draw_detections(
     figure = Figure(figsize=(3.2 * len(titles), 3.3 * len(records)), layout="constrained")
     axes = figure.subplots(len(records), len(titles), squeeze=False)
     for row, record, image in zip(axes, records, images, strict=True):
-        pixels = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+        pixels = read_pixels(record["file_name"], "RGB")
         boxes, classes = _truth(record)
         truth = _overlay(pixels, boxes, [str(c) for c in classes], ["white"] * len(classes))
         found = [_draw_found(pixels, record, image, model) for model in models.values()]
