@@ -14,6 +14,7 @@ from .defaults import get_d2kd_cfg
 from .files import read_config
 from .keys import flatten, refuse_none
 from .locate import resolve_config_file
+from .unread import say_typed_in_vain
 
 _MISFITS = ValueError, RecursionError, MemoryError
 
@@ -51,6 +52,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
         except _MISFITS as error:
             raise ConfigError(f"{key}: {_type_hint(error)}") from error
     refuse_none(cfg, get_d2kd_cfg())
+    say_typed_in_vain(cfg, options[::2])
 
 
 def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:

@@ -11,6 +11,7 @@ from ..errors import ConfigError, check_choice
 from .defaults import get_d2kd_cfg
 from .keys import flatten, refuse_none
 from .rules import CHOICES, REGISTRIES, is_number, rules_of
+from .unread import say_unread_keys
 
 MAX_INT = 2**32 - 1  # also of a seed
 MAX_FLOAT = 1e15
@@ -36,6 +37,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_solver(values)
     _check_device(values["MODEL.DEVICE"])
     _check_output(values["OUTPUT_DIR"])
+    say_unread_keys(cfg)
 
 
 def _check_value(key: str, value: Any) -> None:

@@ -1,0 +1,69 @@
+"""Keys without effect are said in one line; test-time augmentation, which is not there, refused."""
+
+import pytest
+
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_options
+from d2kd.config.unread import say_unread_keys
+from d2kd.errors import ConfigError
+from tests.helpers import d2kd, write_config
+
+
+def said(caplog, *options, detector="GFL", heads=()):
+    """Keys that are said, of the command line and then of the whole config."""
+    caplog.clear()
+    cfg = get_d2kd_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "Distiller" if heads else detector
+    cfg.DISTILL.STUDENT, cfg.DISTILL.HEADS = detector if heads else "", heads
+    merge_options(cfg, options)
+    typed = len(caplog.records)
+    say_unread_keys(cfg)
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+    lines = [record.getMessage() for record in caplog.records]
+    return " ".join(lines[:typed]), " ".join(lines[typed:])
+
+
+def test_keys_of_other_detectors_and_methods_that_are_typed(caplog):
+    typed, _ = said(caplog, "MODEL.RETINANET.NUM_CONVS", "2", "MODEL.RPN.NMS_THRESH", "0.5",
+                    "MODEL.RETINANET.NUM_CLASSES", "5", "MODEL.GFL.NUM_CONVS", "2")  # fmt: skip
+    assert typed.endswith(": MODEL.RPN.NMS_THRESH, MODEL.RETINANET.NUM_CONVS.") or typed.endswith(
+        ": MODEL.RETINANET.NUM_CONVS, MODEL.RPN.NMS_THRESH."
+    )
+    typed, whole = said(caplog, "DISTILL.CWD.WEIGHT", "2.0", "DISTILL.PKD.WEIGHT", "2.0",
+                        "VIS_PERIOD", "20", heads=("PKD",))  # fmt: skip
+    assert typed.endswith(": DISTILL.CWD.WEIGHT.") and whole.endswith(": VIS_PERIOD.")
+    rcnn = said(caplog, "MODEL.RPN.NMS_THRESH", "0.5", detector="GeneralizedRCNN")
+    assert rcnn == ("", "")
+
+
+@pytest.mark.parametrize(("options", "read"), [
+    (["DISTILL.HEADS", "('PKD',)"],
+     ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "GFL"]),
+    (["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "35.0"], ["SOLVER.CLIP_GRADIENTS.ENABLED", "True"]),
+    (["SOLVER.BASE_LR_END", "0.1"], ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"]),
+    (["DATALOADER.REPEAT_THRESHOLD", "0.1"],
+     ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]),
+    (["INPUT.CROP.TYPE", "absolute"], ["INPUT.CROP.ENABLED", "True"]),
+    (["MODEL.TIMM.NAME", "resnet50"], ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"]),
+    (["TEST.AUG.FLIP", "False"], None),
+    (["MODEL.SEM_SEG_HEAD.NORM", "BN"], None),
+])  # fmt: skip
+def test_keys_that_another_key_switches_on(caplog, options, read):
+    assert said(caplog, *options)[1].endswith(f": {options[0]}.")
+    if read:
+        assert said(caplog, *options, *read) == ("", "")
+
+
+def test_detectors_that_are_not_known_here(caplog):
+    assert said(caplog, "MODEL.SEM_SEG_HEAD.NORM", "BN", detector="PanopticFPN") == ("", "")
+
+
+def test_test_time_augmentation_is_refused(tmp_path, squares):
+    with pytest.raises(ConfigError, match="TEST.AUG.ENABLED is True, but d2kd evaluates each"):
+        cfg = get_d2kd_cfg()
+        cfg.TEST.AUG.ENABLED = True
+        say_unread_keys(cfg)
+    path = write_config(tmp_path, squares)
+    for command in (["train"], ["eval", "--weights", "x.pth"], ["check"]):
+        done = d2kd(command[0], path, *command[1:], "TEST.AUG.ENABLED", "True")
+        assert "TEST.AUG.ENABLED is True" in str(done.exception) and done.exit_code
