@@ -75,7 +75,7 @@ def test_images_in_other_formats_are_counted(tmp_path, caplog):
     (source.parent / "images" / "train" / "p0.heic").write_bytes(b"x")
     converted(source, tmp_path / "out")
     assert "1 files are of formats that are not read" in caplog.text and "p0.heic" in caplog.text
-    assert "fit no image" not in caplog.text
+    assert "1 label files of train fit no image" in caplog.text and "p0.txt" in caplog.text
 
 
 @pytest.mark.parametrize(("key", "message"), [

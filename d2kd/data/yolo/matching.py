@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import MissingFileError
 from ...text import plain
 from ..file_names import pairs
+from ..image_files import SUFFIXES
 from ..listing import listed
 from ..tree import walk
 
@@ -90,7 +91,8 @@ def _orphans(images: list[Path], expected: list[Path], claimed: set[Path]) -> li
         (image.parent, label.parent) for image, label in zip(images, expected, strict=True)
     }:
         names = stems.setdefault(folder, set())
-        names |= {os.path.splitext(x)[0] for x in _names(image_folder) if not x.endswith(".txt")}
+        files = map(os.path.splitext, _names(image_folder))
+        names |= {stem for stem, suffix in files if suffix.lower() in SUFFIXES}
     roots = [x for x in stems if not any(other in stems for other in x.parents)]
     files = [
         x for folder in roots for y in walk(folder, bounded=False) for x in y.with_suffix(".txt")
