@@ -86,7 +86,7 @@ def _wholly_wrong(
         return [Finding(what, named(right), "stops", f"{advice}, and the images' sizes")]
     boxes, limits = boxes[kept], limits[kept]
     if len(boxes) and ((boxes <= 1.01).all() or (boxes[:, 2:] < 1).all()):
-        what = "boxes, all below 1 px: are they in parts of the image? ids"
+        what = "boxes, and all are below 1 px: are they in parts of the image? ids"
         return [Finding(what, named(kept), "stops", advice)]
     outside = np.any(boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE, axis=1)
     corners = (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= limits + TOLERANCE).all(1)

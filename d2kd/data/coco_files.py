@@ -85,6 +85,8 @@ def image_folder(path: Path, coco: dict[str, Any], folder: Path, places: Sequenc
     firsts = [str(image["file_name"]) for image in coco["images"][:20]]
     usual = dict.fromkeys(folder / name for name in _usual_names(path, folder))
     for first in firsts:
+        if os.path.isabs(first) and os.path.isfile(first):
+            return Path(first).parent
         for at in usual:
             if os.path.isfile(at / first) and os.path.isdir(at):
                 return at

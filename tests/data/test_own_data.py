@@ -1,5 +1,7 @@
 """Data of one's own: folders found by layout, and what is said about the others."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -49,6 +51,18 @@ def test_valid_is_val_and_other_files_are_none(tmp_path):
     write_coco(tmp_path / "valid" / "_annotations.coco.json", [image], ["cat"])
     write_coco(tmp_path / "training_notes.json", [image], ["cat"])
     assert list(read_dataset_folder(tmp_path)) == ["val"]
+
+
+@pytest.mark.parametrize("place", ["cells/images", "elsewhere"])
+def test_absolute_file_names(tmp_path, monkeypatch, place):
+    """With a relative folder, as it is typed; the folder that is named is the one that is used."""
+    image = coco_image(tmp_path / place)
+    image["file_name"] = str(tmp_path / place / "a.png")
+    (tmp_path / "cells").mkdir(exist_ok=True)
+    write_coco(tmp_path / "cells" / "train.json", [image], ["cat"])
+    monkeypatch.chdir(tmp_path)
+    split = read_dataset_folder(Path("cells"))["train"]
+    assert split.images == tmp_path / place and find_problems(split) == []
 
 
 def test_first_images_missing(tmp_path):

@@ -55,7 +55,7 @@ REFUSED = {
     ),
     "in parts of the image": (
         lambda c: [a.update(bbox=[0.1, 0.2, 0.3, 0.4]) for a in c["annotations"]],
-        "boxes, all below 1 px: are they in parts of the image?",
+        "boxes, and all are below 1 px: are they in parts of the image?",
     ),
     "corners": (
         lambda c: [a.update(bbox=[22, 3, 39, 11]) for a in c["annotations"]],
