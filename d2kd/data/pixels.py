@@ -80,10 +80,10 @@ def examine(path: str | Path) -> Examined:
         PixelError: `read_pixels` would raise it.
     """
     with _opened(path) as image:
-        size, frames = _size(image), _frames(image)
+        size, frames = image.size, _frames(image)
         image.draft("L", (1, 1))
-        _eight_bits(image).convert("RGB")
-        return Examined(*size, frames)
+        _turned(_eight_bits(image)).convert("RGB")  # before EXIF, which decodes and hides errors
+        return Examined(*_turned_size(image, size), frames)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -94,7 +94,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     try:
         with _opened(path) as image:
-            return _size(image)
+            return _turned_size(image, image.size)
     except PixelError as error:
         reason = str(error.__cause__ or "no file")
         raise PixelError(f"{path}: not an image: {reason}") from error
@@ -170,10 +170,10 @@ def _turned(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _size(image: Image.Image) -> tuple[int, int]:
-    if image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8):
-        return image.height, image.width
-    return image.size  # Pillow turns TIFF itself
+def _turned_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    if image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8):  # Pillow turns TIFF itself
+        return size[1], size[0]
+    return size
 
 
 def _orientation(image: Image.Image) -> Any:
@@ -183,5 +183,12 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _frames(image: Image.Image) -> int:
-    return getattr(image, "n_frames", 1) if image.format in _PAGES else 1
+def _frames(image: ImageFile.ImageFile) -> int:
+    if image.format not in _PAGES:
+        return 1
+    try:
+        frames = getattr(image, "n_frames", 1)
+        image.seek(0)
+        return frames
+    except Exception:  # the first can be whole where others are not
+        return 1

@@ -204,3 +204,28 @@ def test_pipes_do_not_hang_and_postscript_starts_no_program(tmp_path, monkeypatc
     with pytest.raises(PixelError, match="a.jpg cannot be read: it is no image"):
         read_pixels(path, "BGR")
     assert not started
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "webp"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_check_and_reader_agree_on_damaged_files(tmp_path, suffix, deep):
+    """Reading EXIF data decodes a PNG file, and hid that it was damaged from the check."""
+    if deep and suffix not in ("png", "tif"):
+        return
+    pixels = (GREY.astype(np.uint16) * 257).repeat(5, 0) if deep else NOISE.repeat(5, 0)
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(pixels))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    sizes = []
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[rng.integers(0, len(whole), 5)[rng.integers(5)]] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))])
+        found = []
+        for read in (lambda x: read_pixels(x, "BGR").shape[1::-1], lambda x: examine(x)[:2]):
+            try:
+                found.append(read(path))
+            except PixelError:
+                found.append(None)
+        assert found[0] == found[1]
+        sizes.append(found[0])
+    assert None in sizes and (30, 100) in sizes
