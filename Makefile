@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.d2kd-stamp
 CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
 
-.PHONY: help venv test test-faults test-wheel quickstart quickstart-teacher lint docs clean FORCE
+.PHONY: help venv test test-faults test-lowest test-wheel quickstart quickstart-teacher lint docs clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make quickstart-teacher  the same, training its teacher first'
 	@echo 'make test                run the tests'
 	@echo 'make test-faults         kills, broken files and configs, in full (half an hour)'
+	@echo 'make test-lowest         losses, heads, checkpoints and resuming on the lowest versions in setup.py'
 	@echo 'make test-wheel          build a wheel and try it in an empty environment (5 minutes)'
 	@echo 'make lint                check style, formatting, types and the floors of the package'
 	@echo 'make docs                build the documentation into docs/_build/html'
@@ -30,7 +31,7 @@ help:
 ifneq ($(strip $(shell cat '$(STAMP)' 2>/dev/null)),$(strip $(CHOICES)))
 $(STAMP): FORCE
 endif
-$(STAMP): tools/setup_env.py setup.py $(wildcard requirements/*.txt)
+$(STAMP): tools/setup_env.py tools/bounds.py setup.py $(wildcard requirements/*.txt)
 	$(PYTHON) tools/setup_env.py --venv '$(VENV)' --detectron2 '$(DETECTRON2)' --git '$(DETECTRON2_GIT)'
 	@echo '$(CHOICES)' > $@
 
@@ -41,6 +42,13 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py
+
+# In an environment of its own: .venv-lowest, for a Python 3.10 to 3.12.
+LOWEST := $(VENV)-lowest
+test-lowest:
+	$(PYTHON) tools/setup_env.py --venv '$(LOWEST)' --lowest
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q tests/losses tests/heads tests/checkpoint \
+		tests/faults/test_broken_checkpoints.py tests/engine/hooks/test_exact_resume.py tests/engine/test_old_runs.py
 
 quickstart: $(STAMP)
 	$(RUN) -m d2kd.quickstart

@@ -8,8 +8,15 @@ INIT = (ROOT / "d2kd" / "__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 README = ROOT / "README.md"
 
-QUICKSTART = ["timm>=1.0.31", "scikit-learn"]
-EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+# The lowest version of each package that users need: without a known fault that a file could use,
+# and tested, by `make test-lowest`. Where a fault decides, its CVE:
+#   torch    2.10    2025-32434 and 2026-24747, weights_only=True runs code or corrupts memory
+#   pillow   12.3    2026-25990, 2026-40192, 2026-54058 and others, images
+#   jinja2   3.1.6   2025-27516
+#   onnx     1.21    2026-27489, 2026-34445 and others, external data
+#   scikit-learn     2024-5206
+QUICKSTART = ["timm>=1.0.31", "scikit-learn>=1.5.0"]
+EXPORT = ["onnx>=1.21.0", "onnxruntime>=1.23.0", "onnxscript>=0.5.6"]
 DOCS = ["sphinx", "myst-parser", "furo", "latex2mathml"]
 
 setup(
@@ -32,23 +39,25 @@ setup(
     python_requires=">=3.10,<3.14",
     # Detectron2 is needed but not listed: it has no PyPI release, and pip would not know which of
     # its builds to take. OpenCV is not listed either, for the reason Detectron2's setup.py gives:
-    # several packages provide the same cv2, and installing a second one overwrites the first.
+    # several packages provide the same cv2, and installing a second one overwrites the first. Take
+    # 4.12 or newer (CVE-2025-53644).
     install_requires=[
-        "torch",
-        "torchvision",
-        "fvcore",
-        "iopath",
-        "pycocotools",
-        "faster-coco-eval",
-        "numpy",
-        "scipy",
-        "matplotlib",
-        "pyyaml",
-        "click",
-        "lazy-loader",
-        "jinja2",
-        "tabulate",
-        "safetensors",
+        "torch>=2.10.0",
+        "torchvision>=0.25.0",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "pycocotools>=2.0.8",
+        "faster-coco-eval>=1.6.5",
+        "numpy>=2.0.0",
+        "scipy>=1.13.0",
+        "matplotlib>=3.9.0",
+        "pillow>=12.3.0",
+        "pyyaml>=6.0.1",
+        "click>=8.1.7",
+        "lazy-loader>=0.4",
+        "jinja2>=3.1.6",
+        "tabulate>=0.9.0",
+        "safetensors>=0.4.5",
     ],
     extras_require={
         "timm": ["timm>=1.0.31"],
@@ -56,7 +65,7 @@ setup(
         "export": EXPORT,
         "docs": DOCS,
         # and imagecorruptions-imaug without its dependencies, for the reason above
-        "robustness": ["numba", "scikit-image"],
+        "robustness": ["numba>=0.60.0", "scikit-image>=0.24.0"],
         "dev": [
             *QUICKSTART,
             *EXPORT,

@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bounds import check_bounds, lowest_requirements
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 SUPPORTED = ((3, 10), (3, 13))
@@ -29,6 +31,7 @@ def main():
     parser.add_argument("--venv", type=Path, default=Path(".venv"))
     parser.add_argument("--detectron2", choices=("pypi", "git"), default="pypi")
     parser.add_argument("--git", default="", help="git+URL@COMMIT for --detectron2 git")
+    parser.add_argument("--lowest", action="store_true", help="the lowest versions in setup.py")
     args = parser.parse_args()
 
     check_python()
@@ -36,7 +39,7 @@ def main():
     if Path(sys.prefix) == venv:  # called from the activated environment: keep what it is built on
         has_parent = (site_packages(venv) / PARENT_PTH).exists()
     else:
-        has_parent = has_detectron2()
+        has_parent = has_detectron2() and not args.lowest
         create(venv)
         write_parent(venv, has_parent)
 
@@ -45,8 +48,11 @@ def main():
         install_missing(venv)
     else:
         say("installing the pinned packages (some minutes and GB the first time)")
-        requirements = (REQUIREMENTS / "base.txt", REQUIREMENTS / "dev.txt")
-        pip(venv, *(arg for path in requirements for arg in ("-r", str(path))))
+        if args.lowest:
+            pip(venv, *lowest_requirements())
+        else:
+            requirements = (REQUIREMENTS / "base.txt", REQUIREMENTS / "dev.txt")
+            pip(venv, *(arg for path in requirements for arg in ("-r", str(path))))
         if args.detectron2 == "git":
             install_git(venv, args.git or GIT)
         else:
@@ -54,6 +60,8 @@ def main():
     pip(venv, "--no-deps", "-r", str(REQUIREMENTS / "no_deps.txt"))
     pip(venv, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     check_imports(venv)
+    if too_old := check_bounds(python(venv)):
+        fail(f"older than setup.py asks for, which may be unsafe: {too_old}; install newer ones")
     say("ready:", venv)
 
 

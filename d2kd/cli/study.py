@@ -14,7 +14,7 @@ from .base import debug_option
               help="Trainings, and then evaluations, at the same time.")  # fmt: skip
 @click.option("--report", is_flag=True, help="Report what is finished, run nothing.")
 @click.option("--import", "imports", multiple=True, metavar="FILE",
-              help="Python file of yours, beside those that PLAN imports.")  # fmt: skip
+              help="Python file of yours; those that PLAN imports must be named here.")  # fmt: skip
 @debug_option
 def study(plan: str, jobs: int, report: bool, imports: Tuple[str, ...]) -> None:
     """Run and report the methods and seeds of PLAN, a yaml.
@@ -30,6 +30,7 @@ def study(plan: str, jobs: int, report: bool, imports: Tuple[str, ...]) -> None:
     """
     from ..engine.main import import_files
     from ..study import (
+        check_imports,
         collect,
         collect_more,
         collect_robustness,
@@ -40,7 +41,8 @@ def study(plan: str, jobs: int, report: bool, imports: Tuple[str, ...]) -> None:
     )
 
     found = load_study(plan)
-    import_files([*found.imports, *imports])
+    check_imports(found, plan, imports)
+    import_files(imports)
     failed = [] if report else run_study(found, jobs)
     if found.robustness and not report:
         run_robustness(found, jobs)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Set
 
-import yaml
-
 from ..config.locate import resolve_config_file
 from ..errors import ConfigError, check_choice
 from ..evaluation.corruptions import QUICK_CORRUPTIONS
+from ..file_io import read_yaml
 from .cells import Cell, build_cells
 
 _SECTIONS: Dict[str, Set[str]] = {
@@ -67,11 +66,7 @@ def load_plan(path: str, quick: bool = False) -> Plan:
         FileNotFoundError: no such file, or a model's config does not exist.
         ConfigError: the message says which key is wrong.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid yaml: {error}") from error
-    return build_plan(data, path, quick)
+    return build_plan(read_yaml(Path(path)), path, quick)
 
 
 def plan_of_runs(folders: Sequence[Path], output: Path, quick: bool = False) -> Plan:

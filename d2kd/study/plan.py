@@ -1,11 +1,13 @@
 """What a study runs, from its yaml."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, List, Sequence
 
-import yaml
+from ..errors import ConfigError
+from ..file_io import read_yaml
 
 _KEYS = {"title", "output", "baseline", "metric", "more_metrics", "seeds", "options", "rows",
          "robustness", "imports"}  # fmt: skip
@@ -85,8 +87,7 @@ def load_study(path: str) -> Study:
         FileNotFoundError: no such file, or a row's config or one of `imports` does not exist.
         ValueError: not a study; the message says which key is wrong.
     """
-    text = Path(path).read_text()
-    data = yaml.safe_load(text)
+    data = read_yaml(Path(path))
     _check(path, data)
     output, rows = Path(data["output"]), data["rows"]
     imports = [str(x) for x in data.get("imports", [])]
@@ -108,8 +109,23 @@ def load_study(path: str) -> Study:
         imports=imports,
         robustness_rows=list(robustness.pop("rows", rows)),
         robustness=robustness,
-        text=text,
+        text=Path(path).read_text(encoding="utf-8-sig"),
     )
+
+
+def check_imports(study: Study, plan: str, allowed: Sequence[str]) -> None:
+    """A plan alone runs no code: each file that it imports must be among those allowed.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    known = {os.path.realpath(file) for file in allowed}
+    if unknown := [file for file in study.imports if os.path.realpath(file) not in known]:
+        options = " ".join(f"--import {file}" for file in study.imports)
+        raise ConfigError(
+            f"{plan}: imports names {', '.join(unknown)}, which is code. If you know it, allow it: "
+            f"d2kd study {plan} {options}"
+        )
 
 
 def _run(name: str, row: Dict[str, Any], shared: List[str], seed: int, output: Path) -> Run:
@@ -117,6 +133,14 @@ def _run(name: str, row: Dict[str, Any], shared: List[str], seed: int, output: P
     options = [*shared, *(str(x) for x in row.get("options", []))]
     options += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
     return Run(name, seed, folder, ["d2kd", "train", row["config"], *options])
+
+
+def _check_words(path: str, nodes: Iterable[Dict[str, Any]]) -> None:
+    """Options become part of a command, of which they must not be options such as --import."""
+    for node in nodes:
+        for word in map(str, (node.get("config", ""), *node.get("options", []))):
+            if word.startswith("--"):
+                raise ConfigError(f"{path}: {word!r} is no config, KEY or VALUE.")
 
 
 def _check(path: str, data: Any) -> None:
@@ -136,6 +160,7 @@ def _check(path: str, data: Any) -> None:
         raise ValueError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")
     if unknown := sorted(set((data.get("robustness") or {}).get("rows", [])) - set(rows)):
         raise ValueError(f"{path}: robustness: rows: {unknown} are not rows of the study.")
+    _check_words(path, [data, *rows.values()])
     for name, row in rows.items():
         if set(row) - {"config", "options", "run"} or "config" not in row:
             raise ValueError(f"{path}: rows: {name}: give config and, if wanted, options and run.")

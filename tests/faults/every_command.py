@@ -1,0 +1,167 @@
+"""Runs every command on hostile input and prints, as json, what `Watch` saw of each.
+
+python -m tests.faults.every_command FOLDER SQUARES
+"""
+
+import json
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from tests.faults.broken import Call
+from tests.faults.watch import Watch, silent
+from tests.helpers import d2kd, detector, write_config
+
+EPS = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(x) run\nshowpage\n%%EOF\n"
+)
+ENTITY = '<!DOCTYPE a [<!ENTITY x SYSTEM "http://127.0.0.1:9/x">]><annotation>&x;</annotation>'
+TAG = "!!python/object/apply:os.system ['touch RAN']"
+
+
+def evil_files():
+    """Weights files in every format that can call a function, and other files of users."""
+    payload = {"model": {"head.weight": Call(os.system, "touch RAN")}}
+    for name in ("evil.pkl", "evil.safetensors", "evil.pyth", "proposals.pkl"):
+        Path(name).write_bytes(pickle.dumps(payload))
+    torch.save(payload, "evil.pth")
+    torch.save(payload, "old.pth", _use_new_zipfile_serialization=False)
+    with open("plain.pth", "wb") as file:
+        pickle.dump(Call(os.system, "touch RAN"), file)
+    torch.jit.script(torch.nn.Linear(2, 2)).save("script.pth")
+    torch.save({"model": detector(MODEL__RETINANET__NUM_CLASSES=2).state_dict()}, "good.pth")
+    texts = {
+        "tag.yaml": f"OUTPUT_DIR: {TAG}", "tag_base.yaml": "_BASE_: tag.yaml",
+        "address.yaml": "_BASE_: http://127.0.0.1:9/a.yaml", "code.py": "import os; os.system('x')",
+        "plan_tag.yaml": f"output: {TAG}\nmodels: {{a: {{config: base.yaml}}}}",
+        "plan_address.yaml": "output: out\nmodels: {a: {config: 'http://127.0.0.1:9/a.yaml'}}",
+        "plan_weights.yaml": "output: out\nmodels: {a: {config: base.yaml, options: [MODEL.WEIGHTS,"
+                             " evil.pth]}}\ncorruptions: {names: [contrast], severities: [1]}",
+        "study_tag.yaml": f"output: {TAG}\nseeds: [1]\nrows: {{a: {{config: base.yaml}}}}",
+        "study_code.yaml": "output: o\nseeds: [1]\nrows: {a: {config: base.yaml}}\n"
+                           "imports: [code.py]",
+        "study_option.yaml": "output: o\nseeds: [1]\nrows: {a: {config: base.yaml, options: "
+                             "[--import, code.py]}}",
+    }  # fmt: skip
+    for name, text in texts.items():
+        Path(name).write_text(text)
+
+
+def evil_data(squares):
+    """Data sets: pictures that are programs, names and addresses for whatever reads them."""
+    data = json.loads((squares / "squares.json").read_text())
+    for image in data["images"]:
+        image.update(coco_url="http://127.0.0.1:9/x.png", flickr_url="http://127.0.0.1:9/x.png")
+    data["categories"][0]["name"] = "{{ ''.__class__ }}$\\input{x}${__import__('os')}"
+    Path("named.json").write_text(json.dumps(data))
+    shutil.copytree(squares, "eps")
+    for file in Path("eps").glob("*.png"):
+        file.write_bytes(EPS)
+    for image in data["images"]:
+        image["file_name"] = "http://127.0.0.1:9/x.png"
+    Path("remote.json").write_text(json.dumps(data))
+    for folder in ("yolo/images/train", "voc/Annotations", "voc/ImageSets/Main", "voc/JPEGImages"):
+        Path(folder).mkdir(parents=True)
+    Path("yolo/data.yaml").write_text(f"train: images/train\nnames: {TAG}")
+    Path("voc/Annotations/0.xml").write_text(ENTITY)
+    Path("voc/ImageSets/Main/train.txt").write_text("0\n")
+    shutil.copy(squares / "0.png", "voc/JPEGImages/0.png")
+
+
+def evil_runs():
+    """Folders of runs whose files name other files, or hold code."""
+    for name, last in {"run_code": "evil.pth", "run_away": f"{os.getcwd()}/evil.pth",
+                       "run_address": "http://127.0.0.1:9/x.pth"}.items():  # fmt: skip
+        Path(name).mkdir()
+        shutil.copy("base.yaml", f"{name}/config.yaml")
+        shutil.copy("evil.pth", f"{name}/evil.pth")
+        Path(name, "last_checkpoint").write_text(last)
+        shutil.copytree(name, f"{name}_on", ignore=shutil.ignore_patterns("*.yaml"))
+    shutil.copytree("run_code", "run_tag")
+    shutil.copy("tag.yaml", "run_tag/config.yaml")
+
+
+def custom(name, file, folder):
+    """Options that train and test on one json, and write into a folder of its name."""
+    entry = f"[['{name}', '{os.path.abspath(file)}', '{os.path.abspath(folder)}']]"
+    names = f"('{name}',)"
+    data = ["DATASETS.CUSTOM", entry, "DATASETS.TRAIN", names, "DATASETS.TEST", names]
+    return [*data, "OUTPUT_DIR", f"out_{name}"]
+
+
+def cases(squares):
+    """Name -> the words behind `d2kd`."""
+    proposals = "MODEL.LOAD_PROPOSALS", "True"
+    for kind in ("TRAIN", "TEST"):
+        proposals += f"DATASETS.PROPOSAL_FILES_{kind}", "('proposals.pkl',)"
+    timm = "MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"
+    weights = ("evil.pkl", "evil.safetensors", "evil.pyth", "old.pth", "plain.pth", "script.pth",
+               "https://127.0.0.1:9/../../x.pth", "ftp://127.0.0.1/x.pth")  # fmt: skip
+    found = {f"eval {x}": ["eval", "base.yaml", "--weights", x] for x in weights}
+    for config in ("tag.yaml", "tag_base.yaml", "address.yaml", "code.py", "run_tag",
+                   "http://127.0.0.1:9/a.yaml", "COCO-Detection/../../../../tag.yaml"):  # fmt: skip
+        found[f"train {config}"] = ["train", config]
+    for config in ("tag.yaml", "http://127.0.0.1:9/a.yaml", "run_code"):
+        found[f"teacher {config}"] = ["train", "base.yaml", "--teacher", config]
+    for run in ("run_code", "run_away", "run_address"):
+        found[f"eval {run}"] = ["eval", run]
+    for run in ("run_code", "run_away"):
+        found[f"resume {run}"] = ["train", "base.yaml", "--resume", "--output", f"{run}_on"]
+    for plan in ("tag", "address", "weights"):
+        found[f"plan {plan}"] = ["robustness", f"plan_{plan}.yaml"]
+    for plan in ("tag", "code", "option"):
+        found[f"study {plan}"] = ["study", f"study_{plan}.yaml"]
+        found[f"study {plan}, report"] = ["study", f"study_{plan}.yaml", "--report"]
+    for name in ("hf-hub:evil/model", "local-dir:.", "resnet18.hf-hub:evil"):
+        found[f"timm {name}"] = ["check", "base.yaml", *timm, "MODEL.TIMM.NAME", name]
+    return found | {
+        "train, proposals": ["train", "base.yaml", *proposals],
+        "check, proposals": ["check", "base.yaml", *proposals],
+        "eval, proposals": ["eval", "base.yaml", "--weights", "good.pth", *proposals],
+        "train, weights": ["train", "base.yaml", "MODEL.WEIGHTS", "evil.pkl"],
+        "teacher weights": ["train", "base.yaml", "--teacher", "base.yaml", "--teacher-weights",
+                            "evil.pth"],
+        "timm checkpoint": ["check", "base.yaml", *timm, "MODEL.TIMM.CHECKPOINT", "evil.pth"],
+        "predict": ["predict", "run_code", str(squares)],
+        "quality": ["quality", "base.yaml", "--weights", "evil.pth"],
+        "export": ["export", "base.yaml", "--weights", "evil.pth"],
+        "convert weights": ["convert", "weights", "evil.pth", "x.safetensors"],
+        "convert mmdet": ["convert", "mmdet", "evil.pth", "out"],
+        "convert yolo": ["convert", "yolo", "yolo/data.yaml", "out"],
+        "convert voc": ["convert", "voc", "voc", "out"],
+        "data yolo": ["data", "yolo"],
+        "data voc": ["data", "voc"],
+        "train, eps": ["train", "base.yaml", *custom("eps", "eps/squares.json", "eps")],
+        "train, remote images": ["train", "base.yaml", *custom("remote", "remote.json", squares)],
+        "train, names": ["train", "base.yaml", *custom("named", "named.json", squares)],
+    }  # fmt: skip
+
+
+def main(folder, squares):
+    """Prepare, show that the watch sees, run all."""
+    os.chdir(folder)
+    shutil.move(write_config(Path("c"), squares, SOLVER__MAX_ITER=1), "base.yaml")
+    data = yaml.safe_load(Path("base.yaml").read_text())
+    Path("base.yaml").write_text(yaml.safe_dump({**data, "OUTPUT_DIR": "out"}))
+    evil_files()
+    evil_data(squares)
+    evil_runs()
+    watch = Watch([folder, os.environ["MPLCONFIGDIR"]])
+    sys.addaudithook(watch)
+    report = {"silent": silent(watch, Path(os.environ["OUTSIDE"])), "cases": {}}
+    for name, words in cases(squares).items():
+        watch.found, watch.on = [], True
+        done = d2kd(*words)
+        watch.on = False
+        report["cases"][name] = [done.exit_code, done.output[-600:], watch.found[:3]]
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
