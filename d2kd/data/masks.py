@@ -1,8 +1,13 @@
 """Which segmentations a mask detector can learn from."""
 
+import math
 from typing import Any
 
 from pycocotools import mask as mask_utils
+
+# pycocotools draws outlines in memory that it does not check: longer ones end the process.
+_FARTHEST = 1e6  # px from the corner of the image
+_LONGEST = 1e8  # px of all edges together, at most
 
 
 def mask_kind(segmentation: Any, size: tuple[int, int]) -> str:
@@ -30,7 +35,11 @@ def _is_polygon(points: Any) -> bool:
     """Whether it is x, y, x, y ... of three points or more, px."""
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
         return False
-    return set(map(type, points)) <= {int, float} and abs(sum(points)) < 1e12  # False for NaN
+    if not set(map(type, points)) <= {int, float}:
+        return False
+    low, high = min(points), max(points)
+    drawn = _FARTHEST > high >= low > -_FARTHEST and len(points) * (high - low) < _LONGEST
+    return drawn and not math.isnan(sum(points))
 
 
 def _is_rle(rle: dict[str, Any], size: tuple[int, int]) -> bool:
