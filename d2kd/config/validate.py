@@ -15,6 +15,7 @@ from .unread import say_unread_keys
 
 MAX_INT = 2**32 - 1  # also of a seed
 MAX_FLOAT = 1e15
+MIN_FLOAT = 1e-30  # but for 0; smaller ones are 0 in float32
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -46,6 +47,8 @@ def _check_value(key: str, value: Any) -> None:
             raise ConfigError(f"{key} is {value}: give a finite number.")
         if abs(number) > (MAX_INT if isinstance(number, int) else MAX_FLOAT):
             raise ConfigError(f"{key} is {value}: no number that large makes sense.")
+        if 0 < abs(number) < MIN_FLOAT:
+            raise ConfigError(f"{key} is {value}: give 0, or at least {MIN_FLOAT}.")
     for holds, asked in rules_of(key):
         if not holds(value):
             raise ConfigError(f"{key} is {value!r}: it must be {asked}.")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..adapters import STUDENT_ONLY, DetectorOutput
 from ..distiller import Distiller
+from ..heads import head_defaults
 
 _LOWER = "Lower SOLVER.BASE_LR, set SOLVER.CLIP_GRADIENTS.ENABLED True"
 
@@ -50,8 +51,17 @@ def _find_on_one_rank(model: Distiller) -> Blame:
             return _of_teacher(model, index, found)
     for name, x in model.run_heads(student, teachers).items():
         if not torch.isfinite(x).all():
-            return Blame(f"What student and teachers compute is finite: it is {name} itself. ")
+            text = f"What student and teachers compute is finite: it is {name} itself. "
+            return Blame(text, _of_method(model, name))
     return Blame()
+
+
+def _of_method(model: Distiller, loss: str) -> str:
+    for name, head in model.heads.items():
+        if loss.startswith(f"loss_{name}_"):
+            options = ("WEIGHT", *(key.upper() for key in head_defaults(type(head))))
+            return f"Look at {', '.join(f'DISTILL.{name}.{key}' for key in options)}."
+    return f"{_LOWER}."
 
 
 def _of_teacher(model: Distiller, index: int, found: str) -> Blame:

@@ -52,6 +52,7 @@ def test_the_method_itself(event_storage, monkeypatch):
     assert find_blame(model).whose == ""
     model.weights["PKD"] = float("inf")
     assert find_blame(model).whose.endswith("it is loss_PKD_feat itself. ")
+    assert find_blame(model).advice.startswith("Look at DISTILL.PKD.WEIGHT, DISTILL.PKD.NUM_LEVELS")
 
 
 def test_plain_detectors_and_several_ranks(event_storage, monkeypatch):

@@ -94,8 +94,11 @@ def test_numbers_beyond_any_use(bases):
     for key, value in {"SOLVER.IMS_PER_BATCH": 2**40, "SEED": 2**40, "SOLVER.BASE_LR": "1e300",
                        "MODEL.RETINANET.NUM_CONVS": 10**6, "DATALOADER.NUM_WORKERS": 10**6,
                        "MODEL.FPN.OUT_CHANNELS": 10**9, "DISTILL.PKD.WEIGHT": "-1e30",
+                       "DISTILL.CWD.TEMPERATURE": "1e-300",
                        "MODEL.ANCHOR_GENERATOR.SIZES": "(1e300,)"}.items():  # fmt: skip
-        with pytest.raises(ConfigError, match=rf"^{key} is .*: (no number that large|it must be)"):
+        with pytest.raises(
+            ConfigError, match=rf"^{key} is .*: (no number that large|it must be|give 0, or)"
+        ):
             train(bases["RetinaNet"], [key, str(value)])
 
 
