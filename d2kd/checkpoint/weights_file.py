@@ -156,14 +156,17 @@ def convert_weights(source: str, target: Path, half: bool = False) -> None:
         half: write float tensors in fp16.
 
     Raises:
-        ConfigError: `target` is no .safetensors file; `source` is damaged, not the pinned file,
-            holds more than arrays, or numbers that are not finite, in fp16 with `half`.
+        ConfigError: `target` is no .safetensors file, or is the source; `source` is damaged, not
+            the pinned file, holds more than arrays, or numbers that are not finite, in
+            fp16 with `half`.
     """
     if target.suffix != ".safetensors":
         raise ConfigError(f"TARGET {target} must end in .safetensors.")
     path, pin = split_pin(source)
     path = local_file(path)
     check_pin(path, pin)
+    if target.exists() and target.samefile(path):
+        raise ConfigError(f"TARGET {target} is the source, which would be overwritten.")
     tensors = read_weights(path)["model"]
     try:
         as_tensors(tensors)

@@ -39,7 +39,7 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     datasets = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return {
-        "command": _command(),
+        "command": command(),
         "d2kd": __version__,
         "commit": git_commit(PACKAGE),
         "python": platform.python_version(),
@@ -55,8 +55,8 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
     }
 
 
-def _command() -> List[str]:
-    """As it was typed, or would be."""
+def command() -> List[str]:
+    """The command of this process as it was typed, or would be."""
     program = Path(sys.argv[0])
     is_ours = program.name == "__main__.py" and program.parent == PACKAGE
     return ["d2kd" if is_ours or program.name == "d2kd" else sys.argv[0], *sys.argv[1:]]

@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from ..errors import ignore_warnings_of_dependencies
+from ..errors import ConfigError, ignore_warnings_of_dependencies
 
 ignore_warnings_of_dependencies()
 # Threads that wait for each other on busy cores sleep sooner; on quiet ones it costs nothing.
@@ -37,7 +37,7 @@ def main() -> None:
         torch.set_num_threads(min(8, usable_cores()))  # more do not help models this small
     try:
         run(args.output, args.steps, args.rebuild_teacher)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ConfigError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 

@@ -8,6 +8,10 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..data import load_dataset, register_custom_datasets
+from ..engine.changes import read_record
+from ..engine.provenance import command
+from ..engine.run_folder import holds_run
+from ..errors import ConfigError
 from ..inference.speed import IMAGES, first_test_images, measure_inference
 from .digits import DigitsSpec, build_digits
 from .markdown import table, write_report
@@ -16,6 +20,7 @@ from .pictures import draw_curves, draw_detections
 from .teacher import TEACHER, load_teacher, rebuild_teacher
 from .training import Result, load_config, train
 
+_TRAINED = ("student", "distilled", "student_time_matched", "teacher")
 PICTURED = 4  # test images in detections.png
 GUESS = 12.0  # minutes of all trainings on two CPU cores, said before anything is measured
 
@@ -40,6 +45,8 @@ def run(
         List[Result]: teacher, student, time-matched student and distilled student.
     """
     cfg = load_config("student", output / "student", steps)
+    for name in _TRAINED[: None if rebuild else -1]:
+        check_own(output / name)
     prepare_data(cfg, spec)
     if rebuild:
         print("[0/6] train the teacher, about 20 minutes on two CPU cores", flush=True)
@@ -51,6 +58,18 @@ def run(
         result.ms = ms
     finish(output, cfg, results, pace)
     return results
+
+
+def check_own(folder: Path) -> None:
+    """Check that a folder, whose run is about to be overwritten, holds none but a quick start's.
+
+    Raises:
+        ConfigError: it holds a run of another command.
+    """
+    if holds_run(folder) and read_record(folder).get("command", [""])[0] != command()[0]:
+        raise ConfigError(
+            f"{folder} holds a run that is no quick start's: give another folder with --output."
+        )
 
 
 def prepare_data(cfg: CfgNode, spec: Optional[DigitsSpec]) -> None:

@@ -1,5 +1,6 @@
 """A training overwrites nothing: no teacher, no weights, no data, no other run."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from d2kd.checkpoint import convert_weights
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
+from d2kd.engine.provenance import command
 from d2kd.engine.run_folder import check_folder
 from d2kd.errors import ConfigError
+from d2kd.quickstart.stages import check_own
 from tests.helpers import d2kd, detector, write_config
 
 
@@ -128,3 +132,21 @@ def test_an_evaluation_leaves_the_record_of_a_run_as_it_is(place, output):
     assert "eval/results.json" in after and "eval/eval/results.json" not in after
     assert d2kd("eval", "out", *output).exit_code == 0
     assert "eval/eval/results.json" not in contents(place / "out")
+
+
+def test_a_quick_start_overwrites_no_other_run(place):
+    folder = place / "output" / "student"
+    check_own(folder)
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"command": command()}))
+    check_own(folder)
+    (folder / "run.json").write_text(json.dumps({"command": ["d2kd", "train"]}))
+    with pytest.raises(ConfigError, match="no quick start's: give another folder with --output"):
+        check_own(folder)
+
+
+def test_weights_are_not_converted_into_their_source(place):
+    convert_weights("tea/model_final.pth", Path("tea.safetensors"))
+    os.symlink("tea.safetensors", "again.safetensors")
+    with pytest.raises(ConfigError, match="again.safetensors is the source"):
+        convert_weights("tea.safetensors", Path("again.safetensors"))
