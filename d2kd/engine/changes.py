@@ -96,7 +96,7 @@ def check_resumed(cfg: CfgNode, anyway: bool) -> None:
 def recorded_inputs(folder: Path) -> Inputs:
     """`inputs_of` the run in a folder; what earlier versions did not record is not in it."""
     record = read_record(folder)
-    if "inputs" in record:
+    if isinstance(record.get("inputs"), dict):
         return record["inputs"]
     known: Inputs = {
         key: record[key] for key in ("datasets", "weights", "classes") if key in record

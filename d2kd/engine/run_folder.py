@@ -7,6 +7,7 @@ from typing import Iterator, Tuple
 
 from detectron2.config import CfgNode
 
+from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.weights_file import split_pin
 from ..data.custom import find_path
 from ..errors import ConfigError
@@ -50,11 +51,21 @@ def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a run already: add --resume to go on with it, or "
             f"{_ELSEWHERE}."
         )
+    if resume and not goes_on and _has_checkpoints(folder):
+        raise ConfigError(
+            f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds checkpoints, but no last_checkpoint "
+            f"that names the last of them: write its name into that file, or {_ELSEWHERE}."
+        )
     if (folder / "config.yaml").is_file() and not any(map(Path.is_file, _logs(folder))):
         raise ConfigError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a config.yaml that no run wrote there, and that "
             f"this one would overwrite: {_ELSEWHERE}."
         )
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    """More than the first one, which a kill may leave before last_checkpoint names it."""
+    return (folder / FINAL).exists() or len(list(folder.glob("model_[0-9]*.pth"))) > 1
 
 
 def _logs(folder: Path) -> Tuple[Path, ...]:

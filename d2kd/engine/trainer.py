@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
-from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
+from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -37,10 +37,9 @@ from ..solver import (
 )
 from .failures import explained_failures, named_dead_workers
 from .hooks.best_checkpoint import BestStudent
-from .hooks.build import build_distillation_hooks
+from .hooks.build import adapt_stock_hooks, build_distillation_hooks, finish_step
 from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
-from .hooks.recorded_eval import RecordedEval
 from .hooks.run_record import RunRecord
 from .hooks.stop_on_signal import StopOnSignal
 from .metrics_file import MetricsFile
@@ -138,18 +137,13 @@ class DistillationTrainer(DefaultTrainer):
         solver = self.cfg.SOLVER
         self.metrics = MetricsFile(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
         resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
-        stock = [self._recorded(hook) for hook in super().build_hooks()]
-        hooks = [resume, *_keep_last(stock, solver.CHECKPOINTS_TO_KEEP)]
+        hooks = [resume, *adapt_stock_hooks(super().build_hooks(), self.cfg, self.evaluate)]
         if solver.BEST_METRIC and comm.is_main_process():
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
         before = [] if distiller is None else build_distillation_hooks(self.cfg)
         record = RunRecord(self.cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
-
-    def _recorded(self, hook: Optional[HookBase]) -> Optional[HookBase]:
-        """The hook, or for Detectron2's evaluation one that keeps a record."""
-        return RecordedEval(self.cfg, self.evaluate) if isinstance(hook, EvalHook) else hook
 
     def evaluate(self) -> Dict[str, Any]:
         """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""
@@ -163,9 +157,7 @@ class DistillationTrainer(DefaultTrainer):
         super().before_train()
         if self.start_iter > 0:
             self.iter = self.storage.iter = self.start_iter - 1
-            for hook in self._hooks:
-                if isinstance(hook, (EvalHook, BestStudent, PeriodicWriter)):
-                    hook.after_step()
+            finish_step(self._hooks)
             self.iter = self.storage.iter = self.start_iter
 
     def after_train(self) -> None:
@@ -232,11 +224,3 @@ class DistillationTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """The evaluator of a data set, by its `evaluator_type`; results go to OUTPUT_DIR."""
         return build_evaluator(cfg, dataset_name)
-
-
-def _keep_last(hooks: List[HookBase], count: int) -> List[HookBase]:
-    """Let stock Detectron2's hook delete all but the last checkpoints (0: keep all)."""
-    for hook in hooks:
-        if count > 0 and isinstance(hook, PeriodicCheckpointer):
-            hook.max_to_keep = count
-    return hooks

@@ -93,6 +93,17 @@ def test_a_run_that_has_not_finished_is_not_overwritten(place, left):
     check_folder(cfg, resume=True)
 
 
+def test_checkpoints_that_nothing_names_are_not_overwritten(place):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, "plain.yaml", "")
+    Path("out").mkdir()
+    Path("out", "model_0000002.pth").touch()
+    check_folder(cfg, resume=True)  # a kill came before last_checkpoint
+    Path("out", "model_0000005.pth").touch()
+    with pytest.raises(ConfigError, match="no last_checkpoint"):
+        check_folder(cfg, resume=True)
+
+
 def test_a_config_of_the_user_is_not_overwritten(place):
     Path("mine").mkdir()
     shutil.copy("plain.yaml", "mine/config.yaml")

@@ -1,13 +1,16 @@
-"""The hooks of a distillation, from its config."""
+"""The hooks of a distillation, and what is made of the stock ones, from a config."""
 
-from typing import List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 
 from .balance import GradientBalance
+from .best_checkpoint import BestStudent
 from .gradient_share import GradientShare
 from .loss_watch import LossWatch
+from .recorded_eval import RecordedEval
 from .schedule import DistillationSchedule
 from .teacher_check import TeacherCheck
 
@@ -24,6 +27,23 @@ def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
         _pictures(cfg) if distill.PICTURES.PERIOD > 0 else None,
         LossWatch(),
     ]
+
+
+def adapt_stock_hooks(
+    hooks: Sequence[Optional[HookBase]], cfg: CfgNode, evaluate: Callable[[], Dict[str, Any]]
+) -> List[Optional[HookBase]]:
+    """Stock hooks that delete all but the last checkpoints, and keep a record of evaluations."""
+    for hook in hooks:
+        if cfg.SOLVER.CHECKPOINTS_TO_KEEP > 0 and isinstance(hook, PeriodicCheckpointer):
+            hook.max_to_keep = cfg.SOLVER.CHECKPOINTS_TO_KEEP
+    return [RecordedEval(cfg, evaluate) if isinstance(x, EvalHook) else x for x in hooks]
+
+
+def finish_step(hooks: Sequence[HookBase]) -> None:
+    """Do what follows a checkpoint in its step: the evaluation, the row, the best model."""
+    for hook in hooks:
+        if isinstance(hook, (EvalHook, PeriodicWriter, BestStudent)):
+            hook.after_step()
 
 
 def _pictures(cfg: CfgNode) -> HookBase:
