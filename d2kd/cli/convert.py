@@ -22,10 +22,13 @@ def convert() -> None:
               help="Stride and pixel format; default: from the file's own config.")  # fmt: skip
 @click.option("--config", default="", help="mmdetection's config, if the file has none.")
 @click.option("--classes", type=int, help="For a GFLv2 that was trained without the extra row.")
+@click.option("--prefix", default="", help="Of a detector's names, where there are several, such "
+              "as teacher.; default: the student's, or none.")  # fmt: skip
 @debug_option
 def mmdet(
-    source: str, folder: str, name: str, style: str | None, config: str, classes: int | None
-) -> None:
+    source: str, folder: str, name: str, style: str | None, config: str, classes: int | None,
+    prefix: str,
+) -> None:  # fmt: skip
     """Convert a checkpoint of mmdetection into FOLDER/NAME.pth and the FOLDER/NAME.yaml of it.
 
     RetinaNet, FCOS, ATSS, GFL, GFLv2, Faster and Mask R-CNN with ResNet or ResNeXt, also
@@ -33,7 +36,7 @@ def mmdet(
     """
     from ..convert import convert_mmdet
 
-    done = convert_mmdet(source, folder, name, style or "", classes, config)
+    done = convert_mmdet(source, folder, name, style or "", classes, config, prefix)
     for key, value in dataclasses.asdict(done.architecture).items():
         click.echo(f"{key}: {value} (from the tensors)")
     for key, value in done.sources.items():

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from ..errors import ConfigError, check_choice
 from .defaults import get_d2kd_cfg
 from .keys import flatten, refuse_none
+from .norms import check_group_norms
 from .rules import CHOICES, REGISTRIES, is_number, rules_of
 from .unread import say_unread_keys
 
@@ -36,6 +37,7 @@ def check_config(cfg: CfgNode) -> None:
             check_choice(values[key], [name for name, _ in registry], key)
     _check_lengths(values)
     _check_solver(values)
+    check_group_norms(values)
     _check_device(values["MODEL.DEVICE"])
     _check_output(values["OUTPUT_DIR"])
     say_unread_keys(cfg)

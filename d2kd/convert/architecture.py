@@ -2,9 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from itertools import count
+from typing import Dict, Iterable, List, Optional, Tuple
 
+import torch
 from torch import Tensor
+
+from ..checkpoint.values import first_names
+from ..errors import ConfigError
 
 _MARKS = (  # the first tensor that is there names the detector
     ("MaskRCNN", "roi_head.mask_head.conv_logits.weight"),
@@ -67,21 +72,19 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
         num_classes: K, where it is not to be taken from the file.
 
     Raises:
-        ValueError: not a supported detector, or not `num_classes` classes.
+        ConfigError: not a supported detector, or not `num_classes` classes.
     """
     detector = next((name for name, key in _MARKS if key in state), None)
-    if detector is None or any(
-        _dims(state, f"{layer}.weight") < 2 for layer in (*_RESNET_LAYERS, *PREDICTORS[detector])
-    ):
-        raise ValueError(
+    if detector is None or not _has_layers(state, (*_RESNET_LAYERS, *PREDICTORS[detector])):
+        raise ConfigError(
             f"It is none of {', '.join(name for name, _ in _MARKS)} with a ResNet and an FPN; "
-            f"its {len(state)} tensors are called {', '.join(list(state)[:5])}, ..."
+            f"its {len(state)} tensors are called {first_names(list(state))}"
         )
     _check_pyramid(state, detector)
     cls_name, reg_name = PREDICTORS[detector]
     stages, bottleneck = _stages(state), "backbone.layer1.0.conv3.weight" in state
     conv2 = state["backbone.layer1.0.conv2.weight"]
-    groups = conv2.shape[0] // conv2.shape[1] if bottleneck else 1
+    groups = max(conv2.shape[0] // conv2.shape[1], 1) if bottleneck else 1
     last = f"backbone.layer1.0.conv{3 if bottleneck else 2}.weight"
     offsets = [_rows(state, f"backbone.layer{n}.0.conv2.conv_offset.weight") for n in range(1, 5)]
     towers = "bbox_head.cls_convs"
@@ -109,8 +112,10 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
 
 
 def _count(state: Dict[str, Tensor], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return len({m.group(1) for m in map(pattern.match, state) if m})
+    """How many modules there are with weights, numbered from 0."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\..*weight$")
+    found = {int(m[1]) for m in map(pattern.match, state) if m}
+    return next(n for n in count() if n not in found)
 
 
 def _stages(state: Dict[str, Tensor]) -> List[int]:
@@ -121,12 +126,19 @@ def _depth(stages: List[int], bottleneck: bool) -> int:
     depth = _DEPTHS.get((tuple(stages), bottleneck))
     if depth is None:
         kind = "bottleneck" if bottleneck else "basic"
-        raise ValueError(f"No ResNet of Detectron2 has {stages} {kind} blocks.")
+        raise ConfigError(f"No ResNet of Detectron2 has {stages} {kind} blocks.")
     return depth
 
 
-def _dims(state: Dict[str, Tensor], name: str) -> int:
-    return state[name].dim() if name in state else 0
+def _has_layers(state: Dict[str, Tensor], layers: Iterable[str]) -> bool:
+    """Whether the layers are there, and nothing that is read of them or the neck is too short."""
+    convs = {
+        name: x for name, x in state.items() if name.startswith("neck.") and "conv.weight" in name
+    }
+    convs |= {f"{layer}.weight": state.get(f"{layer}.weight", torch.empty(0)) for layer in layers}
+    return all(x.dim() > 1 for x in convs.values()) and all(
+        x.numel() and x.dim() for name, x in state.items() if name.endswith(".weight")
+    )
 
 
 def _check_pyramid(state: Dict[str, Tensor], detector: str) -> None:
@@ -134,7 +146,7 @@ def _check_pyramid(state: Dict[str, Tensor], detector: str) -> None:
     found = laterals, _count(state, "neck.fpn_convs") - laterals
     wanted = (4, 0) if "RCNN" in detector else (3, 2)
     if found != wanted:
-        raise ValueError(
+        raise ConfigError(
             f"Its FPN has {found[0]} levels and {found[1]} convolutions for levels above them; a "
             f"{detector} that can be converted has {wanted[0]} and {wanted[1]}."
         )
@@ -164,12 +176,12 @@ def _classes(
     if detector == "RetinaNet":
         anchors = state[f"{reg_name}.weight"].shape[0] / 4
         if anchors != 9 or rows % 9:
-            raise ValueError(f"RetinaNet needs 9 anchors per cell, and the file has {anchors:g}.")
+            raise ConfigError(f"RetinaNet needs 9 anchors per cell, and the file has {anchors:g}.")
         found = [rows // 9]
     elif detector in ("FasterRCNN", "MaskRCNN"):
         found = [rows - 1]
     else:
         found = [rows - 1, rows] if detector == "GFLv2" else [rows]
     if wanted is not None and wanted not in found:
-        raise ValueError(f"--classes is {wanted}, but the file has {found[0]} classes.")
+        raise ConfigError(f"--classes is {wanted}, but the file has {found[0]} classes.")
     return found[0] if wanted is None else wanted

@@ -9,7 +9,7 @@ _DATASETS = {80: ("coco_2017_train", "coco_2017_val"), 20: ("voc_2007_trainval",
 
 
 def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str, Any]:
-    """The config, as nested dicts, of the detector that `rename` fills.
+    """The config, as nested dicts, of the detector that `target_names` leads to.
 
     80 classes are taken for COCO, 20 for VOC; DATASETS stays empty for others.
 

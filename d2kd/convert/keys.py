@@ -41,24 +41,10 @@ _SHARED: Tuple[Rule, ...] = (  # (pattern, replacement), tried in this order
 )  # fmt: skip
 
 
-def rename(state: Dict[str, Tensor], arch: Architecture) -> Tuple[Dict[str, Tensor], List[str]]:
-    """Translate a state dict.
-
-    Args:
-        state: tensors by mmdetection's name.
-        arch: what they are.
-
-    Returns:
-        Tuple: tensors by Detectron2's name, and the names that nothing is known about.
-    """
-    renamed, unknown = {}, []
-    for name, tensor in state.items():
-        target = _target(name, arch)
-        if target:
-            renamed[target] = _reorder(name, tensor, arch)
-        elif name != "bbox_head.integral.project":
-            unknown.append(name)
-    return renamed, unknown
+def target_names(state: Dict[str, Tensor], arch: Architecture) -> Dict[str, str]:
+    """From mmdetection's names to Detectron2's; those that nothing is known about are missing."""
+    targets = {name: _target(name, arch) for name in state}
+    return {name: target for name, target in targets.items() if target}
 
 
 def _target(name: str, arch: Architecture) -> Optional[str]:
@@ -98,8 +84,11 @@ def _head(arch: Architecture) -> List[Rule]:
     ]  # fmt: skip
 
 
-def _reorder(name: str, tensor: Tensor, arch: Architecture) -> Tensor:
-    """Anchors of RetinaNet from ratio-major to size-major; GFLv2 without the row of no class."""
+def reorder(name: str, tensor: Tensor, arch: Architecture) -> Tensor:
+    """A tensor whose shape fits, with channels in Detectron2's order.
+
+    Anchors of RetinaNet go from ratio-major to size-major; GFLv2 loses the row of no class.
+    """
     if arch.detector == "GFLv2" and name.startswith("bbox_head.gfl_cls."):
         return tensor[: arch.num_classes].clone()
     if arch.detector == "RetinaNet" and name.startswith(PREDICTORS["RetinaNet"]):

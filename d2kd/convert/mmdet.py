@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 import yaml
-from detectron2.modeling import build_model
 from torch import Tensor
 
-from ..config.defaults import get_d2kd_cfg
+from ..checkpoint.values import check_values
 from ..file_io import write_atomically
 from .architecture import Architecture, infer
 from .config import build_config
+from .copies import one_detector
 from .details import Details, details_from_text, states_classes
-from .keys import rename
+from .keys import reorder, target_names
 from .reader import read_mmdet
+from .shapes import check_fit, target_state
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def convert_mmdet(
     style: str = "",
     num_classes: Optional[int] = None,
     config_file: str = "",
+    prefix: str = "",
 ) -> Conversion:
     """Convert a checkpoint.
 
@@ -46,14 +48,16 @@ def convert_mmdet(
         style: "caffe" or "pytorch", where the file's own config does not say or is wrong.
         num_classes: K, for GFLv2 files that have no row too many.
         config_file: mmdetection's config, read as text in place of the one in the file.
+        prefix: of one detector's names, where the file holds several; see `one_detector`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a supported detector, its tensors do not fill it exactly, or the source
+        ConfigError: not a supported detector, its tensors do not fill it exactly, or the source
             would be overwritten; nothing is written then.
         OSError: the folder cannot be written.
     """
     state, text = read_mmdet(source)
+    state, left_out = one_detector(state, prefix)
     text = Path(config_file).read_text() if config_file else text
     arch = infer(state, num_classes)
     if arch.detector == "GFLv2" and states_classes(text, arch.num_classes + 1):
@@ -63,45 +67,23 @@ def convert_mmdet(
     if checkpoint == Path(source).resolve():
         raise ValueError(f"{checkpoint} would overwrite the source: give another folder or name.")
     config = build_config(arch, details, str(checkpoint))
-    tensors = _fill(config, *rename(state, arch))
+    tensors = _fill(state, config, arch)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(checkpoint, lambda path: torch.save({"model": tensors}, path))
     text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
     write_atomically(checkpoint.with_suffix(".yaml"), lambda path: path.write_text(text))
+    if left_out:
+        sources["left out"] = left_out
     return Conversion(checkpoint, checkpoint.with_suffix(".yaml"), arch, details, sources)
 
 
 def _fill(
-    config: Dict[str, Any], found: Dict[str, Tensor], unknown: List[str]
+    state: Dict[str, Tensor], config: Dict[str, Any], arch: Architecture
 ) -> Dict[str, Tensor]:
-    """Exactly the tensors of the target; counters of batch norm may be absent or superfluous."""
-    target = _target_state(config)
-    extra = [k for k in found if k not in target and not k.endswith(".num_batches_tracked")]
-    missing = [k for k in target if k not in found and not k.endswith(".num_batches_tracked")]
-    shapes = [
-        f"{k} {tuple(found[k].shape)} instead of {tuple(v.shape)}"
-        for k, v in target.items() if k in found and found[k].shape != v.shape
-    ]  # fmt: skip
-    problems = {
-        "source tensors without a place": unknown + extra,
-        "target tensors left empty": missing,
-        "tensors of another shape": shapes,
-    }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{len(names)} {what}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
-            for what, names in problems.items() if names
-        )  # fmt: skip
-        raise ValueError(
-            f"The checkpoint does not fit a {config['MODEL']['META_ARCHITECTURE']} exactly, so "
-            f"nothing is written. {listed}. Supported are RetinaNet, FCOS, ATSS, GFL, GFLv2, "
-            "Faster and Mask R-CNN with a ResNet or ResNeXt and an FPN in their published forms."
-        )
+    """Exactly the tensors of the target."""
+    targets = target_names(state, arch)
+    check_fit(state, targets, config, arch)
+    found = {target: reorder(name, state[name], arch) for name, target in targets.items()}
+    target = target_state(config, "cpu")
+    check_values(found, target)
     return {k: found.get(k, torch.zeros_like(v)).to(v.dtype) for k, v in target.items()}
-
-
-def _target_state(config: Dict[str, Any]) -> Dict[str, Tensor]:
-    cfg = get_d2kd_cfg()
-    cfg.merge_from_other_cfg(type(cfg)(config))
-    cfg.MODEL.DEVICE = "cpu"
-    return build_model(cfg).state_dict()

@@ -9,14 +9,13 @@ from ..checkpoint.values import as_tensors, check_values
 from ..checkpoint.weights_file import read_file
 from ..errors import ConfigError, MissingFileError
 
-_PREFIXES = ("module.", "student.", "model.")
+_PLACES = ("state_dict", "model", "ema_state_dict", "student", "teacher")
 
 
 def read_mmdet(path: str) -> Tuple[Dict[str, Tensor], str]:
     """Read tensors and, as text only, the config of a checkpoint.
 
-    Everything but tensors, containers, numbers and strings becomes an inert placeholder. Prefixes
-    that all names share ("module.", "student.") are cut; "data_preprocessor." is dropped.
+    Everything but tensors, containers, numbers and strings becomes an inert placeholder.
 
     Args:
         path: .pth of mmdetection 2 or 3, or .safetensors.
@@ -26,29 +25,21 @@ def read_mmdet(path: str) -> Tuple[Dict[str, Tensor], str]:
         the file has none).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, or it holds something else than tensors.
+        MissingFileError: no such file.
+        ConfigError: not a checkpoint, or it holds something else than tensors.
     """
     if not os.path.exists(path):
         raise MissingFileError(f"{path}: no such file.")
     data = read_file(path, inert=True)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no tensors by name.")
-    state = data.get("state_dict", data)
+    state = next((data[x] for x in _PLACES if isinstance(data.get(x), dict)), data)
     try:
         as_tensors(state)
         check_values(state, {})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return _strip(state), _config_text(data)
-
-
-def _strip(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    state = {k: v for k, v in state.items() if not k.startswith("data_preprocessor.")}
-    for prefix in _PREFIXES:
-        if state and all(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
+    return state, _config_text(data)
 
 
 def _config_text(data: Dict[str, Any]) -> str:

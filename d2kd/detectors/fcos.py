@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import check_choice
 from .head import ScaledFCOSHead
 from .inference import select, suppress, with_quality
+from .norm import head_norm
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -152,4 +153,5 @@ def _build_head(options: CfgNode, shapes: List[ShapeSpec]) -> nn.Module:
             "MODEL.FCOS.CONV_BIAS, BOX_ACTIVATION and CTRNESS_ON are options of the scaled head: "
             "set MODEL.FCOS.HEAD scaled."
         )
+    common["norm"] = head_norm(options.NORM)
     return fcos.FCOSHead(conv_dims=[shapes[0].channels] * options.NUM_CONVS, **common)

@@ -5,10 +5,11 @@ from types import MappingProxyType
 from typing import Any, List, Mapping, Optional, Tuple
 
 import torch
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from ..losses.precision import at_least_float
+from .norm import build_norm
 from .quality import build_quality_predictor
 
 
@@ -50,7 +51,7 @@ class AnchorPointHead(nn.Module):
             num_classes: K.
             box_dim: channels of the box prediction.
             num_convs: blocks of each tower.
-            norm: norm of the towers, see `detectron2.layers.get_norm`.
+            norm: norm of the towers, see `build_norm`.
             prior_prob: class probability at the start, in (0, 1).
             conv_bias: give normalized convolutions a bias too.
         """
@@ -188,6 +189,6 @@ def _tower(width: int, num_convs: int, norm: str, conv_bias: bool) -> nn.Sequent
     layers: List[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(width, width, 3, padding=1, bias=conv_bias or not norm))
-        layers += [get_norm(norm, width)] if norm else []
+        layers += [build_norm(norm, width)] if norm else []
         layers.append(nn.ReLU())
     return nn.Sequential(*layers)

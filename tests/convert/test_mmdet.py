@@ -225,13 +225,6 @@ def test_no_code_is_run(tmp_path, monkeypatch, legacy):
     assert Path("EVIL").exists()  # the file would have
 
 
-@pytest.mark.parametrize("prefix", ["module.", "student."])
-def test_prefixes_are_cut(tmp_path, prefix):
-    tensors = {f"{prefix}a": torch.ones(1), "data_preprocessor.mean": torch.ones(3)}
-    torch.save(tensors, tmp_path / "f.pth")
-    assert list(read_mmdet(str(tmp_path / "f.pth"))[0]) == ["a"]
-
-
 def test_the_source_is_not_overwritten(tmp_path):
     path = Path(source("atss", tmp_path))
     before = path.read_bytes()
