@@ -33,6 +33,8 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
             evaluated_class(name)
     if isinstance(model, Distiller):
         check_teachers(cfg, model)
+    if train:
+        _warn_of_start(cfg)
 
 
 def check_teachers(cfg: CfgNode, model: Distiller) -> None:
@@ -62,6 +64,18 @@ def check_teachers(cfg: CfgNode, model: Distiller) -> None:
         logging.getLogger(__name__).warning(
             "%s. %s reads no classes and goes on; check that this is the right teacher.",
             text, ", ".join(heads) or "No method",
+        )  # fmt: skip
+
+
+def _warn_of_start(cfg: CfgNode) -> None:
+    """A training may start from weights of other classes, but hardly means to of the same count."""
+    data = cfg.DATASETS.TRAIN[0]
+    ours = MetadataCatalog.get(data).thing_classes
+    if found := difference(ours, recorded_classes(cfg.MODEL.WEIGHTS)):
+        logging.getLogger(__name__).warning(
+            "%d of %d classes of %r are not those that MODEL.WEIGHTS %s was trained on, in order "
+            "(%s): its class predictions have to be learnt anew.",
+            len(found), len(ours), data, cfg.MODEL.WEIGHTS, found[0],
         )  # fmt: skip
 
 

@@ -120,6 +120,16 @@ def test_evaluation_of_renamed_classes_warns(tmp_path, squares, caplog):
     assert "0: 'red' and 'crimson'). AP counts them as the same." in caplog.text
 
 
+def test_training_from_weights_of_another_order_warns(tmp_path, squares, caplog):
+    run = run_of(tmp_path / "r", squares, ["green", "red"])
+    keys = {"MODEL__WEIGHTS": str(run / "model_final.pth")}
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, str(write_config(tmp_path, squares, **keys)), "--config-file")
+    register_custom_datasets(cfg)
+    DistillationTrainer(cfg)
+    assert len(warnings_in(caplog)) == 1 and "have to be learnt anew" in warnings_in(caplog)[0]
+
+
 def test_differences():
     assert difference(["cat", "traffic light"], ["Cat", "traffic_light"]) == []
     assert difference(["a", "b"], ["a", "c"]) == ["1: 'b' and 'c'"]
