@@ -91,8 +91,8 @@ def _orphans(images: list[Path], expected: list[Path], claimed: set[Path]) -> li
         (image.parent, label.parent) for image, label in zip(images, expected, strict=True)
     }:
         names = stems.setdefault(folder, set())
-        files = map(os.path.splitext, _names(image_folder))
-        names |= {stem for stem, suffix in files if suffix.lower() in SUFFIXES}
+        parted = map(os.path.splitext, _names(image_folder))
+        names |= {stem for stem, suffix in parted if suffix.lower() in SUFFIXES}
     roots = [x for x in stems if not any(other in stems for other in x.parents)]
     files = [
         x for folder in roots for y in walk(folder, bounded=False) for x in y.with_suffix(".txt")
