@@ -63,7 +63,7 @@ def weights(source: str, target: Path, half: bool) -> None:
 
 @convert.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--classes", help="In order, with commas; default: those found, sorted.")
 @click.option(
     "--splits",
@@ -80,7 +80,7 @@ def voc(folder: Path, output: Path, classes: str | None, splits: str | None) -> 
 
 @convert.command()
 @click.argument("data_yaml", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
 @debug_option
 def yolo(data_yaml: Path, output: Path) -> None:
     """Convert a data set in YOLO's layout; images stay where they are."""

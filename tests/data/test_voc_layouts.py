@@ -169,3 +169,18 @@ def test_an_empty_list_is_left_out(tmp_path, caplog):
     root = voc(tmp_path / "set", train="p0", test="\n")
     assert converted(root, tmp_path / "out") == {"train": ("p0.jpg",)}
     assert "test is left out: test names no image" in caplog.text
+
+
+def test_images_without_any_object_are_refused_before_anything_is_written(tmp_path):
+    root = voc(tmp_path / "set", train="p0")
+    (root / "Annotations" / "p0.xml").write_text("<annotation/>")
+    with pytest.raises(ConfigError, match="none of the xml files, such as .*p0.xml, has an object"):
+        voc_to_coco(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert set(voc_to_coco(root, tmp_path / "out", ["cell"])) == {"train"}
+
+
+def test_the_output_is_a_folder(tmp_path):
+    (tmp_path / "out").touch()
+    done = d2kd("convert", "voc", voc(tmp_path / "set", train="p0"), tmp_path / "out")
+    assert done.exit_code == 2 and "out' is a file" in done.output

@@ -76,7 +76,7 @@ def test_given_classes_keep_their_order(tmp_path):
 
 
 def test_image_size_is_the_files(tmp_path, caplog):
-    add_image(tmp_path, "train", "a", size=(20, 10), stated=(0, 0))
+    add_image(tmp_path, "train", "a", objects=obj("x", 1, 1, 2, 2), stated=(0, 0))
     image = convert(tmp_path)["train"]["images"][0]
     assert (image["width"], image["height"]) == (20, 10)
     assert "train: 1 xml files state another size" in caplog.text

@@ -80,6 +80,7 @@ def test_images_in_other_formats_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize(("key", "message"), [
     ("valid", "valid is taken as val"), ("validation", "validation is taken as val"),
+    ("val:\nx", "val names nothing and is left out"),
     ("vall", r"1 keys are not known: vall (did you mean val?)"),
 ])  # fmt: skip
 def test_keys_of_splits(tmp_path, caplog, key, message):

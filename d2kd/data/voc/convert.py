@@ -52,6 +52,9 @@ def voc_to_coco(
     found = find_splits(files, splits)
     images = {split: _read_split(split, x.samples, files.images.root) for split, x in found.items()}
     names = {box[0] for split in images.values() for image in split for box in image["boxes"]}
+    if not names and not classes:
+        first = next(iter(found.values())).samples[0].annotation
+        raise ConfigError(f"none of the xml files, such as {first}, has an object.")
     unknown = sorted(names - set(classes))
     if classes and unknown:
         raise ConfigError(f"objects of {unknown} are not among the classes {' '.join(classes)}")

@@ -1,6 +1,7 @@
 """The images and xml files of a folder in Pascal VOC's layout, or in one that is like it."""
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -129,4 +130,4 @@ def _looks_right(path: Path) -> bool:
             head = file.read(_HEAD)
     except OSError:
         return False
-    return b"<annotation>" in head.replace(b"\0", b"") or b"<annotation " in head
+    return bool(re.search(rb"<annotation[\s/>]", head.replace(b"\0", b"")))  # UTF-16 among them

@@ -76,6 +76,9 @@ def read_entries(data: dict[str, Any], path: Path) -> dict[str, list[str]]:
     unknown = [f"{key}{_near(key)}" for key in sorted(others - set(taken.values()))]
     for line in listed(map(plain, unknown), "keys are not known"):
         logger.warning(f"{plain(path)}: {line}")
+    for split in ("train", "val"):
+        if split in data and not data[split] and split not in taken:
+            logger.warning(f"{plain(path)}: {split} names nothing and is left out.")
     entries = {split: data.get(taken.get(split, split)) for split in SPLITS}
     found = {k: v if isinstance(v, list) else [v] for k, v in entries.items() if v}
     if not found:
