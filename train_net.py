@@ -6,8 +6,10 @@ The same command trains a teacher, a plain student and a distilled student; the 
 
 from d2kd.engine.launch import launch, one_line_errors
 from d2kd.engine.main import argument_parser, main
+from d2kd.text import make_output_plain
 
 if __name__ == "__main__":
+    make_output_plain()
     arguments = argument_parser().parse_args()
     with one_line_errors():
         launch(main, arguments)

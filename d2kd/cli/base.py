@@ -12,8 +12,10 @@ from .. import __version__
 from ..engine.options import OPTIONS
 from ..errors import ConfigError, ignore_warnings_of_dependencies
 from ..file_io import CONFIGS
+from ..text import make_output_plain, plain, plain_lines
 
 _HINT = "(--debug shows the traceback)"
+_LONGEST_LINE = 10_000  # characters
 
 
 class _Group(click.Group):
@@ -47,8 +49,18 @@ def _end(error: Exception) -> NoReturn:
     except Exception:
         if os.environ.get("D2KD_TRACEBACK"):
             raise
-    reason = str(error).strip().split("\n")[0]
+    reason = plain(str(error).strip().split("\n")[0], 1000)
     raise SystemExit(f"Unexpected {type(error).__name__}: {reason}\n{_HINT}") from error
+
+
+def echo(text: object) -> None:
+    """Print one line, made `plain`: what it names may come from data."""
+    click.echo(plain(text, _LONGEST_LINE))
+
+
+def echo_lines(text: object) -> None:
+    """Print a table or another text of several lines."""
+    click.echo(plain_lines(text))
 
 
 def _debug(_ctx: click.Context, _option: click.Parameter, value: bool) -> None:
@@ -72,6 +84,7 @@ def main() -> None:
     d2kd such as train/gfl_R_50_FPN_1x.yaml, or one of the model zoo such as
     COCO-Detection/retinanet_R_101_FPN_3x.yaml. KEY VALUE pairs behind it override its keys.
     """
+    make_output_plain()
     ignore_warnings_of_dependencies()
 
 

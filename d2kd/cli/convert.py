@@ -6,7 +6,7 @@ from typing import Dict, Tuple
 
 import click
 
-from .base import debug_option
+from .base import debug_option, echo, echo_lines
 
 
 @click.group()
@@ -38,10 +38,10 @@ def mmdet(
 
     done = convert_mmdet(source, folder, name, style or "", classes, config, prefix)
     for key, value in dataclasses.asdict(done.architecture).items():
-        click.echo(f"{key}: {value} (from the tensors)")
+        echo(f"{key}: {value} (from the tensors)")
     for key, value in done.sources.items():
-        click.echo(f"{key}: {value}")
-    click.echo(f"wrote {done.checkpoint}\nwrote {done.config}")
+        echo(f"{key}: {value}")
+    echo_lines(f"wrote {done.checkpoint}\nwrote {done.config}")
 
 
 @convert.command()
@@ -58,7 +58,7 @@ def weights(source: str, target: Path, half: bool) -> None:
     from ..file_io import sha256_of
 
     convert_weights(source, target, half)
-    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(target)}")
+    echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(target)}")
 
 
 @convert.command()
@@ -100,5 +100,5 @@ def _write(paths: Dict[str, Path], output: Path, images: Path) -> None:
     for path in paths.values():
         count, objects = summary(path)
         named = ", ".join(f"{n:,} {name}" for name, n in objects.items())
-        click.echo(f"{path}: {count:,} images, {sum(objects.values()):,} boxes ({named})")
-    click.echo(f"wrote {write_index(output, paths, images)}: use it with --data {output}")
+        echo(f"{path}: {count:,} images, {sum(objects.values()):,} boxes ({named})")
+    echo(f"wrote {write_index(output, paths, images)}: use it with --data {output}")

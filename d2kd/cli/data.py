@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .base import debug_option
+from .base import debug_option, echo
 
 
 @click.command()
@@ -23,20 +23,20 @@ def data(folder: Path, teacher: str, skip_images: bool) -> None:
 
     splits, count = read_dataset_folder(folder), 0
     for name, split in splits.items():
-        click.echo(f"{name}: {split.json}, images in {split.images}")
+        echo(f"{name}: {split.json}, images in {split.images}")
         count += _print(find_problems(split, not skip_images))
     classes = next(iter(splits.values())).classes
-    click.echo(f"{len(classes)} classes: {', '.join(classes)}")
+    echo(f"{len(classes)} classes: {', '.join(classes)}")
     count += _print(compare_splits(splits))
     if teacher:
         count += _print(compare_classes(classes, _classes_of(teacher)))
-    click.echo(f"{count} problems." if count else "No problem found.")
+    echo(f"{count} problems." if count else "No problem found.")
     sys.exit(count > 0)
 
 
 def _print(problems: list[str]) -> int:
     for problem in problems:
-        click.echo(f"  - {problem}")
+        echo(f"  - {problem}")
     return len(problems)
 
 

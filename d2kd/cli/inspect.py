@@ -6,7 +6,7 @@ from typing import Any, Tuple
 
 import click
 
-from .base import SETTINGS, debug_option, namespace, run_weights, with_config
+from .base import SETTINGS, debug_option, echo, echo_lines, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
@@ -23,7 +23,7 @@ def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
     cfg = resolve_config(namespace(config, options, **given))
     register_custom_datasets(cfg)
     for text in check_run(cfg):
-        click.echo(text + "\n")
+        echo_lines(text + "\n")
 
 
 @click.command()
@@ -33,7 +33,7 @@ def methods(name: str | None) -> None:
     """List what each method can distil; with NAME, its keys."""
     from ..inspection.combinations import describe_method, method_matrix
 
-    click.echo(describe_method(name) if name else method_matrix())
+    echo_lines(describe_method(name) if name else method_matrix())
 
 
 @click.command()
@@ -45,7 +45,7 @@ def detectors() -> None:
     """
     from ..inspection.combinations import detector_table
 
-    click.echo(detector_table())
+    echo_lines(detector_table())
 
 
 @click.command(context_settings=SETTINGS)
@@ -75,7 +75,7 @@ def maps(
     cfg = resolve_config(namespace(config, options, **given))
     last = [last_checkpoint(config)] if os.path.isdir(config) else []
     for path in write_maps(cfg, weights or last, output, images):
-        click.echo(path)
+        echo(path)
 
 
 @click.command(context_settings=SETTINGS)
@@ -98,4 +98,4 @@ def quality(
 
     cfg = resolve_config(namespace(config, options, **given))
     weights = weights or ("" if os.path.isdir(config) else cfg.MODEL.WEIGHTS)
-    click.echo(measure_quality(cfg, run_weights(config, weights), output))
+    echo_lines(measure_quality(cfg, run_weights(config, weights), output))

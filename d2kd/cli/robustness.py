@@ -6,7 +6,7 @@ from typing import Tuple
 import click
 
 from ..errors import ConfigError
-from .base import debug_option
+from .base import debug_option, echo, echo_lines
 
 
 @click.command()
@@ -46,5 +46,5 @@ def robustness(
         raise ConfigError("give one yaml, whose output is in it, or the folders of runs.")
     if not report:
         run_plan(plan, jobs, imports)
-    click.echo(write_report(plan, collect(plan)))
-    click.echo(f"wrote {plan.output / 'report.md'}")
+    echo_lines(write_report(plan, collect(plan)))
+    echo(f"wrote {plan.output / 'report.md'}")

@@ -6,7 +6,7 @@ from typing import Any, Tuple
 
 import click
 
-from .base import SETTINGS, debug_option, namespace, run_weights, with_config
+from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
@@ -35,14 +35,15 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
     cfg = resolve_config(namespace(config, options))
     run = Path(config) if os.path.isdir(config) else None
     for line in export_student(cfg, run_weights(config, weights), run, **given):
-        click.echo(line)
+        echo(line)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), default=Path("report.html"),
               show_default=True, help="One file that holds everything.")  # fmt: skip
-@click.option("--images", default=4, show_default=True, help="Test images to draw detections on.")
+@click.option("--images", type=click.IntRange(0), default=4, show_default=True,
+              help="Test images to draw detections on.")  # fmt: skip
 @debug_option
 def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
     """Write a page that compares the folders of RUNS.
@@ -54,5 +55,6 @@ def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
     """
     from ..report import write_report
 
-    write_report(runs, output, images)
-    click.echo(f"wrote {output}")
+    for text in write_report(runs, output, images):
+        echo(text)
+    echo(f"wrote {output}")

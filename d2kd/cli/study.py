@@ -5,7 +5,7 @@ from typing import Tuple
 
 import click
 
-from .base import debug_option
+from .base import debug_option, echo_lines
 
 
 @click.command()
@@ -47,6 +47,6 @@ def study(plan: str, jobs: int, report: bool, imports: Tuple[str, ...]) -> None:
     if found.robustness and not report:
         run_robustness(found, jobs)
     more = collect_more(found) | (collect_robustness(found) if found.robustness else {})
-    click.echo(write_report(found, collect(found), more))
+    echo_lines(write_report(found, collect(found), more))
     if failed:
         sys.exit("\n".join(["These runs failed:", *failed]))

@@ -26,6 +26,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from ..errors import ConfigError
 from .boxes import clean_boxes
 from .catalog import load_dataset, mask_format, require_registered
 from .mapper import BadImageError, ImageMapper, Mapper, build_mapper
@@ -70,6 +71,17 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     )
 
 
+def first_test_set(cfg: CfgNode) -> str:
+    """The name ``DATASETS.TEST[0]``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: name a data set there, or a folder with --data.")
+    return cfg.DATASETS.TEST[0]
+
+
 def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Mapper]:
     """Records of ``DATASETS.TEST[0]``, images without objects too, and a mapper that keeps objects.
 
@@ -77,7 +89,7 @@ def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Mapper]:
     """
     size = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     mapper = ImageMapper(cfg, is_train=True, augmentations=[size])
-    return load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST", masks=mask_format(cfg)), mapper
+    return load_dataset(first_test_set(cfg), "DATASETS.TEST", masks=mask_format(cfg)), mapper
 
 
 def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from ..cores import share_cores
 from ..errors import ConfigError, RunError
+from ..text import plain, plain_lines
 
 TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
 Main = Callable[[Namespace], object]
@@ -34,7 +35,7 @@ def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError, RunError) as error:
         if os.environ.get("D2KD_TRACEBACK") or comm.get_world_size() > 1:
             raise
-        sys.exit(f"{type(error).__name__}: {error}\n{hint}")
+        sys.exit(plain_lines(f"{type(error).__name__}: {error}\n{hint}"))
 
 
 def launch(main: Main, args: Namespace) -> None:
@@ -80,11 +81,11 @@ def _launch_here(main: Main, args: Namespace) -> None:
     except ProcessExitedException as error:
         if error.exit_code > 128:
             sys.exit(error.exit_code)
-        sys.exit(f"{_ENDED}: {error}. {_GO_ON}")
+        sys.exit(plain_lines(f"{_ENDED}: {error}. {_GO_ON}"))
     except ProcessRaisedException as error:
         if os.environ.get("D2KD_TRACEBACK"):
             raise
-        reason = str(error).strip().splitlines()[-1]
+        reason = plain(str(error).strip().splitlines()[-1], 1000)
         lost = "onnection" in reason or "gloo" in reason or "NCCL" in reason
         sys.exit(f"{_ENDED}: {reason}. {_GO_ON}" if lost else f"{reason}\n{TRACEBACK_HINT}")
 

@@ -24,6 +24,7 @@ from ..config.shortcuts import distil, use_data
 from ..config.validate import check_config
 from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
+from ..text import make_output_plain
 from .changes import check_resumed
 from .options import OPTIONS, RESUME_ANYWAY
 from .provenance import describe_run, write_results
@@ -79,6 +80,7 @@ def setup(args: Namespace) -> CfgNode:
         ConfigError: see `resolve_config`, `check_config`, `check_folder` and `check_resumed`;
             nothing is written.
     """
+    make_output_plain()
     cfg = resolve_config(args)
     check_config(cfg)
     args.resume |= args.resume_anyway

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from ..errors import ConfigError
+from ..text import file_name
 from .coco import FastCOCOEvaluator
 from .crowdhuman import CrowdHumanEvaluator
 
@@ -27,7 +28,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: coco, "
             "crowdhuman, pascal_voc. Override DistillationTrainer.build_evaluator for others."
         )
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", file_name(dataset_name))
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
     return FastCOCOEvaluator(dataset_name, output_dir=folder, kpt_oks_sigmas=sigmas)
 

@@ -10,6 +10,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 
 from ..distiller import Distiller
+from ..text import for_plot
 
 THRESHOLD = 0.4  # lowest score that is drawn
 WIDTH = 480  # px of a panel, at least
@@ -30,14 +31,23 @@ def draw_detections(
     height, width = (scale * n for n in image.shape[:2])
     figure = Figure(figsize=(len(panels) * width / 100, height / 100 + 0.3), dpi=100)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    metadata = Metadata(thing_classes=list(classes)) if classes else Metadata()
     for axis, (title, found) in zip(axes, panels.items(), strict=True):
+        metadata = drawing_metadata(classes, found)
         drawn = Visualizer(image, metadata, scale=scale).draw_instance_predictions(found)
         axis.imshow(drawn.get_image())
-        axis.set_title(title, fontsize=9)
+        axis.set_title(for_plot(title), fontsize=9)
         axis.set_axis_off()
     figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.3 / (height / 100 + 0.3), wspace=0.02)
     return figure
+
+
+def drawing_metadata(classes: Sequence[str], found: Instances) -> Metadata:
+    """Class names as Detectron2's `Visualizer` can draw them; numbers for classes beyond them."""
+    if not classes:
+        return Metadata()
+    last = max(found.pred_classes.tolist(), default=0)
+    beyond = range(len(classes), last + 1)
+    return Metadata(thing_classes=[*map(for_plot, classes), *map(str, beyond)])
 
 
 def truth_of(record: dict) -> Instances:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
@@ -27,6 +26,7 @@ from ..data.listing import listed
 from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
 from ..text import plain
+from .detections import drawing_metadata
 from .drawings import save_drawing
 from .pseudo_labels import Labelled
 from .video import VIDEOS, convert_video
@@ -66,7 +66,7 @@ class Predictor:
     def draw(self, image: np.ndarray, found: Instances, classes: Sequence[str]) -> np.ndarray:
         """(H, W, 3) uint8 RGB with boxes, masks, class names and scores."""
         rgb = image[:, :, ::-1] if self.format == "BGR" else image
-        metadata = Metadata(thing_classes=list(classes)) if classes else Metadata()
+        metadata = drawing_metadata(classes, found)
         drawn = Visualizer(rgb, metadata, instance_mode=ColorMode.IMAGE)
         return drawn.draw_instance_predictions(found).get_image()
 

@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import torch  # noqa: E402
 
 from ..cores import usable_cores  # noqa: E402
+from ..text import make_output_plain  # noqa: E402
 from .stages import run  # noqa: E402
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps is not None and args.steps < 1:
         parser.error("--steps must be at least 1")
+    make_output_plain()
     warnings.filterwarnings("ignore")  # deprecations in Detectron2 and torch; log.txt has the rest
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(8, usable_cores()))  # more do not help models this small

@@ -7,10 +7,13 @@ from typing import Dict, List, Sequence, Tuple
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .runs import Curve, RunFolder
+from ..text import for_plot
+from .parts import Curve
+from .runs import RunFolder
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito
 STYLES = ("-", "--", "-.", ":")
+_LARGEST = 1e30  # what matplotlib can scale
 
 
 def to_svg(figure: Figure) -> str:
@@ -23,15 +26,16 @@ def to_svg(figure: Figure) -> str:
 
 
 def line_chart(curves: Dict[str, Curve], label: str, log: bool = False) -> str:
-    """Curves over the iterations; values that are not finite are gaps."""
+    """Curves over the iterations; values that are not finite, or huge, are gaps."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axis = figure.subplots()
-    for index, (name, (steps, values)) in enumerate(curves.items()):
+    found = {name: [_drawable(x) for x in values] for name, (_, values) in curves.items()}
+    for index, (name, (steps, _)) in enumerate(curves.items()):
         style = STYLES[index // len(COLORS) % len(STYLES)]
         marker = "o" if len(steps) < 30 else None
-        axis.plot(steps, values, style, color=COLORS[index % len(COLORS)], marker=marker,
-                  markersize=3, label=name)  # fmt: skip
-    if log and any(v > 0 and math.isfinite(v) for _, values in curves.values() for v in values):
+        axis.plot(steps, found[name], style, color=COLORS[index % len(COLORS)], marker=marker,
+                  markersize=3, label=for_plot(name))  # fmt: skip
+    if log and any(x > 1 / _LARGEST for values in found.values() for x in values):
         axis.set_yscale("log")
     axis.set_xlabel("training step")
     axis.set_ylabel(label)
@@ -47,9 +51,10 @@ def bar_chart(groups: Sequence[str], bars: Dict[str, List[float]], label: str) -
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
         places = [x + index * width for x in range(len(groups))]
-        axis.bar(places, values, width, color=COLORS[index % len(COLORS)], label=name)
+        heights = [_drawable(value) for value in values]
+        axis.bar(places, heights, width, color=COLORS[index % len(COLORS)], label=for_plot(name))
     middle = 0.4 - width / 2
-    axis.set_xticks([x + middle for x in range(len(groups))], groups, fontsize=8)
+    axis.set_xticks([x + middle for x in range(len(groups))], map(for_plot, groups), fontsize=8)
     if len(groups) > 6:
         for text in axis.get_xticklabels():
             text.set(rotation=45, ha="right")
@@ -60,11 +65,14 @@ def bar_chart(groups: Sequence[str], bars: Dict[str, List[float]], label: str) -
     return to_svg(figure)
 
 
+def _drawable(value: float) -> float:
+    return value if abs(value) < _LARGEST else math.nan
+
+
 def run_charts(run: RunFolder) -> List[Tuple[str, str]]:
     """Losses of the task and of the methods, and gradient norms, of one run: title and SVG."""
-    heads = tuple(run.config.get("DISTILL.HEADS") or ()) if run.distils else ()
     losses = {k.removeprefix("loss_"): v for k, v in run.metrics.items() if k.startswith("loss_")}
-    kd = {k: v for k, v in losses.items() if k.startswith(tuple(f"{head}_" for head in heads))}
+    kd = {k: v for k, v in losses.items() if k.startswith(tuple(f"{head}_" for head in run.heads))}
     task = {k: v for k, v in losses.items() if k not in kd}
     norms = {k.removeprefix("grad_norm/"): v for k, v in run.metrics.items() if "grad_norm/" in k}
     charts = []
@@ -90,7 +98,7 @@ def shared_charts(runs: Sequence[RunFolder]) -> List[Tuple[str, str]]:
     for title, keys in (("AP by size", _size_keys(runs)), ("AP by class", _class_keys(runs))):
         bars = {run.name: [run.results.get(k, math.nan) for k in keys] for run in runs}
         if keys:
-            labels = [name.rpartition("AP")[2].removeprefix("-") for name in keys]
+            labels = [name.removeprefix("bbox/AP").removeprefix("-") for name in keys]
             named = {"s": "small", "m": "medium", "l": "large"} if title == "AP by size" else {}
             charts.append((title, bar_chart([named.get(x, x) for x in labels], bars, "box AP")))
     return charts

@@ -3,130 +3,113 @@
 import base64
 import io
 import json
+import math
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
-import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
 
-from ..checkpoint import last_checkpoint, load_detector
-from ..config.loading import load_config
-from ..data import register_custom_datasets
-from ..errors import ConfigError
 from ..file_io import write_atomically
-from ..inference.detections import detect, draw_detections, truth_of
-from ..inference.distillation_maps import picture_batch
-from ..inference.predict import build_student
-from ..inference.speed import measure_inference
+from ..text import plain
 from .charts import run_charts, shared_charts
+from .models import Models, look_at_models
 from .runs import RunFolder, different_keys, read_run
 
 _WIDEST = 1440  # px of a picture
-_SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
+_LONGEST = 2000  # characters of a value
 
 
-def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> None:
+def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List[str]:
     """Write one self-contained HTML page about runs, side by side.
 
     Args:
-        folders: of runs that d2kd trained.
+        folders: of runs that d2kd trained, complete or not.
         output: the file.
         images: of the first run's DATASETS.TEST to draw detections on.
+
+    Returns:
+        List[str]: what the runs lack, a sentence each, as the page shows it.
 
     Raises:
         ConfigError: a folder is not that of a run.
     """
-    shared = os.path.commonpath([x.resolve().parent for x in folders])
-    names = [os.path.relpath(x.resolve(), shared) for x in folders]
-    runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
-    models, pictures = _look_at_models(runs, images)
+    paths = list(dict.fromkeys(os.path.realpath(x) for x in folders))
+    runs = [read_run(Path(x), name) for x, name in zip(paths, _names(paths), strict=True)]
+    models = look_at_models(runs, images)
     environment = Environment(
-        loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined
-    )
+        loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined,
+        finalize=_plain_text,
+    )  # fmt: skip
     text = environment.get_template("page.html.j2").render(
         runs=runs,
         rows=summary(runs, models),
         shared=shared_charts(runs),
         charts={run.name: run_charts(run) for run in runs},
-        pictures=pictures,
+        pictures=[Markup(figure_uri(x)) for x in models.pictures],
         drawn={run.name: _drawn(run) for run in runs},
         keys=different_keys(runs),
         threads=torch.get_num_threads(),
         device="GPU" if torch.cuda.is_available() else "CPU",
-        dump=lambda value: json.dumps(value, indent=1),
+        dump=_dump,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, lambda part: part.write_text(text, encoding="utf-8"))
+    return [f"{run.name}: {plain(text, _LONGEST)}" for run in runs for text in run.missing]
 
 
-def summary(
-    runs: Sequence[RunFolder], models: Dict[str, Tuple[float, float]]
-) -> List[Dict[str, Any]]:
+def _names(paths: Sequence[str]) -> List[str]:
+    """What tells the folders apart, fit to be shown; no two are alike."""
+    shared = os.path.commonpath([os.path.dirname(x) for x in paths])
+    names: List[str] = []
+    for path in paths:
+        name = plain(os.path.relpath(path, shared))
+        while name in names:
+            name += "'"
+        names.append(name)
+    return names
+
+
+def _plain_text(value: Any) -> Any:
+    """Whatever the template shows, but for what is markup already."""
+    return value if isinstance(value, Markup) else plain(value, _LONGEST)
+
+
+def _dump(record: Dict[str, Any]) -> Markup:
+    try:
+        return escape(json.dumps(record, indent=1, default=str))
+    except RecursionError:
+        return escape(plain(record, _LONGEST))
+
+
+def summary(runs: Sequence[RunFolder], models: Models) -> List[Dict[str, Any]]:
     """A row for each run: numbers as text, "-" where they are not known."""
 
     def ap(run: RunFolder, key: str) -> str:
-        return f"{run.results[f'bbox/{key}']:.1f}" if f"bbox/{key}" in run.results else "-"
+        value = run.results.get(f"bbox/{key}", math.nan)
+        return _shown(value, "" if abs(value) > 1e6 else ".1f")
 
     rows = []
     for run in runs:
-        millions, ms = models.get(run.name, (0.0, 0.0))
         rows.append({
             "run": run.name,
             **{key: ap(run, key) for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")},
-            "M parameters": f"{millions:.2f}" if millions else "-",
-            "ms per image": f"{ms:.1f}" if ms else "-",
+            "M parameters": _shown(models.millions.get(run.name, math.nan), ".2f"),
+            "ms per image": _shown(models.milliseconds.get(run.name, math.nan), ".1f"),
             "steps": f"{run.steps:,}",
-            "hours": f"{run.hours:.2f}",
+            "hours": _shown(run.hours, ".2f"),
             "seed": str(run.config.get("SEED", "-")),
-            "methods": ", ".join(run.config.get("DISTILL.HEADS") or ()) if run.distils else "none",
+            "methods": ", ".join(run.heads) or "none",
         })  # fmt: skip
     return rows
 
 
-def _look_at_models(
-    runs: Sequence[RunFolder], images: int
-) -> Tuple[Dict[str, Tuple[float, float]], List[str]]:
-    """Millions of parameters and milliseconds per image by run, and pictures of detections."""
-    models: Dict[str, nn.Module] = {}
-    first: Optional[Tuple[CfgNode, List[dict]]] = None
-    for run in runs:
-        try:
-            run_cfg = load_config(str(run.folder), [])
-            register_custom_datasets(run_cfg)
-            detector = build_student(run_cfg)
-            load_detector(detector, last_checkpoint(str(run.folder)), str(run.folder))
-            first = first or (run_cfg, picture_batch(run_cfg, max(images, _SPEED_IMAGES)))
-        except (ConfigError, ValueError, OSError) as error:
-            run.missing.append(f"Speed and detections: {error}")
-            continue
-        models[run.name] = detector
-    if first is None:
-        return {}, []
-    cfg, batch = first
-    inputs = [{"image": x["image"]} for x in batch[:_SPEED_IMAGES]]
-    times = measure_inference(list(models.values()), inputs, _SPEED_ROUNDS)
-    found = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in models.items()}
-    numbers = {name: (found[name], ms) for name, ms in zip(models, times, strict=True)}
-    classes = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", [])
-    return numbers, [_compare(x, models, cfg.INPUT.FORMAT, classes) for x in batch[:images]]
-
-
-def _compare(
-    record: dict, models: Dict[str, nn.Module], format: str, classes: Sequence[str]
-) -> str:
-    image = record["image"]
-    panels = {"ground truth": truth_of(record)}
-    panels.update({name: detect(model, image) for name, model in models.items()})
-    pixels = image.permute(1, 2, 0).numpy().astype(np.uint8)
-    rgb = pixels[..., ::-1] if format == "BGR" else pixels
-    return figure_uri(draw_detections(np.ascontiguousarray(rgb), panels, classes))
+def _shown(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def figure_uri(figure: Figure) -> str:
@@ -145,10 +128,14 @@ def image_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _drawn(run: RunFolder) -> List[Tuple[str, str]]:
+def _drawn(run: RunFolder) -> List[Tuple[str, Markup]]:
     """Pictures that the training drew: title, data URI."""
-    return [
-        (f"{kind}: {path.stem}", image_uri(Image.open(path)))
-        for kind, files in run.pictures.items()
-        for path in files
-    ]
+    drawn = []
+    for kind, files in run.pictures.items():
+        for path in files:
+            try:
+                with Image.open(path) as image:
+                    drawn.append((f"{kind}: {path.stem}", Markup(image_uri(image))))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                run.missing.append(f"{kind}/{path.name} cannot be read: {plain(error)}")
+    return drawn

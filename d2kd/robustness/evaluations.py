@@ -16,6 +16,7 @@ from ..engine.main import import_files
 from ..engine.provenance import dataset_fingerprint, json_values
 from ..errors import ConfigError
 from ..file_io import write_atomically
+from ..text import file_name, plain
 from .cells import Cell
 from .plan import Plan
 from .subject import Results, Subject, evaluate_cell, load_subject
@@ -76,7 +77,7 @@ def _run(plan: Plan, subjects: List[Subject], share: List[Tuple[str, Cell]]) -> 
         seconds = round(time.time() - start, 1)
         write_result(plan, subject, cell, {"seconds": seconds, "results": results})
         ap = results["bbox"]["AP"]
-        print(f"{subject.name}, {cell.name}: AP {ap:.1f}, {seconds} s", flush=True)
+        print(f"{plain(subject.name)}, {plain(cell.name)}: AP {ap:.1f}, {seconds} s", flush=True)
 
 
 def load_subjects(plan: Plan) -> List[Subject]:
@@ -114,7 +115,7 @@ def identity(plan: Plan, subject: Subject, cell: Cell) -> Dict[str, Any]:
 
 def result_path(plan: Plan, model: str, cell: Cell) -> Path:
     """The file of one result."""
-    return plan.output / model / f"{cell.name}.json"
+    return plan.output / file_name(model) / f"{file_name(cell.name)}.json"
 
 
 def write_result(plan: Plan, subject: Subject, cell: Cell, result: Dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, List, Sequence
 
 from ..evaluation.error_types import ERROR_TYPES
 from ..file_io import write_atomically
+from ..text import for_markdown
 from .plan import Plan
 from .summary import (
     Found,
@@ -37,7 +38,7 @@ NOTES = {
 def write_report(plan: Plan, found: Found) -> str:
     """Write report.md, report.json and, with corruptions, report.png; returns the markdown."""
     sections = [_summary, _corruptions, _severities, _shifts, _attacks, _errors, _groups]
-    lines = [f"# {plan.title}", ""]
+    lines = [f"# {for_markdown(plan.title)}", ""]
     for section in sections:
         lines += section(plan, found)
     text = "\n".join(lines).rstrip() + "\n"
@@ -45,7 +46,7 @@ def write_report(plan: Plan, found: Found) -> str:
     data = json.dumps({"summary": summary, "results": found}, indent=1)
     plan.output.mkdir(parents=True, exist_ok=True)
     write_atomically(plan.output / "report.json", lambda path: path.write_text(data))
-    write_atomically(plan.output / "report.md", lambda path: path.write_text(text))
+    write_atomically(plan.output / "report.md", lambda path: path.write_text(text, "utf-8"))
     if cells_of(plan, "corruption"):
         plot(plan, found).savefig(plan.output / "report.png")
     return text
@@ -63,7 +64,7 @@ def _summary(plan: Plan, found: Found) -> List[str]:
         if mean is not None and baseline is not None and model != plan.baseline:
             difference = mean - baseline
         rows.append([model, *(_number(summary[k]) for k in keys), _number(difference, "+")])
-    note = NOTES["summary"].format(baseline=plan.baseline)
+    note = NOTES["summary"].format(baseline=for_markdown(plan.baseline))
     return _section("Summary", note, ["", *keys, "difference"], rows)
 
 
@@ -163,5 +164,7 @@ def _section(
 ) -> List[str]:
     if not rows:
         return []
-    table = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    return [f"## {title}", "", *([note, ""] if note else []), *table, ""]
+    cells = [[for_markdown(x, 2000) for x in row] for row in (header, *rows)]
+    cells.insert(1, ["---"] * len(header))
+    table = [f"| {' | '.join(row)} |" for row in cells]
+    return [f"## {for_markdown(title)}", "", *([note, ""] if note else []), *table, ""]

@@ -168,6 +168,4 @@ def _check_models(path: str, models: Any, data: dict) -> None:
             or "config" not in model
         ):
             raise ConfigError(f"{path}: models: {name}: give config and, if wanted, options.")
-        if "/" in str(name):
-            raise ConfigError(f"{path}: models: {name!r}: it names a folder, so write no '/'.")
         resolve_config_file(model["config"], f"{path}: models: {name}")

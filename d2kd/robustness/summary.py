@@ -6,6 +6,7 @@ from typing import Any, Dict, List
 from matplotlib.figure import Figure
 
 from ..evaluation.corruptions import corruption_summary
+from ..text import for_plot
 from .cells import Cell
 from .plan import Plan
 from .subject import Results
@@ -69,10 +70,10 @@ def plot(plan: Plan, found: Found) -> Figure:
             for severity, ap in known.items():
                 points.setdefault(severity, []).append(ap)
         means = [sum(x) / len(x) for x in points.values()]
-        left.plot(list(points), means, "o-", label=model)
+        left.plot(list(points), means, "o-", label=for_plot(model))
         bars = [sum(v.values()) / len(v) if (v := values[model][n]) else 0.0 for n in names]
         width = 0.8 / len(found)
-        right.bar([x + i * width for x in range(len(names))], bars, width, label=model)
+        right.bar([x + i * width for x in range(len(names))], bars, width, label=for_plot(model))
     left.set(xlabel="severity (0: clean)", ylabel="AP, mean over corruptions", ylim=(0, None))
     right.set_xticks([x + 0.4 - 0.4 / len(found) for x in range(len(names))], names, rotation=45,
                      ha="right")  # fmt: skip

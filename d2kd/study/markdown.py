@@ -6,6 +6,7 @@ import statistics
 from typing import Any, Dict, List
 
 from ..file_io import write_atomically
+from ..text import for_markdown, for_plot
 from .plan import Study
 from .tables import Values, not_run, table_of_family, table_of_seeds
 
@@ -52,7 +53,9 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     measures = {study.metric: values, **(more or {})}
     summaries = {name: summarize(v, study.baseline) for name, v in measures.items()}
     summary = summaries[study.metric]
-    text = "\n".join([f"# {study.title}", *_tables(study, measures, summaries)]) + "\n"
+    text = (
+        "\n".join([f"# {for_markdown(study.title)}", *_tables(study, measures, summaries)]) + "\n"
+    )
     study.output.mkdir(parents=True, exist_ok=True)
     parts = {
         name: {"values": _with_null(found), "summary": _with_null(summaries[name])}
@@ -62,7 +65,7 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     data |= {"more": parts} if parts else {}
     content = json.dumps(data, indent=1, allow_nan=False)
     write_atomically(study.output / "report.json", lambda path: path.write_text(content))
-    write_atomically(study.output / "report.md", lambda path: path.write_text(text))
+    write_atomically(study.output / "report.md", lambda path: path.write_text(text, "utf-8"))
     _plot(study, summary)
     return text
 
@@ -103,9 +106,10 @@ def _plot(study: Study, summary: Dict[str, Dict[str, float]]) -> None:
     errors = [0.0 if math.isnan(summary[row]["se"]) else summary[row]["se"] for row in rows]
     figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
     axes.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=4)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), map(for_plot, rows))
     axes.invert_yaxis()
-    axes.set_xlabel(f"{study.metric}, mean and standard error over {len(study.seeds)} seeds")
+    metric = for_plot(study.metric)
+    axes.set_xlabel(f"{metric}, mean and standard error over {len(study.seeds)} seeds")
     if study.baseline in rows:
         axes.axvline(summary[study.baseline]["mean"], color="gray", linestyle=":")
     axes.grid(axis="x", alpha=0.3)

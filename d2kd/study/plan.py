@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterable, List, Sequence
 
 from ..errors import ConfigError
 from ..file_io import read_yaml
+from ..text import file_name
 
 _KEYS = {"title", "output", "baseline", "metric", "more_metrics", "seeds", "options", "rows",
          "robustness", "imports"}  # fmt: skip
@@ -129,7 +130,7 @@ def check_imports(study: Study, plan: str, allowed: Sequence[str]) -> None:
 
 
 def _run(name: str, row: Dict[str, Any], shared: List[str], seed: int, output: Path) -> Run:
-    folder = output / name / f"seed_{seed}"
+    folder = output.joinpath(*map(file_name, str(name).split("/")), f"seed_{seed}")
     options = [*shared, *(str(x) for x in row.get("options", []))]
     options += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
     return Run(name, seed, folder, ["d2kd", "train", row["config"], *options])

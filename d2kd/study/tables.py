@@ -3,6 +3,7 @@
 import math
 from typing import Dict, List, Optional
 
+from ..text import for_markdown, markdown_code
 from .plan import Study
 
 Values = Dict[str, Dict[int, float]]
@@ -16,8 +17,9 @@ def table_of_seeds(study: Study, metric: str, values: Values, summary: Summary) 
     """Every seed of a measure and its statistics, without rows that lack a further measure."""
     seeds = "".join(f" seed {seed} |" for seed in study.seeds)
     lines = [
-        f"`{metric}`; mean, sample standard deviation (sd), standard error (se); difference "
-        f"to *{study.baseline}* with the same seed, mean and standard error.", "",
+        f"{markdown_code(metric)}; mean, sample standard deviation (sd), standard error (se); "
+        f"difference to *{for_markdown(study.baseline)}* with the same seed, mean and standard "
+        "error.", "",
         f"| |{seeds} mean | sd | se | difference | se |", "|---" * (len(study.seeds) + 6) + "|",
     ]  # fmt: skip
     for row, s in summary.items():
@@ -28,25 +30,27 @@ def table_of_seeds(study: Study, metric: str, values: Values, summary: Summary) 
             f"{format_number(s['difference'], '+')} | {format_number(s['difference_se'], digits=2)}"
         )  # fmt: skip
         lines.append(
-            f"| {row} |{cells} {format_number(s['mean'])} | {format_number(s['sd'], digits=2)} "
-            f"| {format_number(s['se'], digits=2)} | {difference} |"
+            f"| {for_markdown(row)} |{cells} {format_number(s['mean'])} "
+            f"| {format_number(s['sd'], digits=2)} | {format_number(s['se'], digits=2)} "
+            f"| {difference} |"
         )
     return lines
 
 
 def table_of_family(study: Study, family: str, columns: Dict[str, Summary]) -> List[str]:
     """Means of several measures side by side, with differences to the baseline."""
+    baseline = for_markdown(study.baseline)
     lines = [
-        f"`{family}`; mean over the seeds; in brackets the difference to *{study.baseline}* with "
-        "the same seed and, behind /, its standard error.", "",
-        f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
+        f"{markdown_code(family)}; mean over the seeds; in brackets the difference to "
+        f"*{baseline}* with the same seed and, behind /, its standard error.", "",
+        f"| | {' | '.join(map(for_markdown, columns))} |", "|---" * (len(columns) + 1) + "|",
     ]  # fmt: skip
     for row in study.rows:
         cells = [_mean_and_difference(summary[row]) for summary in columns.values()]
         if row == study.baseline:
             cells = [format_number(summary[row]["mean"]) for summary in columns.values()]
         if any(summary[row]["seeds"] for summary in columns.values()):
-            lines.append(f"| {row} | {' | '.join(cells)} |")
+            lines.append(f"| {for_markdown(row)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -63,9 +67,8 @@ def not_run(study: Study, values: Values) -> List[str]:
     for row, runs in open_runs.items():
         if runs:
             seeds = ", ".join(str(run.seed) for run in runs)
-            lines.append(
-                f"- {row}, {'seed' if len(runs) == 1 else 'seeds'} {seeds}: `{runs[0].shell}`"
-            )
+            word, command = "seed" if len(runs) == 1 else "seeds", markdown_code(runs[0].shell)
+            lines.append(f"- {for_markdown(row)}, {word} {seeds}: {command}")
     return lines
 
 

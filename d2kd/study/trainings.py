@@ -13,6 +13,7 @@ from ..config.locate import moved_config
 from ..cores import usable_cores
 from ..engine.run_folder import holds_run
 from ..file_io import write_atomically
+from ..text import plain
 from .plan import Run, Study
 
 _FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
@@ -50,8 +51,8 @@ def execute(run: Run, metric: str, jobs: int = 1) -> Optional[str]:
     run.folder.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if holds_run(run.folder) else []
     threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
-    start, name = time.time(), f"{run.row}, seed {run.seed}"
-    with open(run.folder / "console.txt", "a") as console:
+    start, name = time.time(), f"{plain(run.row)}, seed {run.seed}"
+    with open(run.folder / "console.txt", "a", encoding="utf-8") as console:
         command = [sys.executable, "-m", *run.command[:3], *resume, *run.command[3:]]
         code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False,
                               env={**threads, **os.environ})  # fmt: skip

@@ -82,10 +82,11 @@ def test_parts_that_are_missing_are_named(runs, tmp_path):
     done = d2kd("report", folder, "--output", tmp_path / "r.html")
     assert done.exit_code == 0, done.output
     text = re.sub(r"\s+", " ", (tmp_path / "r.html").read_text())
-    for part in ("results.json is missing or cannot be read", "run.json is missing",
-                 "2 lines of metrics.json cannot be read", "3 of 8 steps are done",
+    for part in ("results.json is not valid json", "run.json is missing",
+                 "2 of 3 lines of metrics.json cannot be read", "3 of 8 steps are done",
                  "holds no checkpoint"):  # fmt: skip
         assert part in text, part
+        assert part in re.sub(r"\s+", " ", done.output), part
 
 
 def test_no_run(tmp_path):

@@ -1,0 +1,139 @@
+"""Size, speed and detections of the runs' last checkpoints."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..checkpoint import last_checkpoint, load_detector
+from ..config.loading import load_config
+from ..data import first_test_set, register_custom_datasets
+from ..errors import ConfigError
+from ..inference.detections import detect, draw_detections, truth_of
+from ..inference.distillation_maps import picture_batch
+from ..inference.predict import build_student
+from ..inference.speed import measure_inference
+from ..text import plain
+from .runs import RunFolder
+
+_SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
+
+
+@dataclass
+class Models:
+    """What the checkpoints of the runs gave, as far as they and test images could be read.
+
+    Attributes:
+        millions: run -> millions of parameters.
+        milliseconds: run -> median time of an image.
+        pictures: detections of the runs beside the ground truth, one figure an image.
+    """
+
+    millions: Dict[str, float] = field(default_factory=dict)
+    milliseconds: Dict[str, float] = field(default_factory=dict)
+    pictures: List[Figure] = field(default_factory=list)
+
+
+@dataclass
+class _Model:
+    run: RunFolder
+    cfg: CfgNode
+    detector: nn.Module
+
+    def input(self, image: Tensor, channels: str) -> Tensor:
+        """An image (3, H, W) in the channel order of this model."""
+        return image if channels == self.cfg.INPUT.FORMAT else image.flip(0)
+
+
+@dataclass
+class _TestImages:
+    batch: List[dict]
+    channels: str
+    classes: Sequence[str]
+
+
+def look_at_models(runs: Sequence[RunFolder], images: int) -> Models:
+    """Load, time and try the runs' detectors; what fails is put into the run's `missing`.
+
+    Args:
+        runs: whose last checkpoints are loaded.
+        images: test images to draw, those of the first run whose data is there.
+    """
+    models = [model for run in runs for model in _load(run)]
+    found = Models({x.run.name: _millions(x.detector) for x in models})
+    loaded = (_test_images(x, max(images, _SPEED_IMAGES)) for x in models)
+    data = next((x for x in loaded if x), None)
+    models = [x for x in models if data and _works(x, data)]
+    if not (data and models):
+        return found
+    found.pictures = [_compare(record, models, data) for record in data.batch[:images]]
+    found.milliseconds = _times(models, data)
+    return found
+
+
+def _millions(detector: nn.Module) -> float:
+    return sum(p.numel() for p in detector.parameters()) / 1e6
+
+
+@contextmanager
+def _noted(run: RunFolder, what: str) -> Iterator[None]:
+    """Whatever a damaged run does to the libraries, the other runs are shown."""
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        run.missing.append(f"{what}: {plain(error, 500)}")
+    except Exception as error:
+        run.missing.append(f"{what}: {type(error).__name__}: {plain(error, 500)}")
+
+
+def _load(run: RunFolder) -> List[_Model]:
+    if not run.config:
+        run.missing.append("Speed and detections: without its config the model is not known.")
+        return []
+    with _noted(run, "Speed and detections"):
+        checkpoint, cfg = last_checkpoint(str(run.folder)), load_config(str(run.folder), [])
+        detector = build_student(cfg)
+        load_detector(detector, checkpoint, str(run.folder))
+        return [_Model(run, cfg, detector)]
+    return []
+
+
+def _test_images(model: _Model, count: int) -> Optional[_TestImages]:
+    with _noted(model.run, "Test images"):
+        register_custom_datasets(model.cfg)
+        name = first_test_set(model.cfg)
+        batch = picture_batch(model.cfg, count)
+        classes = MetadataCatalog.get(name).get("thing_classes", [])
+        return _TestImages(batch, model.cfg.INPUT.FORMAT, classes) if batch else None
+    return None
+
+
+def _works(model: _Model, data: _TestImages) -> bool:
+    with _noted(model.run, "Speed and detections"):
+        _found(model, data.batch[0], data)
+        return True
+    return False
+
+
+def _found(model: _Model, record: dict, data: _TestImages) -> Instances:
+    return detect(model.detector, model.input(record["image"], data.channels))
+
+
+def _compare(record: dict, models: Sequence[_Model], data: _TestImages) -> Figure:
+    panels = {"ground truth": truth_of(record)}
+    panels.update({x.run.name: _found(x, record, data) for x in models})
+    pixels = record["image"].permute(1, 2, 0).numpy().astype(np.uint8)
+    rgb = pixels[..., ::-1] if data.channels == "BGR" else pixels
+    return draw_detections(np.ascontiguousarray(rgb), panels, data.classes)
+
+
+def _times(models: Sequence[_Model], data: _TestImages) -> Dict[str, float]:
+    inputs = [{"image": x["image"]} for x in data.batch[:_SPEED_IMAGES]]
+    times = measure_inference([x.detector for x in models], inputs, _SPEED_ROUNDS)
+    return {x.run.name: ms for x, ms in zip(models, times, strict=True)}
