@@ -49,7 +49,7 @@ def markdown_code(text: object) -> str:
     """A command or a key in a markdown text, in as many backticks as it takes."""
     shown = plain(text, 10_000)
     longest = max(map(len, re.findall("`+", shown)), default=0)
-    space = " " if longest else ""
+    space = "" if shown and not longest else " "
     return f"{'`' * (longest + 1)}{space}{shown}{space}{'`' * (longest + 1)}"
 
 

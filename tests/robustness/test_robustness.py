@@ -266,7 +266,6 @@ def test_runs_of_one_name_and_mistakes(runs, tmp_path):
     ({"shift": {"x": {"classes": {}}}}, "shift: x: give dataset"),
     ({"models": {}}, "models: give at least one"),
     ({"models": {"a": {"options": []}}}, "models: a: give config"),
-    ({"models": {"a/b": {"config": "x"}}}, "models: 'a/b': it names a folder"),
     ({"baseline": "b"}, "baseline: unknown 'b'"),
 ])  # fmt: skip
 def test_mistakes_in_a_plan_are_explained(setting, tmp_path, changes, match):
