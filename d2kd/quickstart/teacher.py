@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..checkpoint import load_detector
+from ..checkpoint import load_detector, read_weights
 from .training import Result, evaluate, load_config, log_to, train
 
 TEACHER = Path(__file__).with_name("teacher.safetensors")
@@ -26,7 +26,7 @@ def save_teacher(checkpoint: Path, path: Path, steps: int, seconds: float) -> No
     Raises:
         ValueError: a weight does not fit in half precision.
     """
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    weights = read_weights(str(checkpoint))["model"]
     small = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     wide = [k for k, v in small.items() if not torch.isfinite(v).all()]
     if wide:

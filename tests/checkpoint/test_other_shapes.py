@@ -8,6 +8,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from d2kd.checkpoint import SafeCheckpointer
+from d2kd.errors import ConfigError
 from tests.helpers import clone, detector, pair
 
 OTHERS = {
@@ -56,3 +57,25 @@ def test_names_of_the_state_dict_lead_to_the_students_modules():
     assert distiller.backbone is student.backbone
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         distiller.nonsense  # noqa: B018
+
+
+STATES = {
+    "projection": ("distillation", {"PKD.nothing": torch.ones(1)}, "it cannot be loaded: "),
+    "not a state": ("distillation", 3, "it cannot be loaded: "),
+    "momentum": (
+        "distillation",
+        {"a": [{3: torch.tensor(torch.nan)}]},
+        r"NaN or infinite values: distillation.a.0.3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(STATES))
+def test_a_state_beside_the_weights_that_is_damaged_is_one_line(tmp_path, case):
+    key, state, match = STATES[case]
+    _, model = pair()
+    path = tmp_path / "x.pth"
+    torch.save({"model": model.state_dict(), key: state}, path)
+    with pytest.raises(ConfigError, match=f"{path}: .*({match})") as info:
+        SafeCheckpointer(model, distillation=model.heads).load(str(path))
+    assert "\n" not in str(info.value)
