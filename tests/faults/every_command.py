@@ -137,6 +137,7 @@ def cases(squares):
         "data yolo": ["data", "yolo"],
         "data voc": ["data", "voc"],
         "train, eps": ["train", "base.yaml", *custom("eps", "eps/squares.json", "eps")],
+        "predict eps": ["predict", "base.yaml", "eps", "--weights", "good.pth"],
         "train, remote images": ["train", "base.yaml", *custom("remote", "remote.json", squares)],
         "train, names": ["train", "base.yaml", *custom("named", "named.json", squares)],
     }  # fmt: skip
