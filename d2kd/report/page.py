@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..data.pixels import PixelError, read_pixels
 from ..file_io import write_atomically
 from ..text import plain
 from .charts import run_charts, shared_charts
@@ -134,8 +135,10 @@ def _drawn(run: RunFolder) -> List[Tuple[str, Markup]]:
     for kind, files in run.pictures.items():
         for path in files:
             try:
-                with Image.open(path) as image:
-                    drawn.append((f"{kind}: {path.stem}", Markup(image_uri(image))))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                run.missing.append(f"{kind}/{path.name} cannot be read: {plain(error)}")
+                image = Image.fromarray(read_pixels(path, "RGB"))
+            except PixelError as error:
+                reason = str(error).removeprefix(f"{path} cannot be read: ")
+                run.missing.append(f"{kind}/{path.name} cannot be read: {plain(reason)}")
+            else:
+                drawn.append((f"{kind}: {path.stem}", Markup(image_uri(image))))
     return drawn

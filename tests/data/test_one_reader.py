@@ -37,7 +37,7 @@ ALLOWED = {
         "data/pixels.py": "the one reader of pixels",
         "data/mapper.py": "the subclass that reads with it",
         "inference/video.py": "the one reader of videos",
-        "report/page.py": "pictures that matplotlib just drew, and those of a training",
+        "report/page.py": "pictures that matplotlib has just drawn",
     },
     "annotations": {
         "data/voc/annotation.py": "the one reader of xml",
@@ -80,6 +80,7 @@ ALLOWED = {
         "checkpoint/torch_file.py": "weights, behind their own gate",
         "checkpoint/weights_file.py": "weights, behind their own gate",
         "quickstart/digits.py": "the files that it wrote",
+        "study/plan.py": "a plan's text, beside what the bounded reader makes of it",
         "evaluation/coco.py": "detections that it writes",
         "study/trainings.py": "results that its runs wrote, and what their consoles say",
         "robustness/evaluations.py": "results that it wrote",
