@@ -184,3 +184,36 @@ def test_the_output_is_a_folder(tmp_path):
     (tmp_path / "out").touch()
     done = d2kd("convert", "voc", voc(tmp_path / "set", train="p0"), tmp_path / "out")
     assert done.exit_code == 2 and "out' is a file" in done.output
+
+
+def test_a_missing_image_is_not_taken_for_one_whose_name_it_begins_with(tmp_path):
+    root = voc(tmp_path / "set", train="p0\np1 12")
+    with pytest.raises(ConfigError, match="train.txt names p1 12, which .*JPEGImages lacks"):
+        voc_to_coco(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("line", "taken", "said"), [
+    ("p0", "p0.png", "1 images are left out for others whose suffix alone differs: p0.png, not p0"),
+    ("p0.jpg", "p0.jpg", ""), ("x/p0.jpg", "p0.jpg", ""), ("p0.png", "p0.png", "p0.png, not p0"),
+    ("P0", "p0.png", "1 images are taken whose names are written differently: p0.png for P0"),
+])  # fmt: skip
+def test_names_that_may_mean_another_are_counted(tmp_path, caplog, line, taken, said):
+    root = voc(tmp_path / "set", train=line)
+    Image.new("RGB", (20, 10)).save(root / "JPEGImages" / "p0.png")
+    assert converted(root, tmp_path / "out") == {"train": (taken,)}
+    assert said in caplog.text
+    assert ("images are left out" in caplog.text) == (taken == "p0.png")
+
+
+@pytest.mark.parametrize("place", ["ImageSets/first.txt", "first.txt", "ImageSets/Main/first.TXT"])
+def test_lists_are_asked_for_wherever_they_are_found(tmp_path, place):
+    root = voc(tmp_path / "set", train="p0\np1", val="q0")
+    (root / place).write_text("p1")
+    found = converted(root, tmp_path / "out", splits=["train=first", "val"])
+    assert found == {"train": ("p1.jpg",), "val": ("q0.jpg",)}
+
+
+def test_the_suffix_of_a_list_in_any_case(tmp_path):
+    root = voc(tmp_path / "set", train="p0")
+    (root / "ImageSets/Main/train.txt").rename(root / "ImageSets/Main/train.TXT")
+    assert converted(root, tmp_path / "out") == {"train": ("p0.jpg",)}

@@ -39,7 +39,7 @@ def voc_to_coco(
         root: the folder that holds ``Annotations``, ``ImageSets`` and ``JPEGImages``.
         output: where to write; made if needed.
         classes: class names in the order of their ids; all names found, sorted, if empty.
-        splits: names of files in ``ImageSets/Main``, maybe ``val=NAME``; of train, val and test
+        splits: names of lists (see `find_lists`), maybe ``val=NAME``; of train, val and test
             those that exist if empty, with trainval in the place of a missing train.
 
     Returns:

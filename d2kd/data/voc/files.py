@@ -75,21 +75,31 @@ class ByName:
     """Files found by what a list or another file calls them."""
 
     def __init__(self, paths: Iterable[Path], root: Path) -> None:
-        """Paths below `root`; of two that differ in their suffix alone the last counts."""
+        """Paths below `root`; of two that differ in their suffix alone the last has their ID."""
         self.root, self.paths = root, list(paths)
+        self.renamed: dict[Path, str] = {}
+        """Files that were found although they are written differently, and what was looked for."""
         self._ids: dict[str, Path] = {}
+        self._names: dict[str, dict[Path, Path]] = defaultdict(dict)
         self._stems: dict[str, dict[Path, Path]] = defaultdict(dict)
         self._folded: dict[str, dict[Path, Path]] = defaultdict(dict)
         for path in self.paths:
             key = path.relative_to(root).with_suffix("")
             self._ids[key.as_posix()] = path
+            self._names[path.name][path] = path
             self._stems[key.name][key] = path
             self._folded[folded(path.name)][key] = path
 
     def exact(self, name: str) -> Path | None:
         """A file's path below the root without its suffix, or with it."""
         text = name.replace("\\", "/")
-        return self._ids.get(text) or self._ids.get(without_suffix(text))
+        named = self._names.get(PurePosixPath(text).name, {}).get(self.root / text)
+        return self._ids.get(text) or named or self._ids.get(without_suffix(text))
+
+    def hidden(self) -> dict[Path, Path]:
+        """The files whose ID means another, and that other."""
+        ids = {path: path.relative_to(self.root).with_suffix("") for path in self.paths}
+        return {x: y for x, key in ids.items() if (y := self._ids[key.as_posix()]) != x}
 
     def find(self, name: str, like: Path | None = None) -> Path | None:
         """The file with this name, with the longest end of this path, or with a name like it.
@@ -103,11 +113,13 @@ class ByName:
             if found := self.exact("/".join(parts[start:])):
                 return found
         last = parts[-1] if parts else ""
-        groups = [self._stems.get(x) for x in (last, without_suffix(last))]
-        for group in (*groups, self._folded.get(folded(last))):
-            if found := _only(list((group or {}).values()), like):
+        stem = without_suffix(last)
+        for group in (self._stems.get(last), self._names.get(last), self._stems.get(stem)):
+            if found := _only(group, like):
                 return found
-        return None
+        if found := _only(self._folded.get(folded(last)), like):
+            self.renamed[found] = name
+        return found
 
 
 def folder_split(path: Path, root: Path) -> str:
@@ -116,7 +128,8 @@ def folder_split(path: Path, root: Path) -> str:
     return next(filter(None, map(split_of, parts)), "")
 
 
-def _only(paths: list[Path], like: Path | None) -> Path | None:
+def _only(group: dict[Path, Path] | None, like: Path | None) -> Path | None:
+    paths = list((group or {}).values())
     if len(paths) > 1 and like is not None:
         beside = [path for path in paths if path.parent == like.parent]
         words = set(map(split_of, like.parts))

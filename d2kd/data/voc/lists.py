@@ -24,26 +24,29 @@ def find_lists(root: Path, asked: Sequence[str]) -> dict[str, Path]:
     Raises:
         ConfigError: a list is missing, names no split, or two name the same.
     """
-    folders = [path for path in (root / "ImageSets" / "Main", root / "ImageSets", root)]
+    folders = (root / "ImageSets" / "Main", root / "ImageSets", root)
     if asked:
-        return _asked_lists(folders[0] if folders[0].is_dir() else root, asked)
+        return _asked_lists(folders, asked)
     for folder in folders:
-        found = [path for path in sorted(folder.glob("*.txt")) if is_split(path.stem)]
-        if lists := {split_of(path.stem): path for path in found}:
-            return lists | {
+        lists = sorted(x for x in folder.glob("*.*") if x.suffix.lower() == ".txt")
+        found = [path for path in lists if is_split(path.stem)]
+        if found:
+            return {split_of(path.stem): path for path in found} | {
                 split_of(path.stem): path for path in found if path.stem in (*SPLITS, "trainval")
             }
     return {}
 
 
-def _asked_lists(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
+def _asked_lists(folders: Sequence[Path], asked: Sequence[str]) -> dict[str, Path]:
     lists: dict[str, Path] = {}
     for text in asked:
         given, _, name = text.rpartition("=")
-        path, split = folder / f"{name}.txt", given or split_of(name)
+        places = [folder / f"{name}{x}" for folder in folders for x in (".txt", ".TXT")]
+        path, split = next(filter(Path.is_file, places), None), given or split_of(name)
         split = "train" if split == "trainval" else split
-        if not path.is_file():
-            raise MissingFileError(f"--splits {text}: there is no {path}.")
+        if path is None:
+            where = ", ".join(map(str, folders))
+            raise MissingFileError(f"--splits {text}: there is no {name}.txt in any of {where}.")
         if split not in SPLITS or split in lists:
             raise ConfigError(
                 f"--splits {text}: say which split it is, once: train={name}, val={name} or "
@@ -77,8 +80,6 @@ def _read_line(line: str, images: ByName, xmls: ByName) -> tuple[Path | None, Pa
         name, other = match[1], match[2]
     elif not images.exact(line) and (match := _FLAG.fullmatch(line)):
         name = match[1]
-    elif not images.find(line):
-        name = line.split()[0]
     image = images.find(name)
     if other.lower().endswith(".xml"):
         return image, xmls.find(other)

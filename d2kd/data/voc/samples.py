@@ -51,11 +51,22 @@ def find_splits(files: Files, asked: Sequence[str]) -> dict[str, Split]:
             f"{files.root} holds no image with a xml file, and none of train.txt, val.txt, test.txt"
             " in ImageSets/Main: is this a VOC folder? The lists have one ID per line."
         )
-    used = {sample.annotation for split in found.values() for sample in split.samples}
+    used = {path for split in found.values() for sample in split.samples for path in sample}
+    _explain("images", files.images, used)
+    _explain("xml files", files.annotations, used)
     if lists and not asked:
         unused = [path.name for path in files.annotations.paths if path not in used]
         _warn("xml files are named by no list that is read", unused)
     return found
+
+
+def _explain(kind: str, found: ByName, used: set[Path]) -> None:
+    """Warn about files that were taken for a name that may mean another."""
+    renamed = [f"{x.name} for {name}" for x, name in found.renamed.items() if x in used]
+    _warn(f"{kind} are taken whose names are written differently", renamed)
+    hidden = [(x, y) for x, y in found.hidden().items() if y in used and x not in used]
+    names = [f"{y.name}, not {x.name}" for x, y in hidden]
+    _warn(f"{kind} are left out for others whose suffix alone differs", names)
 
 
 def _listed_splits(files: Files, lists: dict[str, Path]) -> dict[str, Split]:

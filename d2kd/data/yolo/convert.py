@@ -8,6 +8,7 @@ follow the box; they are left out. An image without a label file has no objects.
 """
 
 import logging
+import os
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """The images of each split, as `write_coco` takes them, and the classes."""
     data, root = read_data_yaml(path), image_root(path)
     reader = LabelReader(read_names(data, path), "kpt_shape" in data)
-    if (given := data.get("path")) and root == path.resolve().parent and str(given) not in ".":
+    given = str(data.get("path") or ".")
+    if not os.path.isdir(path.resolve().parent / os.path.expanduser(given)):
         logger.warning(f"{plain(path)}: path: {plain(given)} is taken as {plain(root)}.")
     found = _find(read_entries(data, path), root, path)
     labels = match_labels(found, root)

@@ -34,7 +34,7 @@ def find_images(entries: list[str], root: Path, place: str) -> list[Path]:
             images.update(_inside(path, root) for path in files)
             for line in left_out:
                 logger.warning(f"{place}: {plain(line)}.")
-        elif start.suffix == ".txt" and os.path.isfile(start):
+        elif start.suffix.lower() == ".txt" and os.path.isfile(start):
             images.update(_inside(path, root) for path in _listed(start, root))
         else:
             raise MissingFileError(

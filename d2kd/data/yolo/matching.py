@@ -18,20 +18,30 @@ _HEAD = 200  # bytes
 NO_LABELS = {"classes.txt", "labels.txt", "predefined_classes.txt"}
 
 
-def label_path(image: Path, root: Path) -> Path:
+class _Labels(dict[Path, dict[str, Path]]):
+    """The text files of each folder that is asked for, by their names without suffix."""
+
+    def __missing__(self, folder: Path) -> dict[str, Path]:
+        names = [x for x in sorted(_names(folder)) if x.lower().endswith(".txt")]  # .txt the last
+        files = [path for name in names if (path := folder / name).is_file()]
+        self[folder] = {path.stem: path for path in files}
+        return self[folder]
+
+
+def label_path(image: Path, root: Path, labels: _Labels) -> Path:
     """Where an image's labels are: its last folder ``images`` is ``labels``, the suffix .txt.
 
-    Where that is no file, but there is one beside the image, it is that.
+    Its case does not count. Where there is no such file, but one beside the image, it is that.
     """
     parts = image.relative_to(root).parts
     last = max((i for i, x in enumerate(parts[:-1]) if x.lower() == "images"), default=None)
-    beside = image.with_name(f"{image.stem}.txt")
-    if last is None:
-        return beside
-    before = root.joinpath(*parts[:last])
-    name = "labels" if parts[last] == "images" or not (before / "Labels").is_dir() else "Labels"
-    path = before.joinpath(name, *parts[last + 1 : -1], f"{image.stem}.txt")
-    return beside if not path.is_file() and beside.is_file() else path
+    folders = [image.parent]
+    if last is not None:
+        before = root.joinpath(*parts[:last])
+        name = "labels" if parts[last] == "images" or not (before / "Labels").is_dir() else "Labels"
+        folders.insert(0, before.joinpath(name, *parts[last + 1 : -1]))
+    there = [labels[folder][image.stem] for folder in folders if image.stem in labels[folder]]
+    return there[0] if there else folders[0] / f"{image.stem}.txt"
 
 
 def match_labels(found: dict[str, list[Path]], root: Path) -> dict[str, list[Path | None]]:
@@ -43,7 +53,8 @@ def match_labels(found: dict[str, list[Path]], root: Path) -> dict[str, list[Pat
     Raises:
         MissingFileError: no image of train has labels.
     """
-    expected = {split: [label_path(x, root) for x in y] for split, y in found.items()}
+    labels = _Labels()
+    expected = {split: [label_path(x, root, labels) for x in y] for split, y in found.items()}
     claimed = {path for paths in expected.values() for path in paths}
     return {
         split: _match(split, found[split], paths, claimed, root)
@@ -73,13 +84,13 @@ def _match(
 
 def _pair(bare: Iterable[Path], orphans: Iterable[Path]) -> dict[Path, Path]:
     """Paths that do not exist with the file in their folder that is named almost so."""
-    folders: dict[Path, tuple[list[str], list[str]]] = {}
+    folders: dict[Path, tuple[dict[str, Path], dict[str, Path]]] = {}
     for side, paths in enumerate((bare, orphans)):
         for path in paths:
-            folders.setdefault(path.parent, ([], []))[side].append(path.stem)
+            folders.setdefault(path.parent, ({}, {}))[side][path.stem] = path
     return {
-        folder / f"{ours}.txt": folder / f"{theirs}.txt"
-        for folder, (left, right) in folders.items()
+        left[ours]: right[theirs]
+        for left, right in folders.values()
         for ours, theirs in pairs(left, right).items()
     }
 
@@ -97,11 +108,9 @@ def _orphans(images: list[Path], expected: list[Path], claimed: set[Path]) -> li
     files = [
         x for folder in roots for y in walk(folder, bounded=False) for x in y.with_suffix(".txt")
     ]
-    return [
-        path
-        for path in sorted(files)
-        if path not in claimed and path.stem not in stems.get(path.parent, ()) and is_label(path)
-    ]
+    return [path for path in sorted(files) if path not in claimed
+            and (path.stem not in stems.get(path.parent, ()) or path.with_suffix(".txt") in claimed)
+            and is_label(path)]  # fmt: skip
 
 
 def _names(folder: Path) -> list[str]:
