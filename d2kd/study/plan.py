@@ -4,14 +4,18 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingFileError
 from ..file_io import read_yaml
 from ..text import file_name
 
-_KEYS = {"title", "output", "baseline", "metric", "more_metrics", "seeds", "options", "rows",
-         "robustness", "imports"}  # fmt: skip
+_TYPES: Dict[str, Tuple[type, ...]] = {
+    "title": (str,), "output": (str,), "baseline": (object,), "metric": (str,),
+    "more_metrics": (list, str), "seeds": (list, int), "options": (list,), "rows": (dict,),
+    "robustness": (dict,), "imports": (list, str),
+}  # fmt: skip
+_KINDS = {str: "text", int: "whole number", list: "list", dict: "group of keys"}
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,9 @@ def load_study(path: str) -> Study:
         FileNotFoundError: no such file, or a row's config or one of `imports` does not exist.
         ValueError: not a study; the message says which key is wrong.
     """
-    data = read_yaml(Path(path))
-    _check(path, data)
+    data = _checked(path, read_yaml(Path(path)))
     output, rows = Path(data["output"]), data["rows"]
-    imports = [str(x) for x in data.get("imports", [])]
-    shared = [word for file in imports for word in ("--import", file)]
-    shared += [str(x) for x in data.get("options", [])]
-    robustness = dict(data.get("robustness") or {})
+    robustness = dict(data.get("robustness", {}))
     return Study(
         title=data.get("title", Path(path).stem),
         output=output,
@@ -103,11 +103,11 @@ def load_study(path: str) -> Study:
         more_metrics=list(data.get("more_metrics", [])),
         seeds=list(data["seeds"]),
         rows={
-            name: [_run(name, row, shared, seed, output) for seed in data["seeds"]]
+            name: [_run(path, name, row, data, seed) for seed in data["seeds"]]
             for name, row in rows.items()
         },
         only_named=[name for name, row in rows.items() if not row.get("run", True)],
-        imports=imports,
+        imports=data.get("imports", []),
         robustness_rows=list(robustness.pop("rows", rows)),
         robustness=robustness,
         text=Path(path).read_text(encoding="utf-8-sig"),
@@ -129,43 +129,66 @@ def check_imports(study: Study, plan: str, allowed: Sequence[str]) -> None:
         )
 
 
-def _run(name: str, row: Dict[str, Any], shared: List[str], seed: int, output: Path) -> Run:
-    folder = output.joinpath(*map(file_name, str(name).split("/")), f"seed_{seed}")
-    options = [*shared, *(str(x) for x in row.get("options", []))]
-    options += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
-    return Run(name, seed, folder, ["d2kd", "train", row["config"], *options])
+def _run(path: str, name: str, row: Dict[str, Any], data: Dict[str, Any], seed: int) -> Run:
+    folder = Path(data["output"], *map(file_name, str(name).split("/")), f"seed_{seed}")
+    words = [row["config"], *map(str, [*data.get("options", []), *row.get("options", [])])]
+    words += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
+    for word in words:  # they must not be options of the command, such as --import
+        if word.startswith("--"):
+            raise ConfigError(f"{path}: rows: {name}: {word!r} is no config, KEY, VALUE or folder.")
+    imports = [word for file in data.get("imports", []) for word in ("--import", file)]
+    return Run(name, seed, folder, ["d2kd", "train", words[0], *imports, *words[1:]])
 
 
-def _check_words(path: str, nodes: Iterable[Dict[str, Any]]) -> None:
-    """Options become part of a command, of which they must not be options such as --import."""
-    for node in nodes:
-        for word in map(str, (node.get("config", ""), *node.get("options", []))):
-            if word.startswith("--"):
-                raise ConfigError(f"{path}: {word!r} is no config, KEY or VALUE.")
-
-
-def _check(path: str, data: Any) -> None:
+def _checked(path: str, data: Any) -> Dict[str, Any]:
+    """The keys of a study that have a value, of the right types."""
     if not isinstance(data, dict):
-        raise ValueError(f"{path} is not a study: it holds no keys.")
-    if unknown := sorted(set(data) - _KEYS):
-        raise ValueError(f"{path}: unknown keys {unknown}. Known: {', '.join(sorted(_KEYS))}.")
+        raise ConfigError(f"{path} is not a study: it holds no keys.")
+    data = {key: value for key, value in data.items() if value is not None}
+    if unknown := [str(key) for key in data if key not in _TYPES]:
+        raise ConfigError(f"{path}: unknown keys {sorted(unknown)}. Known: {', '.join(_TYPES)}.")
     if missing := sorted({"output", "seeds", "rows"} - set(data)):
-        raise ValueError(f"{path}: missing {missing}.")
-    if not data["seeds"] or len(set(data["seeds"])) < len(data["seeds"]):
-        raise ValueError(f"{path}: seeds must name at least one seed, each once.")
+        raise ConfigError(f"{path}: missing {missing}.")
+    for key, value in data.items():
+        _check_type(f"{path}: {key}", value, *_TYPES[key])
+    data["rows"] = {name: _checked_row(path, name, row) for name, row in data["rows"].items()}
+    _check_names(path, data)
+    return data
+
+
+def _check_type(where: str, value: Any, kind: type, of: type = object) -> None:
+    """Check a text, a list whose items are `of` one type, or a dictionary."""
+    items = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(x, of) for x in items):
+        what = _KINDS[kind] + (f" of {_KINDS[of]}s" if of in _KINDS else "")
+        raise ConfigError(f"{where}: {value!r} is no {what}.")
+
+
+def _checked_row(path: str, name: Any, row: Any) -> Dict[str, Any]:
+    row = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
+    if set(row) - {"config", "options", "run"} or "config" not in row:
+        raise ConfigError(f"{path}: rows: {name}: give config and, if wanted, options and run.")
+    _check_type(f"{path}: rows: {name}: config", row["config"], str)
+    _check_type(f"{path}: rows: {name}: options", row.get("options", []), list)
+    if not Path(row["config"]).is_file():
+        raise MissingFileError(f"{path}: rows: {name}: no such config: {row['config']}")
+    if len(row.get("options", [])) % 2:
+        raise ConfigError(f"{path}: rows: {name}: options must be pairs of KEY and VALUE.")
+    return row
+
+
+def _check_names(path: str, data: Dict[str, Any]) -> None:
+    rows, seeds = list(data["rows"]), data["seeds"]
+    if not rows:
+        raise ConfigError(f"{path}: rows: give at least one, name -> {{config, options}}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{path}: seeds must name at least one seed, each once.")
     for name in data.get("imports", []):
         if not Path(name).is_file():
-            raise FileNotFoundError(f"{path}: imports: no such file: {name}")
-    rows = data["rows"]
-    if data.get("baseline", next(iter(rows))) not in rows:
-        raise ValueError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")
-    if unknown := sorted(set((data.get("robustness") or {}).get("rows", [])) - set(rows)):
-        raise ValueError(f"{path}: robustness: rows: {unknown} are not rows of the study.")
-    _check_words(path, [data, *rows.values()])
-    for name, row in rows.items():
-        if set(row) - {"config", "options", "run"} or "config" not in row:
-            raise ValueError(f"{path}: rows: {name}: give config and, if wanted, options and run.")
-        if not Path(row["config"]).is_file():
-            raise FileNotFoundError(f"{path}: rows: {name}: no such config: {row['config']}")
-        if len(row.get("options", [])) % 2:
-            raise ValueError(f"{path}: rows: {name}: options must be pairs of KEY and VALUE.")
+            raise MissingFileError(f"{path}: imports: no such file: {name}")
+    if data.get("baseline", rows[0]) not in rows:
+        raise ConfigError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")
+    chosen = data.get("robustness", {}).get("rows", rows)
+    _check_type(f"{path}: robustness: rows", chosen, list)
+    if unknown := [row for row in chosen if row not in rows]:
+        raise ConfigError(f"{path}: robustness: rows: {unknown} are not rows of the study.")
