@@ -10,7 +10,7 @@ from .box_checks import Named, check_boxes
 from .findings import Finding
 from .keypoints import keypoints_of
 from .listing import repeated
-from .masks import mask_kind
+from .mask_checks import check_masks
 
 
 class CheckedAnnotations(NamedTuple):
@@ -48,7 +48,7 @@ def check_annotations(
     known = [*sizes.values(), None]  # the last one for place -1
     limits = np.array([size or (np.inf, np.inf) for size in known], np.float64)[images]
     findings = [
-        *_id_findings(coco),
+        *_id_findings(coco, named),
         Finding("annotations are of images that are not listed, ids", named(images < 0), "changes",
                 "they are left out"),
         Finding("annotations are of classes that are not listed, ids", named(classes < 0), "stops",
@@ -56,7 +56,8 @@ def check_annotations(
         *_flag_findings(annotations),
     ]  # fmt: skip
     kept, found = check_boxes([a.get("bbox") for a in annotations], limits, named, images >= 0)
-    kinds, mask_findings = _check_masks(annotations, named, kept, limits, masks)
+    kinds, lost, mask_findings = check_masks(annotations, named, kept, limits, masks)
+    kept &= ~lost
     areas = _are_areas([a.get("area") for a in annotations])
     what = "objects have no area; their boxes' is taken for AP by size, ids"
     findings += [*found, *mask_findings, *_keypoint_findings(annotations, named, kept)]
@@ -81,9 +82,12 @@ def _are_areas(values: list[Any]) -> NDArray[np.bool_]:
     return np.array([0 <= x < 1e15 for x in values], bool)
 
 
-def _id_findings(coco: dict[str, Any]) -> list[Finding]:
+def _id_findings(coco: dict[str, Any], named: Named) -> list[Finding]:
     images, classes = coco["images"], coco["categories"]
+    linked = np.isin(np.arange(len(coco["annotations"])), coco["linked"])
     return [
+        Finding("annotations write the id of their image or class in another way than it is "
+                "listed, and are taken as of that one, ids", named(linked), "changes"),
         Finding("image ids are used more than once", repeated(x["id"] for x in images), "stops",
                 "give each image an id of its own"),
         Finding("class ids are used twice", repeated(x["id"] for x in classes), "stops",
@@ -118,34 +122,3 @@ def _keypoint_findings(
     wrong = [bool(a.get("keypoints")) and not keypoints_of(a) for a in annotations]
     what = "objects have key points that are not x, y, visibility; they are left out, ids"
     return [Finding(what, named(kept & np.array(wrong, bool)), "changes")]
-
-
-def _check_masks(
-    annotations: list[dict[str, Any]],
-    named: Named,
-    kept: NDArray[np.bool_],
-    limits: NDArray[np.float64],
-    masks: str,
-) -> tuple[list[str], list[Finding]]:
-    """Kinds of all masks, and which objects have none that can be read."""
-    if not masks:
-        return [], []
-    segmentations = [a.get("segmentation") for a in annotations]
-    kinds = [
-        mask_kind(x, (size[0], size[1])) if keep else ""
-        for x, size, keep in zip(segmentations, limits.tolist(), kept, strict=True)
-    ]
-    without = kept & np.array([not kind for kind in kinds], bool)
-    if masks == "any":
-        given = any(bool(x) for x, keep in zip(segmentations, kept, strict=True) if keep)
-        what = "objects have no mask that can be read, and mask detectors refuse the set, ids"
-        return kinds, [Finding(what, named(without) if given else [])]
-    crowds = np.array([bool(a.get("iscrowd")) for a in annotations], bool)
-    rle = ~crowds & np.array([kind == "rle" for kind in kinds], bool)
-    return kinds, [
-        Finding("objects without a mask", named(without), "stops",
-                "give each a polygon of three points or more in px, or an RLE of its image's size, "
-                "or train boxes alone with MODEL.MASK_ON False"),
-        Finding("objects with an RLE as mask, ids", named(rle) if masks == "polygon" else [],
-                "stops", "set INPUT.MASK_FORMAT bitmask"),
-    ]  # fmt: skip

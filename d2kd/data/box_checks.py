@@ -14,6 +14,7 @@ from .findings import Finding
 Named = Callable[[NDArray[np.bool_]], list[Any]]
 """From a mask (N,) of annotations to their ids."""
 _LIKE_CORNERS = 4  # boxes at least, before it is said that they are corners
+_FAR = 1.1  # times the width or height of the image: boxes that are drawn carelessly end before it
 
 
 def check_boxes(
@@ -88,10 +89,10 @@ def _wholly_wrong(
     if len(boxes) and ((boxes <= 1.01).all() or (boxes[:, 2:] < 1).all()):
         what = "boxes, and all are below 1 px: are they in parts of the image? ids"
         return [Finding(what, named(kept), "stops", advice)]
-    outside = np.any(boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE, axis=1)
+    outside = np.any(boxes[:, :2] + boxes[:, 2:] > _FAR * limits, axis=1)
     corners = (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= limits + TOLERANCE).all(1)
     if len(boxes) >= _LIKE_CORNERS and corners.all() and outside.mean() > 0.5:
-        what = "boxes reach outside of their image as x, y, width, height, and none as corners, ids"
+        what = "boxes reach far outside of their image as x, y, width, height, none as corners, ids"
         return [
             Finding(
                 what, list(compress(named(kept), outside)), "stops", f"{advice}, not x0, y0, x1, y1"

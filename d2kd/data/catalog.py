@@ -11,10 +11,10 @@ from detectron2.data.build import filter_images_with_few_keypoints
 from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError, MissingFileError
-from .boxes import are_numbers, is_box
 from .custom import EXAMPLE
+from .function_sets import read_function
 from .near_files import near_file
-from .records import WHERE_SETS_ARE, read_records
+from .records import read_records
 
 logger = logging.getLogger(__name__)
 # where functions are from that read a json file and do nothing else
@@ -41,7 +41,7 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
     for kind in keys:
         require_registered(cfg, kind)
     for name in cfg.DATASETS.TEST:
-        load_dataset(name, "DATASETS.TEST", masks=mask_format(cfg) and "bitmask")
+        load_dataset(name, "DATASETS.TEST", masks="all" if cfg.MODEL.MASK_ON else "")
     names = [name for kind in keys for name in cfg.DATASETS[kind]]
     for name in names:
         count = dataset_num_classes(name)
@@ -131,19 +131,7 @@ def _read(name: str, key: str, masks: str) -> list[dict[str, Any]]:
     if is_json_set(name):
         json_file = PathManager.get_local_path(metadata.json_file)
         return read_records(name, json_file, metadata.image_root, masks, key)
-    try:
-        records = DatasetCatalog.get(name)
-    except FileNotFoundError as e:
-        raise MissingFileError(f"{key}: {name!r} needs {e.filename}. {WHERE_SETS_ARE}") from e
-    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(
-            f"{key}: {name!r} cannot be read: {type(e).__name__}: {e}. The function that it is "
-            "registered with must return records in Detectron2's format."
-        ) from e
-    if not len(records):
-        raise ConfigError(f"{key}: {name!r} is empty.")
-    _check_objects(name, key, records)
-    return records
+    return read_function(name, key)
 
 
 def is_json_set(name: str) -> bool:
@@ -152,7 +140,8 @@ def is_json_set(name: str) -> bool:
     return (
         DatasetCatalog[name].__module__ in _READERS_OF_JSON
         and metadata.get("evaluator_type") in ("coco", "crowdhuman")
-        and bool(metadata.get("json_file") and metadata.get("image_root"))
+        and bool(metadata.get("json_file"))
+        and metadata.get("image_root") is not None
     )
 
 
@@ -170,36 +159,5 @@ def _check_records(name: str, key: str, records: list[dict[str, Any]]) -> None:
         return
     if key == "DATASETS.TRAIN":
         raise ConfigError(f"{key}: {name!r} has {len(records):,} images and no annotation.")
-    logger.warning(f"{key}: {name!r} has no annotation, so it gives no AP.")
-
-
-def _check_objects(name: str, key: str, records: list[dict[str, Any]]) -> None:
-    """Check boxes, sizes and category ids of records that a user's function returned."""
-    annotations = [a for r in records for a in r.get("annotations", [])]
-    boxless = sum("bbox" not in a for a in annotations)
-    if boxless:
-        raise ConfigError(f"{key}: {name!r} has {boxless:,} annotations without a 'bbox'.")
-    _check_types(name, key, records)
-    categories = {a["category_id"] for a in annotations}
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    bad = [c for c in categories if classes is not None and c not in range(len(classes))]
-    if bad:
-        raise ConfigError(
-            f"{key}: {name!r} has category ids {sorted(bad)[:5]}, but {len(classes)} classes: ids "
-            f"must be 0 to {len(classes) - 1} in Detectron2's records."
-        )
-
-
-def _check_types(name: str, key: str, records: list[dict[str, Any]]) -> None:
-    """Image sizes are numbers above 0, and boxes four numbers (NaN among them: it is dropped)."""
-    for record in records:
-        size = record.get("width", 1), record.get("height", 1)
-        found = record.get("annotations", [])
-        wrong = [f"bbox {a['bbox']!r}" for a in found if not is_box(a["bbox"], a["bbox_mode"])]
-        if not are_numbers(size) or not min(size) > 0:
-            wrong.append(f"width and height {size!r}")
-        if wrong:
-            raise ConfigError(
-                f"{key}: {name!r}: {record['file_name']} has {wrong[0]}: boxes are four numbers, "
-                "x, y, width, height in px, and width and height are above 0."
-            )
+    if key == "DATASETS.TEST":
+        logger.warning(f"{key}: {name!r} has no annotation, so it gives no AP.")

@@ -17,7 +17,7 @@ def recorded_classes(path: str) -> list[str]:
     Raises:
         ConfigError: run.json is damaged.
     """
-    place = Path(path.partition("#")[0])
+    place = Path(path.partition("#sha256=")[0])
     record = (place if place.is_dir() else place.parent) / "run.json"
     if not path or not record.is_file():
         return []

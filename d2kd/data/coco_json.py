@@ -72,7 +72,8 @@ def read_coco(path: Path) -> dict[str, Any]:
     """Read a json file with images, categories and maybe annotations, whose ids fit each other.
 
     Ids are whole numbers, fractions or texts. Annotations that write the id of their image or
-    class in another way (``1`` or ``"1"`` for ``"0001"``) get it as it is listed.
+    class in another way (``1`` or ``"1"`` for ``"0001"``) get it as it is listed; the list "linked"
+    has the places of these annotations.
 
     Raises:
         ConfigError: it is not in COCO's format; the message says what is wrong, in one line.
@@ -90,9 +91,9 @@ def read_coco(path: Path) -> dict[str, Any]:
             raise _malformed(path, f"{key}[{index}] is no dictionary")
         for name, kinds in needed.items():
             _check_values(path, key, name, [entry.get(name) for entry in entries], kinds)
-    _link(coco["annotations"], "image_id", coco["images"])
-    _link(coco["annotations"], "category_id", coco["categories"])
-    return coco
+    images = _link(coco["annotations"], "image_id", coco["images"])
+    classes = _link(coco["annotations"], "category_id", coco["categories"])
+    return {**coco, "linked": sorted({*images, *classes})}
 
 
 def classes_in_order(coco: dict[str, Any]) -> dict[Any, str]:
@@ -126,17 +127,20 @@ def _check_values(
             raise _malformed(path, f"{key}[{index}] has the {name} {value!r}")
 
 
-def _link(annotations: list[dict[str, Any]], name: str, targets: list[dict[str, Any]]) -> None:
-    """Give annotations the listed id that they mean, as far as it is clear which."""
+def _link(annotations: list[dict[str, Any]], name: str, targets: list[dict[str, Any]]) -> list[int]:
+    """Give annotations the listed id that they mean, as far as it is clear which; their places."""
     listed = {target["id"] for target in targets}
     if {annotation[name] for annotation in annotations} <= listed:
-        return
+        return []
     meant = Counter(_number(target) for target in listed)
     as_listed = {_number(x): x for x in listed if meant[_number(x)] == 1}
-    for annotation in annotations:
-        if annotation[name] not in listed:
-            value = annotation[name]
-            annotation[name] = as_listed.get(_number(value), value)
+    linked = []
+    for place, annotation in enumerate(annotations):
+        value = annotation[name]
+        if value not in listed and _number(value) in as_listed:
+            annotation[name] = as_listed[_number(value)]
+            linked.append(place)
+    return linked
 
 
 def _malformed(path: Path, reason: str) -> ConfigError:

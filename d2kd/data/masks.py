@@ -3,11 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as mask_utils
 
 # pycocotools draws outlines in memory that it does not check: longer ones end the process.
 _FARTHEST = 1e6  # px from the corner of the image
-_LONGEST = 1e8  # px of all edges together, at most
+_LONGEST = 1e7  # px of all edges together, at most
 
 
 def mask_kind(segmentation: Any, size: tuple[int, int]) -> str:
@@ -38,8 +39,15 @@ def _is_polygon(points: Any) -> bool:
     if not set(map(type, points)) <= {int, float}:
         return False
     low, high = min(points), max(points)
-    drawn = _FARTHEST > high >= low > -_FARTHEST and len(points) * (high - low) < _LONGEST
-    return drawn and not math.isnan(sum(points))
+    if not _FARTHEST > high >= low > -_FARTHEST or math.isnan(sum(points)):
+        return False
+    return len(points) / 2 * (high - low) < _LONGEST or _length(points) < _LONGEST
+
+
+def _length(points: list[float]) -> float:
+    """Of all edges together, px, each along its longer axis, as pycocotools draws it."""
+    corners = np.array(points, np.float64).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(1).sum())
 
 
 def _is_rle(rle: dict[str, Any], size: tuple[int, int]) -> bool:

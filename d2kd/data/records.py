@@ -59,8 +59,8 @@ def read_records(
         name: of the data set.
         json_file: path.
         images: folder of the image files.
-        masks: "polygon" or "bitmask" if every object needs a mask of that INPUT.MASK_FORMAT; "any"
-            for the masks that can be read, "" for none.
+        masks: "polygon" or "bitmask" to train on masks of that INPUT.MASK_FORMAT, "all" to evaluate
+            masks, which crowds need too; "any" for the masks that can be read, "" for none.
         key: the config key that names the data set, for the errors.
 
     Returns:

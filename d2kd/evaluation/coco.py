@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data import load_dataset
 from ..errors import ConfigError
 from .records import Coco
-from .truth import dataset_truth
+from .truth import dataset_truth, with_stated_areas
 
 
 class FastCOCOEvaluator(COCOEvaluator):
@@ -50,6 +50,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         self._distributed, self._cpu_device = True, torch.device("cpu")
         self._output_dir, self._kpt_oks_sigmas = output_dir, kpt_oks_sigmas
         records = load_dataset(dataset_name, "DATASETS.TEST", masks="any")
+        records = with_stated_areas(dataset_name, records)
         self._metadata = MetadataCatalog.get(dataset_name)
         self._numbers = {x["image_id"]: i for i, x in enumerate(records)}
         self._truth = dataset_truth(records, self._metadata.thing_classes)

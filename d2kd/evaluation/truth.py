@@ -1,11 +1,17 @@
 """The objects of a whole data set, with their masks and key points, for COCO's metrics."""
 
-from typing import Any, Dict, List, Sequence
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Any, Deque, Dict, List, Sequence, Tuple
 
 import numpy as np
-from detectron2.structures import PolygonMasks
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode, PolygonMasks
+from detectron2.utils.file_io import PathManager
 from pycocotools import mask as mask_utils
 
+from ..data.boxes import is_box
+from ..data.coco_json import read_coco
 from .records import Coco, coco_truth
 
 
@@ -22,6 +28,40 @@ def dataset_truth(records: Sequence[Dict[str, Any]], class_names: Sequence[str])
             annotation["area"] = mask_area(x["segmentation"])
     _add_keypoints(truth["annotations"], objects)
     return truth
+
+
+def with_stated_areas(name: str, records: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Records with the areas that a data set's json file states for their boxes.
+
+    Detectron2's reader of json files leaves areas out. Objects that have an area keep it; those
+    whose box is not in the file are left as they are.
+
+    Args:
+        name: of the data set, whose metadata may name a json_file.
+        records: in Detectron2's format.
+    """
+    json_file = MetadataCatalog.get(name).get("json_file", "")
+    whole = all("area" in x for record in records for x in record.get("annotations", ()))
+    if whole or not json_file or not PathManager.isfile(json_file):
+        return records
+    areas: Dict[Any, Deque[float]] = defaultdict(deque)
+    for x in read_coco(Path(PathManager.get_local_path(json_file)))["annotations"]:
+        if type(x.get("area")) in (int, float) and is_box(x.get("bbox"), BoxMode.XYWH_ABS):
+            areas[_place(x["image_id"], x["bbox"], BoxMode.XYWH_ABS)].append(x["area"])
+
+    def stated(image_id: Any, x: Dict[str, Any]) -> Dict[str, Any]:
+        found = areas[_place(image_id, x["bbox"], x["bbox_mode"])]
+        return {"area": found.popleft(), **x} if found else x
+
+    return [
+        {**r, "annotations": [stated(r["image_id"], x) for x in r.get("annotations", ())]}
+        for r in records
+    ]
+
+
+def _place(image_id: Any, box: Sequence[float], mode: BoxMode) -> Tuple[Any, ...]:
+    values = BoxMode.convert([float(x) for x in box], mode, BoxMode.XYWH_ABS)
+    return image_id, *(round(x, 3) for x in values)
 
 
 def mask_area(segmentation: Any) -> float:

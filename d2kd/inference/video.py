@@ -1,23 +1,29 @@
 """Detections on a video; the one reader of videos."""
 
 import math
+import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ..data.image_files import DRAWING
 from ..errors import ConfigError
 from ..text import plain
 
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+# the end of each mp4 that is drawn here: a box of it that players skip
+_MARK = struct.pack(">I4s", 8 + len(DRAWING), b"free") + DRAWING.encode()
 
 
 def video_path(source: Path, output: Path) -> Path:
     """Where the drawn video goes: ``NAME.mp4``, or ``NAME.avi.mp4`` and so on.
 
     Raises:
-        ConfigError: `output` is no folder, or the one of the video.
+        ConfigError: `output` is no folder, or the one of the video, or a video of the user's would
+            be lost.
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {plain(output)} is a file: name a folder.")
@@ -26,7 +32,21 @@ def video_path(source: Path, output: Path) -> Path:
             f"--output {plain(output)} is the folder of the video: name another, such as "
             f"{plain(output / 'predictions')}."
         )
-    return output / (source.name if source.suffix == ".mp4" else f"{source.name}.mp4")
+    target = output / (source.name if source.suffix == ".mp4" else f"{source.name}.mp4")
+    if target.exists() and not _is_drawn(target):
+        raise ConfigError(
+            f"{plain(target)} exists and is no video that d2kd predict drew to its end: take it "
+            "away, or name another folder with --output."
+        )
+    return target
+
+
+def _is_drawn(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size < len(_MARK):
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(_MARK), os.SEEK_END)
+        return file.read() == _MARK
 
 
 def convert_video(
@@ -70,6 +90,8 @@ def _write(frames: Iterator[np.ndarray], target: Path, draw: Callable, rate: flo
         count += 1
     if writer:
         writer.release()
+        with target.open("ab") as file:
+            file.write(_MARK)
     return count
 
 

@@ -1,5 +1,6 @@
 """Outlines and run lengths that pycocotools would crash on are no masks."""
 
+import numpy as np
 import pytest
 from detectron2.structures import PolygonMasks
 from pycocotools import mask as mask_utils
@@ -21,6 +22,12 @@ def test_outlines_that_cannot_be_drawn(points):
     whole = [1, 1, 9.5, 1, 9, 9]
     assert mask_kind([points, whole], (64, 64)) == "polygon"
     assert readable([points, whole]) == [whole]
+
+
+def test_a_fine_outline_in_a_large_image():
+    angles = np.linspace(0, 2 * np.pi, 10_000, endpoint=False)
+    circle = 5000 + 4999 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    assert mask_kind([circle.ravel().tolist()], (10_000, 10_000)) == "polygon"
 
 
 @pytest.mark.parametrize("points", [[-50, -50, 500, 0, 60, 900], [0, 0, 9e5, 0, 5, 9e5]], ids=str)

@@ -56,7 +56,7 @@ IDS = {
     "class ids are texts": lambda c: change_classes(c, lambda i: f"c{i}"),
     "class ids start at 0": lambda c: change_classes(c, {3: 0, 8: 1}.get),
     "class ids are negative": lambda c: change_classes(c, {3: -7, 8: -2}.get),
-    "class ids of annotations are texts": lambda c: [
+    "class ids are numbers, annotations texts": lambda c: [
         a.update(category_id=str(a["category_id"])) for a in c["annotations"]
     ],
 }
@@ -85,7 +85,8 @@ def test_ids_of_any_kind(folder, kind):
     assert [r["file_name"] for r in found] == [r["file_name"] for r in plain]
     assert objects(found) == objects(plain)
     assert [r["image_id"] for r in found] == [x["id"] for x in coco["images"]]
-    assert problems(folder) == []
+    linked = "6 annotations write the id of their image or class in another way than it is listed"
+    assert [x.startswith(linked) for x in problems(folder)] == [True] * ("annotations " in kind)
 
 
 SEGMENTATIONS = {
@@ -118,6 +119,28 @@ def test_a_bad_mask_costs_no_box(folder, kind):
         assert "1 objects without a mask: 4 (give each" in refused(folder, coco, masks)
     assert len(found := problems(folder)) == 1
     assert found[0].startswith("1 objects have no mask that can be read, and mask detectors refuse")
+
+
+def test_few_objects_without_a_mask_are_left_out(folder, caplog):
+    """Of 101 objects one; an evaluation of masks needs all."""
+    coco = small_coco()
+    for i in range(7, 102):
+        coco["annotations"].append({**coco["annotations"][0], "id": i})
+    coco["annotations"][3]["segmentation"] = [[2, 3, 12, 11]]
+    assert len(objects(load(folder, coco, "polygon"))) == 100
+    assert "1 objects have no mask that can be read and are left out, ids: 4" in caplog.text
+    assert "train without them, but cannot be tested on the set, ids: 4" in problems(folder)[0]
+    assert "1 objects without a mask: 4" in refused(folder, coco, "all")
+    coco["annotations"][4]["segmentation"] = []
+    assert "2 objects without a mask: 4, 5" in refused(folder, coco, "polygon")
+    assert "mask detectors refuse the set, ids: 4, 5" in problems(folder)[0]
+
+
+def test_crowds_need_no_mask_in_training(folder):
+    coco = small_coco()
+    coco["annotations"][3].update(iscrowd=1, segmentation=[])
+    assert [len(objects(load(folder, coco, x))) for x in ("polygon", "bitmask")] == [6, 6]
+    assert "1 objects without a mask: 4" in refused(folder, coco, "all")
 
 
 def test_masks_that_are_read(folder):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from d2kd.errors import ConfigError
-from tests.data.small_coco import folder, problems, refused, small_coco
+from tests.data.small_coco import folder, load, problems, refused, small_coco
 
 __all__ = ["folder"]
 
@@ -59,7 +59,7 @@ REFUSED = {
     ),
     "corners": (
         lambda c: [a.update(bbox=[22, 3, 39, 11]) for a in c["annotations"]],
-        "and none as corners, ids: 1, 2, 3, ... (write x, y, width, height in px, not",
+        "none as corners, ids: 1, 2, 3, ... (write x, y, width, height in px, not",
     ),
     "all beside": (
         lambda c: [a.update(bbox=[99, 0, 5, 5]) for a in c["annotations"]],
@@ -83,6 +83,13 @@ def test_what_stops_training(folder, kind):
     except ConfigError as error:
         lines = [str(error) + " (training stops: "]
     assert any(message.split(" (write")[0] in x and " (training stops: " in x for x in lines)
+
+
+def test_boxes_that_end_a_little_outside_are_no_corners(folder):
+    coco = small_coco()
+    for a in coco["annotations"]:
+        a["bbox"] = [1, 1, 40, 24]  # of the whole image, numbered from 1
+    assert len(load(folder, coco)) == 3
 
 
 @pytest.mark.parametrize("name", [

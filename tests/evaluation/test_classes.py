@@ -153,3 +153,11 @@ def test_each_head_says_whether_it_compares_classes():
     specs = [detector(MODEL__RETINANET__NUM_CLASSES=n) for n in (2, 3)]
     with pytest.raises(ValueError, match="2 classes and the teacher 3"):
         check_specs("Own", Own.requires, *(build_adapter(x).spec() for x in specs), Own.by_class)
+
+
+def test_a_run_whose_name_has_a_hash_sign(tmp_path):
+    (tmp_path / "run#1").mkdir()
+    (tmp_path / "run#1" / "run.json").write_text('{"classes": ["cell"]}')
+    assert recorded_classes(str(tmp_path / "run#1")) == ["cell"]
+    pinned = tmp_path / "run#1" / f"model_final.pth#sha256={'0' * 64}"
+    assert recorded_classes(str(pinned)) == ["cell"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
@@ -176,3 +177,24 @@ def test_set_of_a_function(folder, tmp_path):
     finally:
         DatasetCatalog.remove("own_function")
         MetadataCatalog.remove("own_function")
+
+
+def test_areas_of_a_function_that_reads_json(folder):
+    """As registered in Detectron2's tutorial: its reader leaves the areas out."""
+    coco = spread(small_coco())
+    for a in coco["annotations"]:
+        a.update(area=7.0, segmentation=[])
+    coco["annotations"][0].update(area=2000.0)
+    records = load(folder, coco, key="DATASETS.TEST")
+    path = str(folder / "train.json")
+    DatasetCatalog.register("own_lambda", lambda: load_coco_json(path, str(folder), "own_lambda"))
+    MetadataCatalog.get("own_lambda").set(
+        json_file=path, image_root=str(folder), evaluator_type="coco"
+    )
+    try:
+        both = [evaluate(FastCOCOEvaluator(x), records)["bbox"] for x in (NAME, "own_lambda")]
+    finally:
+        DatasetCatalog.remove("own_lambda")
+        MetadataCatalog.remove("own_lambda")
+    assert both[0] == pytest.approx(both[1], nan_ok=True)
+    assert both[0]["APm"] == pytest.approx(100) and np.isnan(both[0]["APl"])

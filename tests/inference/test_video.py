@@ -31,6 +31,19 @@ def test_a_cut_video_says_how_many_frames_there_should_be(tmp_path):
     assert stated in (0, 20) or stated > count
 
 
+def test_no_video_of_the_users_is_written_over(tmp_path):
+    """One that was drawn here is, and that plays on."""
+    source, target = video(tmp_path / "a.mp4"), tmp_path / "out" / "a.mp4"
+    for _ in range(2):
+        assert video_path(source, tmp_path / "out") == target
+        convert_video(source, target, lambda frame: frame)
+    assert convert_video(target, tmp_path / "b.mp4", lambda frame: frame) == (20, 20)
+    for content in (b"mine", source.read_bytes()):
+        target.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"out/a\.mp4 exists and is no video that d2kd"):
+            video_path(source, tmp_path / "out")
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all"])
 def test_without_a_frame_nothing_is_written(tmp_path, content):
     (tmp_path / "a.mp4").write_bytes(content)
