@@ -12,7 +12,7 @@ READERS = {
     "get_detection_dataset_dicts": set(),
     "register_coco_instances": set(),
     "convert_to_coco_json": set(),
-    "DatasetCatalog.get": {"data/catalog.py"},
+    "DatasetCatalog.get": {"data/function_sets.py"},
 }
 
 

@@ -65,6 +65,7 @@ ALLOWED = {
         "cores.py": "Linux's control groups",
         "data/image_files.py": "the head of a PNG file, for the mark of a drawing",
         "data/pixels.py": "the one reader of pixels",
+        "inference/video.py": "the mark at the end of a drawn video",
         "data/coco_files.py": "the head of a json file, to guess a folder's layout",
         "data/voc/annotation.py": "the one reader of xml",
         "data/voc/files.py": "the head of a xml file, to guess a folder's layout",
