@@ -66,9 +66,15 @@ class SafeCheckpointer(DetectionCheckpointer):
         """The file that `<save_dir>/last_checkpoint` names, "" without one.
 
         Raises:
-            ConfigError: it names something outside of the folder.
+            ConfigError: it names something outside of the folder, or is no text.
         """
-        file = super().get_checkpoint_file()
+        try:
+            file = super().get_checkpoint_file()
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"{self.save_dir}/last_checkpoint is damaged: write the name of the folder's last "
+                "checkpoint, such as model_final.pth, in there."
+            ) from None
         folder, name = os.path.split(file)
         is_here = os.path.normpath(folder) == os.path.normpath(self.save_dir)
         if file and not (is_here and name.strip(".")):

@@ -51,17 +51,22 @@ class MetricsFile(EventWriter):
         if self._path.exists():
             self._rewrite(self._path.read_bytes()[: position["size"]])
 
-    def keep(self, last: int) -> None:
-        """Cut the rows behind iteration `last`, and any that a kill has left incomplete."""
+    def keep(self, last: int) -> int:
+        """Cut the rows behind iteration `last`, and any that a kill has left incomplete.
+
+        Returns:
+            How many lines are cut.
+        """
         if not self._path.exists():
-            return
-        kept = {}
-        for line in self._path.read_bytes().splitlines(keepends=True):
+            return 0
+        kept, lines = {}, self._path.read_bytes().splitlines(keepends=True)
+        for line in lines:
             iteration = _iteration(line)
             if iteration is not None and iteration <= last:
                 kept[line] = iteration
         self._written = max(kept.values(), default=-1)
         self._rewrite(b"".join(kept))
+        return len(lines) - len(kept)
 
     def _rewrite(self, rows: bytes) -> None:
         if rows != self._path.read_bytes():

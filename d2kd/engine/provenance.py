@@ -1,5 +1,7 @@
 """What a result depends on, written next to it."""
 
+import functools
+import hashlib
 import json
 import math
 import os
@@ -19,6 +21,7 @@ from detectron2.utils.file_io import PathManager
 from .. import __version__
 from ..checkpoint.address import local_file
 from ..checkpoint.weights_file import split_pin
+from ..data.image_files import list_images
 from ..errors import MissingFileError
 from ..file_io import sha256_of, write_atomically
 
@@ -34,7 +37,8 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
 
     Returns:
         Command, versions, git commit ("+changes" behind it when files differ from it), device,
-        ranks, seed, SHA-256 of each data set's annotation file and of each weights file.
+        ranks, seed, SHA-256 of each data set's annotation file, of each list of unlabelled images
+        and of each weights file.
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     datasets = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
@@ -49,7 +53,9 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
         "threads": torch.get_num_threads(),
         "ranks": comm.get_world_size(),
         "seed": cfg.SEED,
-        "datasets": {name: dataset_fingerprint(name) for name in datasets},
+        "datasets": {
+            name: dataset_fingerprint(name) for name in (*datasets, *cfg.DATASETS.UNLABELLED)
+        },
         "weights": {path: _weights_sha256(path) for path in weights if path},
         "classes": next((list(_classes(name)) for name in datasets if _classes(name)), []),
     }
@@ -81,14 +87,33 @@ def git_commit(folder: Path) -> str:
 
 
 def dataset_fingerprint(name: str) -> str:
-    """SHA-256 of a data set's annotation file, or "" if Detectron2 does not know that file.
+    """SHA-256 of a data set's annotation file, or of the names and sizes of a folder's images.
 
-    Images are not read.
+    "" where neither is known or here. Images are not read.
     """
     if name not in DatasetCatalog:
-        return ""
+        folder = Path(os.path.expanduser(name))
+        return _listing_sha256(folder) if folder.is_dir() else ""
     path = MetadataCatalog.get(name).get("json_file", "")
-    return sha256_of(PathManager.get_local_path(path)) if path else ""
+    local = PathManager.get_local_path(path) if path else ""
+    return _sha256_of(local) if os.path.isfile(local) else ""
+
+
+def _listing_sha256(folder: Path) -> str:
+    images = [x for x in list_images(folder).images if x.is_file()]
+    lines = [f"{x.relative_to(folder).as_posix()}\0{x.stat().st_size}\n" for x in images]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _sha256_of(path: str) -> str:
+    """Of a file that is hashed anew only if it has changed."""
+    state = os.stat(path)
+    return _known_sha256(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache
+def _known_sha256(path: str, *state: int) -> str:
+    return sha256_of(path)
 
 
 def write_results(cfg: CfgNode, results: Dict[str, Any], run: Dict[str, Any]) -> None:
@@ -117,7 +142,7 @@ def _weights_sha256(path: str) -> str:
         local = local_file(split_pin(path)[0].partition("?")[0])
     except MissingFileError:
         return ""
-    return sha256_of(local) if os.path.isfile(local) else ""
+    return _sha256_of(local) if os.path.isfile(local) else ""
 
 
 def json_values(value: Any) -> Any:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Iterator, Tuple
 
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.weights_file import split_pin
@@ -41,17 +43,27 @@ def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
     goes_on = resume and (folder / "last_checkpoint").is_file()
     for key, path in [("--data", Path(data)), *_inputs(cfg)] if data else _inputs(cfg):
         overwritten = _is_of_run(path, folder) if goes_on else _is_directly_in(path, folder)
+        if overwritten and goes_on and key == "MODEL.WEIGHTS":
+            raise ConfigError(
+                f"MODEL.WEIGHTS is {str(path)!r}, a file of the run itself: leave it out, --resume "
+                "goes on with the run's last checkpoint."
+            )
         if overwritten:
             raise ConfigError(
                 f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} is where {key} {str(path)!r} is, which the run "
                 f"could overwrite: {_ELSEWHERE}."
             )
-    if not resume and (holds_run(folder) or (folder / "results.json").is_file()):
+    if not resume and holds_run(folder):
         raise ConfigError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a run already: add --resume to go on with it, or "
             f"{_ELSEWHERE}."
         )
-    if resume and not goes_on and _has_checkpoints(folder):
+    if not goes_on and (folder / "results.json").is_file():
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the results.json of an evaluation, which the run "
+            f"would overwrite: {_ELSEWHERE}."
+        )
+    if resume and not goes_on and _has_checkpoints(folder, cfg):
         raise ConfigError(
             f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds checkpoints, but no last_checkpoint "
             f"that names the last of them: write its name into that file, or {_ELSEWHERE}."
@@ -63,9 +75,12 @@ def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
         )
 
 
-def _has_checkpoints(folder: Path) -> bool:
+def _has_checkpoints(folder: Path, cfg: CfgNode) -> bool:
     """More than the first one, which a kill may leave before last_checkpoint names it."""
-    return (folder / FINAL).exists() or len(list(folder.glob("model_[0-9]*.pth"))) > 1
+    scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    first = f"model_{scaled.SOLVER.CHECKPOINT_PERIOD - 1:07d}.pth"
+    found = [x for x in folder.glob("model_[0-9]*.pth") if x.name != first]
+    return (folder / FINAL).exists() or bool(found)
 
 
 def _logs(folder: Path) -> Tuple[Path, ...]:

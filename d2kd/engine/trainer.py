@@ -4,37 +4,31 @@ import logging
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterable, List, Optional
+from typing import Any, ContextManager, Dict, List, Optional
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
+from detectron2.engine import AMPTrainer, HookBase
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from ..checkpoint import SafeCheckpointer, write_final
 from ..config.distils import check_distils
 from ..config.naming import naming_keys
 from ..config.validate import check_config
-from ..data import build_mapper, build_train_loader, load_dataset, loader_workers
+from ..data import build_train_loader
 from ..distiller import Distiller
-from ..evaluation import build_evaluator
 from ..evaluation.classes import check_classes
 from ..solver import (
-    build_lr_scheduler,
-    build_optimizer,
     group_options,
     scale_learning_rate,
     use_options,
 )
+from .builders import Builders
 from .failures import explained_failures, named_dead_workers
 from .hooks.best_checkpoint import BestStudent
 from .hooks.build import adapt_stock_hooks, build_distillation_hooks, finish_step
@@ -47,7 +41,7 @@ from .progress import ProgressPrinter
 from .ranks import make_deterministic, step_class, wrap_ddp
 
 
-class DistillationTrainer(DefaultTrainer):
+class DistillationTrainer(Builders):
     """Trains teachers, plain students and distilled students.
 
     It differs from `DefaultTrainer` in what it builds, not in how it steps: projections are saved
@@ -112,7 +106,7 @@ class DistillationTrainer(DefaultTrainer):
         if changed and self.start_iter > 0:
             use_options(self.optimizer, self.scheduler, options)
         if resume and not self.start_iter and comm.is_main_process():
-            self.metrics.keep(-1)
+            self._begin_anew()
         if self.start_iter > 0:
             loader = build_train_loader(self.cfg, self.start_iter)
             self._trainer.reset_data_loader(lambda: loader)
@@ -122,6 +116,13 @@ class DistillationTrainer(DefaultTrainer):
                     hook.recent_checkpoints = sorted(map(str, found))
         if self.start_iter == self.max_iter and comm.is_main_process():
             write_final(self.checkpointer)
+
+    def _begin_anew(self) -> None:
+        if dropped := self.metrics.keep(-1):
+            logging.getLogger(__name__).warning(
+                "--resume: no last_checkpoint in %s, so the run begins anew: %d rows of its "
+                "metrics.json are dropped.", self.cfg.OUTPUT_DIR, dropped,
+            )  # fmt: skip
 
     def build_writers(self) -> List[EventWriter]:
         """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
@@ -195,32 +196,3 @@ class DistillationTrainer(DefaultTrainer):
     def _last_checkpoint(self) -> str:
         found = bool(self.cfg.OUTPUT_DIR) and self.checkpointer.has_checkpoint()
         return self.checkpointer.get_checkpoint_file() if found else "none yet"
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """See `d2kd.solver.build_optimizer`."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """See `d2kd.solver.build_lr_scheduler`."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[List[Dict[str, Any]]]:
-        """See `d2kd.data.build_train_loader`."""
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Dict[str, Any]]:
-        """Stock loader; an image that cannot be read is named, and never left out."""
-        return build_detection_test_loader(
-            dataset=load_dataset(dataset_name, "DATASETS.TEST"),
-            mapper=build_mapper(cfg, is_train=False),
-            num_workers=loader_workers(cfg),
-        )
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator of a data set, by its `evaluator_type`; results go to OUTPUT_DIR."""
-        return build_evaluator(cfg, dataset_name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2kd.engine.changes import find_changes
+from d2kd.engine.compare import find_changes
 from d2kd.engine.hooks.run_record import go_on
 from tests.conftest import ROOT
 from tests.helpers import d2kd, detector, write_config

@@ -81,10 +81,11 @@ def test_a_second_run_is_refused_until_it_is_resumed_or_goes_elsewhere(place):
     assert d2kd("train", "plain.yaml", "--output", "out", "--resume").exit_code == 0
 
 
-@pytest.mark.parametrize("left", ["run.json", "model_0000004.pth", "metrics.json", "results.json"])
+@pytest.mark.parametrize("left", ["run.json", "model_0000004.pth", "metrics.json"])
 def test_a_run_that_has_not_finished_is_not_overwritten(place, left):
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, "plain.yaml", "")
+    cfg.SOLVER.CHECKPOINT_PERIOD = 5
     Path("out").mkdir()
     check_folder(cfg, resume=False)
     Path("out", left).write_text("{}\n")
@@ -93,14 +94,43 @@ def test_a_run_that_has_not_finished_is_not_overwritten(place, left):
     check_folder(cfg, resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_results_of_an_evaluation_are_not_overwritten(place, resume):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, "plain.yaml", "")
+    Path("out").mkdir()
+    Path("out", "results.json").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"results.json of an evaluation.*another folder"):
+        check_folder(cfg, resume)
+
+
 def test_checkpoints_that_nothing_names_are_not_overwritten(place):
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, "plain.yaml", "")
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
     Path("out").mkdir()
     Path("out", "model_0000002.pth").touch()
     check_folder(cfg, resume=True)  # a kill came before last_checkpoint
     Path("out", "model_0000005.pth").touch()
     with pytest.raises(ConfigError, match="no last_checkpoint"):
+        check_folder(cfg, resume=True)
+    Path("out", "model_0000002.pth").unlink()
+    with pytest.raises(ConfigError, match="no last_checkpoint"):
+        check_folder(cfg, resume=True)
+
+
+def test_rows_that_a_new_beginning_drops_are_said(place, caplog):
+    Path("out").mkdir()
+    Path("out", "metrics.json").write_text('{"iteration": 0}\n{"iteration": 1}\n')
+    assert d2kd("train", "plain.yaml", "--output", "out", "--resume").exit_code == 0
+    assert "begins anew: 2 rows of its metrics.json are dropped" in caplog.text
+
+
+def test_weights_of_the_run_itself_are_not_needed_to_resume_it(place):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, "plain.yaml", "")
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = "tea", "tea/model_final.pth"
+    with pytest.raises(ConfigError, match="leave it out, --resume goes on with the run's last"):
         check_folder(cfg, resume=True)
 
 
@@ -150,6 +180,9 @@ def test_a_quick_start_overwrites_no_other_run(place):
     check_own(folder)
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"command": command()}))
+    check_own(folder)
+    elsewhere = "/old/venv/lib/d2kd/quickstart/__main__.py"
+    (folder / "run.json").write_text(json.dumps({"command": [elsewhere]}))
     check_own(folder)
     (folder / "run.json").write_text(json.dumps({"command": ["d2kd", "train"]}))
     with pytest.raises(ConfigError, match="no quick start's: give another folder with --output"):

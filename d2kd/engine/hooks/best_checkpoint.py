@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 from detectron2.engine.hooks import BestCheckpointer
 from torch import nn
 
 from ...checkpoint import SafeCheckpointer
+from ...errors import ConfigError
 from ...file_io import read_json, write_atomically
 
 NAME = "model_best"
@@ -36,8 +38,16 @@ class BestStudent(BestCheckpointer):
         """Go on from the record of the run that is resumed."""
         if self.trainer.start_iter > 0 and self._record.exists():
             record = read_json(self._record)
-            if record["metric"] == self._metric:
-                self.best_metric, self.best_iter = record["value"], record["iteration"]
+            try:
+                metric, value, iteration = (record[k] for k in ("metric", "value", "iteration"))
+                is_whole = bool(np.isfinite([value, iteration]).all())
+            except (TypeError, LookupError):
+                is_whole = False
+            if not is_whole:
+                raise ConfigError(f"{self._record} is damaged: delete it, and the best evaluation "
+                                  "is looked for from here on.")  # fmt: skip
+            if metric == self._metric:
+                self.best_metric, self.best_iter = value, iteration
 
     def after_step(self) -> None:
         """Compare, where an evaluation has been."""

@@ -7,7 +7,8 @@ from typing import Any, Dict, List
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from ..changes import Inputs, find_changes, inputs_of, read_record, recorded_inputs
+from ..changes import inputs_of, read_record, recorded_inputs
+from ..compare import Inputs, find_changes
 from ..provenance import describe_run, write_json, write_results
 
 _OF_A_SEGMENT = ("command", "d2kd", "commit", "python", "torch", "detectron2", "device", "threads",
@@ -33,7 +34,8 @@ class RunRecord(HookBase):
         """Write the record, or add to it."""
         distiller, start = self.trainer.distiller, self.trainer.start_iter
         teachers = [teacher.weights for teacher in distiller.teachers] if distiller else []
-        self._run = describe_run(self.cfg, [self.cfg.MODEL.WEIGHTS, *teachers])
+        starts = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.TIMM.CHECKPOINT
+        self._run = describe_run(self.cfg, [*starts, *teachers])
         self._run["first_iteration"] = start
         folder, inputs = Path(self.cfg.OUTPUT_DIR), inputs_of(self.cfg, self._run)
         record = read_record(folder) if start > 0 else {}
