@@ -1,12 +1,14 @@
 """Shared settings: one torch thread, an event storage around each test, real data where present."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import logger
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -22,6 +24,17 @@ def event_storage():
     """Stock losses write to the current storage."""
     with EventStorage(0) as storage:
         yield storage
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging():
+    """A command that a test runs logs to its own folder and output, not to those of the last."""
+    yield
+    for name in ("d2kd", "detectron2", "fvcore"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logger.setup_logger.cache_clear()
+    logger._cached_log_stream.cache_clear()
 
 
 @pytest.fixture
