@@ -47,6 +47,9 @@ def evil_files():
                            "imports: [code.py]",
         "study_option.yaml": "output: o\nseeds: [1]\nrows: {a: {config: base.yaml, options: "
                              "[--import, code.py]}}",
+        "study_seed.yaml": "output: o\nseeds: [--import=code.py]\nrows: {a: {config: base.yaml}}",
+        "study_output.yaml": "output: --import=o\nseeds: [1]\nrows: {a: {config: base.yaml}}",
+        "study_row.yaml": "output: .\nseeds: [1]\nrows: {--import=a: {config: base.yaml}}",
     }  # fmt: skip
     for name, text in texts.items():
         Path(name).write_text(text)
@@ -114,7 +117,7 @@ def cases(squares):
         found[f"resume {run}"] = ["train", "base.yaml", "--resume", "--output", f"{run}_on"]
     for plan in ("tag", "address", "weights"):
         found[f"plan {plan}"] = ["robustness", f"plan_{plan}.yaml"]
-    for plan in ("tag", "code", "option"):
+    for plan in ("tag", "code", "option", "seed", "output", "row"):
         found[f"study {plan}"] = ["study", f"study_{plan}.yaml"]
         found[f"study {plan}, report"] = ["study", f"study_{plan}.yaml", "--report"]
     for name in ("hf-hub:evil/model", "local-dir:.", "resnet18.hf-hub:evil"):

@@ -201,10 +201,24 @@ def test_more_metrics_are_reported_too(folder):
     ({"seeds": [1, 1]}, "each once"), ({"baseline": "none"}, "baseline 'none' is not one"),
     ({"rows": {"a": {"options": []}}}, "rows: a: give config"),
     ({"rows": {"a": {"config": "plain.yaml", "options": ["X"]}}}, "pairs of KEY and VALUE"),
+    ({"seeds": ["--import=x.py"]}, "seeds: .* is no list of whole numbers"),
+    ({"seeds": [[1]]}, "is no list of whole numbers"), ({"rows": {"a": "x"}}, "a: give config"),
+    ({"rows": {}}, "at least one"), ({"rows": ["a"]}, "is no group of keys"),
+    ({"rows": {"a": {"config": ["b"]}}}, "config: .* is no text"), ({"imports": [1]}, "of texts"),
+    ({"options": "A 1"}, "options: 'A 1' is no list"), ({"output": 1}, "output: 1 is no text"),
+    ({"baseline": ["plain"]}, "is not one of"),
+    ({"robustness": {"rows": "plain"}}, "rows: 'plain' is no list"),
+    ({"output": "--import=x"}, "'--import=x/plain/seed_1' is no config, KEY, VALUE or folder"),
 ])  # fmt: skip
 def test_mistakes_are_explained(folder, changes, match):
     with pytest.raises(ValueError, match=match):
         study(**changes)
+
+
+def test_keys_without_a_value_are_not_given(folder):
+    row = {"config": "plain.yaml", "options": None}
+    empty = dict.fromkeys(("options", "imports", "robustness", "title", "baseline"))
+    assert study(rows={"plain": row}, **empty).runs[0].command[3] == "SEED"
 
 
 def test_missing_files_are_named(folder):
