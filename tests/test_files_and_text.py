@@ -1,5 +1,6 @@
 """Yaml and json of users within bounds, and text that is fit for where it goes."""
 
+import os
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from d2kd.errors import ConfigError, MissingFileError
-from d2kd.file_io import parse_yaml, read_json, read_yaml
+from d2kd.file_io import parse_yaml, read_head, read_json, read_text, read_yaml
 from d2kd.text import file_name, for_plot, plain
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(
@@ -75,3 +76,27 @@ def test_labels_of_plots_are_shown_as_they_are(text):
     label = figure.text(0, 0, for_plot(text))
     figure.canvas.draw()
     assert label._preprocess_math(label.get_text()) == (text, False)
+
+
+def test_text_is_read_within_bounds(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\nb\rc\xff\n")
+    assert read_text(path, 12, "a list") == "a\nb\nc\ufffd\n"
+    with pytest.raises(ConfigError, match=r"a.txt is larger than .* MB, too large for a list"):
+        read_text(path, 10, "a list")
+    with pytest.raises(MissingFileError, match="b.txt cannot be read: No such file"):
+        read_text(tmp_path / "b.txt", 10, "a list")
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert read_head(tmp_path / "pipe", 10) == read_head(tmp_path / "none", 10) == b""
+    for read in (read_yaml, read_json):
+        with pytest.raises(MissingFileError, match="pipe cannot be read: it is no file"):
+            read(tmp_path / "pipe")
+
+
+def test_a_tag_in_any_yaml(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: !!python/tuple [cat]")
+    with pytest.raises(ConfigError, match="python/tuple.*the plain value instead, such as 0.5"):
+        read_yaml(tmp_path / "data.yaml")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, MissingFileError
+from ..file_io import read_head
 from ..text import plain
 from .listing import listed
 from .split_names import SPLITS, says_nothing, split_of
@@ -151,10 +152,6 @@ def _split(path: Path, folder: Path) -> str:
 
 
 def _looks_right(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = read_head(path, _HEAD)
     text = head.decode(json.detect_encoding(head), "replace").lstrip("\ufeff \t\r\n")
     return text[:1] == "{" and bool(re.search(r'"(images|annotations)"\s*:\s*\[', text))

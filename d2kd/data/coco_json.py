@@ -37,6 +37,7 @@ def to_coco(images: Sequence[dict[str, Any]], classes: list[str]) -> dict[str, A
     """Number images, objects and classes from 1, in their order, into COCO's json format."""
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    class_ids = {name: i for i, name in enumerate(classes, 1)}
     for image_id, image in enumerate(images, 1):
         stated = {k: v for k, v in image.items() if k not in ("boxes", "polygons")}
         records.append({"id": image_id, **stated})
@@ -45,7 +46,7 @@ def to_coco(images: Sequence[dict[str, Any]], classes: list[str]) -> dict[str, A
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
-                "category_id": classes.index(name) + 1,
+                "category_id": class_ids[name],
                 "bbox": box,
                 "area": box[2] * box[3],
                 "iscrowd": 0,

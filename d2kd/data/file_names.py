@@ -1,19 +1,21 @@
 """Names of files that belong together, found although they are written differently."""
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-_SUFFIX = re.compile(
-    r"\.(bmp|gif|hei[cf]|jfif|jpe?g?|p[gp]m|png|tiff?|webp|xml|txt)$", re.IGNORECASE
-)
+from .image_files import SUFFIXES
+
+_SUFFIXES = {*SUFFIXES, ".heic", ".heif", ".txt", ".xml"}
 
 
 def without_suffix(name: str) -> str:
     """A name or path without the suffix of an image, a label or an annotation file."""
-    return _SUFFIX.sub("", name)
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in _SUFFIXES else name
 
 
 def folded(name: str) -> str:

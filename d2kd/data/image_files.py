@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from ..file_io import read_head
 from .listing import listed
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png",
@@ -50,13 +51,7 @@ def list_images(folder: Path) -> ImageFiles:
 
 def is_drawing(path: Path) -> bool:
     """Whether `d2kd predict` drew a picture."""
-    if path.suffix.lower() != ".png" or not path.is_file():
-        return False
-    try:
-        with open(path, "rb") as file:
-            return DRAWING.encode() in file.read(_HEAD)
-    except OSError:
-        return False
+    return path.suffix.lower() == ".png" and DRAWING.encode() in read_head(path, _HEAD)
 
 
 def _is_hidden(path: Path) -> bool:

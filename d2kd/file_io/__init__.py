@@ -1,13 +1,16 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
 from .files import CONFIGS, append, sha256_of, write_atomically
-from .untrusted import parse_yaml, read_json, read_yaml
+from .untrusted import parse_yaml, read_bytes, read_head, read_json, read_text, read_yaml
 
 __all__ = [
     "CONFIGS",
     "append",
     "parse_yaml",
+    "read_bytes",
+    "read_head",
     "read_json",
+    "read_text",
     "read_yaml",
     "sha256_of",
     "write_atomically",

@@ -1,6 +1,8 @@
-"""Yaml and json that users bring or download, read within bounds and without running anything."""
+"""Text, yaml and json that users bring or download, read within bounds and never run."""
 
+import errno
 import json
+import math
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,19 +25,15 @@ def read_yaml(path: Path) -> Any:
         MissingFileError: it does not exist or may not be read.
         ConfigError: it is not yaml, or more than `parse_yaml` takes; the message has its name.
     """
+    data = read_bytes(path, 4 * MAX_YAML, "yaml")
     try:
-        _check_regular(path)
-        if path.stat().st_size > 4 * MAX_YAML:
-            raise ConfigError(f"{path} is larger than {MAX_YAML >> 20} MB, too large for yaml.")
-        return parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+        return parse_yaml(data.decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = str(getattr(error, "problem", ""))
         if "the tag" in problem:
             raise ConfigError(
                 f"{path} holds a yaml tag that can run code: {plain(problem)}. Write the plain "
-                "value instead, for example SIZES: [[32, 40, 51], [64, 81, 102]]."
+                "value instead, such as 0.5, cat or [32, 64]."
             ) from None
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid yaml: {reason[:300]}") from None
@@ -72,21 +70,60 @@ def read_json(path: Path) -> Any:
         MissingFileError: it does not exist or may not be read.
         ConfigError: it is not json; the message has its name.
     """
+    data = read_bytes(path)
     try:
-        _check_regular(path)
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+        return json.loads(data)
     except RecursionError:
         raise ConfigError(f"{path} is not valid json: it is nested too deep.") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid json: {error}.") from None
 
 
-def _check_regular(path: Path) -> None:
-    """Devices and pipes may have no end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise MissingFileError(f"{path} is no file.")
+def read_text(path: Path, limit: int, kind: str) -> str:
+    """What is in a text file in UTF-8, with line feeds; bytes that are no letters are replaced.
+
+    Args and errors: see `read_bytes`.
+    """
+    text = read_bytes(path, limit, kind).decode("utf-8-sig", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: Path, limit: float = math.inf, kind: str = "") -> bytes:
+    """What is in a file.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have.
+        kind: what it should hold, for the message.
+
+    Raises:
+        MissingFileError: it does not exist or may not be read.
+        ConfigError: it is larger.
+    """
+    try:
+        if _size(path) > limit:
+            raise ConfigError(f"{path} is larger than {limit / 2**20:g} MB, too large for {kind}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        _size(path)
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _size(path: Path) -> int:
+    """In bytes; OSError for devices and pipes, which may have no end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no file")
+    return found.st_size
 
 
 def _count_nodes(root: yaml.Node) -> None:

@@ -1,5 +1,7 @@
 """Json files as labelling tools name and place them: found, or listed with what to write."""
 
+import os
+
 import pytest
 
 from d2kd.data.coco_json import write_coco
@@ -139,3 +141,10 @@ def test_a_hint_where_the_image_is_elsewhere(tmp_path):
     add(tmp_path, "train.json", "images", listed="C:\\work\\a.png")
     with pytest.raises(ConfigError, match=r"images/a.png has its name: correct file_name"):
         read_dataset_folder(tmp_path)
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "notes.json")
+    os.mkfifo(tmp_path / "a.txt")
+    os.mkfifo(tmp_path / "a.xml")
+    assert d2kd("data", tmp_path).exit_code == 1

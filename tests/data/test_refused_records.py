@@ -107,3 +107,9 @@ def test_letters_composed_differently(folder):
     coco = small_coco()
     coco["images"][0]["file_name"] = "\u00fc.png"
     assert f"(there is {folder}/u\u0308.png)" in refused(folder, coco)
+
+
+def test_another_suffix_but_of_an_image(folder):
+    (folder / "0.png").rename(folder / "0.webp")
+    (folder / "0.txt").touch()
+    assert f"(there is {folder}/0.webp)" in refused(folder, small_coco())

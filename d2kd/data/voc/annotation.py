@@ -8,7 +8,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from ...errors import ConfigError, MissingFileError
+from ...errors import ConfigError
+from ...file_io import read_bytes
 from ..coco_json import Box
 
 _MAX_BYTES = 2**24
@@ -32,8 +33,9 @@ def read_xml(path: Path) -> Annotation:
     Raises:
         ConfigError: it cannot be read, declares entities, or an object in it is incomplete.
     """
+    data = read_bytes(path, _MAX_BYTES, "a VOC annotation")
     try:
-        tree = _parse(_read(path))
+        tree = _parse(data)
         objects = tree.findall("object")
         return Annotation(
             _size(tree),
@@ -63,15 +65,6 @@ def read_object(item: ElementTree.Element) -> Box:
     if not (xmin <= xmax and ymin <= ymax):
         raise ValueError(f"the box {corners} of {name!r} has its corners in the wrong order")
     return name, xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path} is larger than {_MAX_BYTES >> 20} MB, no VOC annotation.")
-        return path.read_bytes()
-    except OSError as error:
-        raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _parse(data: bytes) -> ElementTree.Element:

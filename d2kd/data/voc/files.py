@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ...errors import ConfigError, MissingFileError
+from ...file_io import read_head
 from ...text import plain
 from ..file_names import folded, without_suffix
 from ..image_files import list_images
@@ -138,9 +139,5 @@ def _only(group: dict[Path, Path] | None, like: Path | None) -> Path | None:
 
 
 def _looks_right(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = read_head(path, _HEAD)
     return bool(re.search(rb"<annotation[\s/>]", head.replace(b"\0", b"")))  # UTF-16 among them

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import ConfigError, MissingFileError
+from ...file_io import read_text
 from ..split_names import SPLITS, is_split, split_of
 from .files import ByName
 
@@ -67,9 +68,7 @@ def read_list(
     Raises:
         ConfigError: the file is too large for a list.
     """
-    if path.stat().st_size > _MAX_LIST:
-        raise ConfigError(f"{path} is larger than {_MAX_LIST >> 20} MB, too large for a list.")
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    text = read_text(path, _MAX_LIST, "a list")
     lines = dict.fromkeys(line.strip() for line in text.splitlines() if line.strip())
     return [(line, *_read_line(line, images, annotations)) for line in lines]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ...file_io import read_yaml
+from ...file_io import read_text, read_yaml
 from ...text import plain
 from ..listing import listed
 from ..split_names import SPLITS, is_split, split_of
@@ -112,10 +112,8 @@ def read_names(data: dict[str, Any], path: Path) -> list[str]:
 
 
 def _read_names_file(path: Path) -> list[str]:
-    if path.stat().st_size > _MAX_NAMES:
-        raise ConfigError(f"{path} is larger than {_MAX_NAMES >> 20} MB, too large for names.")
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = read_text(path, _MAX_NAMES, "names").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _near(key: str) -> str:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ...errors import ConfigError, MissingFileError
+from ...file_io import read_text
 from ...text import plain
 from ..image_files import list_images
 from ..listing import listed
@@ -70,9 +71,7 @@ def _inside(path: Path, root: Path) -> Path:
 
 def _listed(source: Path, root: Path) -> list[Path]:
     """The images of a list: a path starts at the list, or else at the root."""
-    if source.stat().st_size > _MAX_LIST:
-        raise ConfigError(f"{source} is larger than {_MAX_LIST >> 20} MB, too large for a list.")
-    text = source.read_text(encoding="utf-8-sig", errors="replace")
+    text = read_text(source, _MAX_LIST, "a list")
     names = dict.fromkeys(line.strip() for line in text.split("\n") if line.strip())
     found, moved, missing = [], [], []
     for name in names:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...file_io import read_text
 from ..coco_json import Box
 
 logger = logging.getLogger(__name__)
@@ -137,8 +138,4 @@ class LabelReader:
 
 
 def _lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    if path.stat().st_size > _MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {_MAX_BYTES >> 20} MB, too large for labels.")
-    return path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    return read_text(path, _MAX_BYTES, "labels").split("\n") if path else []

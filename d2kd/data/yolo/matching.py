@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import MissingFileError
+from ...file_io import read_head
 from ...text import plain
 from ..file_names import pairs
 from ..image_files import SUFFIXES
@@ -121,8 +122,7 @@ def is_label(path: Path) -> bool:
     """Whether its first line is numbers, at least five."""
     if path.name.lower() in NO_LABELS:
         return False
-    with open(path, "rb") as file:
-        first = file.read(_HEAD).decode("utf-8-sig", "replace").strip().split("\n")[0]
+    first = read_head(path, _HEAD).decode("utf-8-sig", "replace").strip().split("\n")[0]
     try:
         return len([float(word) for word in first.replace(",", " ").split()[:5]]) == 5
     except ValueError:
