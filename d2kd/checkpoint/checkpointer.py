@@ -108,7 +108,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         except OSError:
             raise
         except ValueError as error:
-            raise ConfigError(f"{given}: {error}") from error
+            named = str(error).startswith(f"{given} ")
+            raise ConfigError(str(error) if named else f"{given}: {error}") from error
         except (AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ConfigError(
                 f"{given}: it cannot be loaded: {first_line(error)}. It is damaged, or of a model "

@@ -53,9 +53,9 @@ def _end(error: Exception) -> NoReturn:
     raise SystemExit(f"Unexpected {type(error).__name__}: {reason}\n{_HINT}") from error
 
 
-def echo(text: object) -> None:
+def echo(text: object, err: bool = False) -> None:
     """Print one line, made `plain`: what it names may come from data."""
-    click.echo(plain(text, _LONGEST_LINE))
+    click.echo(plain(text, _LONGEST_LINE), err=err)
 
 
 def echo_lines(text: object) -> None:

@@ -8,8 +8,7 @@ from typing import Any, List, Tuple
 import click
 
 from ..errors import ConfigError
-from ..text import plain
-from .base import SETTINGS, config_argument, debug_option, namespace, run_weights
+from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights
 
 _SHOWN = 20
 
@@ -61,7 +60,7 @@ def _images(
     if coco:
         check_target(coco)
     for line in left_out:
-        click.echo(line)
+        echo(line)
     predictor, classes = _load(*detector)
     found, failed = [], []
     for x in library.predict_images(predictor, targets, root, threshold, classes):
@@ -69,12 +68,12 @@ def _images(
             failed.append(str(x))
         else:
             found.append(x)
-            click.echo(f"{plain(root / x.name)}: {len(x.boxes)} objects")
+            echo(f"{root / x.name}: {len(x.boxes)} objects")
     if coco:
         data = to_coco(found, library.category_names(predictor, classes))
         write_labels(coco, data)
-        click.echo(f"wrote {plain(coco)}: {len(data['annotations']):,} detections")
-    click.echo(f"wrote {len(found)} images to {plain(output)}")
+        echo(f"wrote {coco}: {len(data['annotations']):,} detections")
+    echo(f"wrote {len(found)} images to {output}")
     _end(failed)
 
 
@@ -85,8 +84,9 @@ def _video(detector: Tuple[Any, ...], source: Path, output: Path, threshold: flo
     target = video_path(source, output)
     predictor, classes = _load(*detector)
     count, stated = library.predict_video(predictor, source, target, threshold, classes)
-    click.echo(f"{plain(target)}: {count} frames")
-    _end([f"{source} states {stated} frames, of which {count} can be read"] * (count < stated))
+    echo(f"{target}: {count} frames")
+    if count < stated:
+        echo(f"{source} states {stated} frames, maybe an estimate; {count} can be read")
 
 
 def _load(config: str, options: Tuple[str, ...], weights: str) -> Tuple[Any, List[str]]:
@@ -102,7 +102,7 @@ def _load(config: str, options: Tuple[str, ...], weights: str) -> Tuple[Any, Lis
 def _end(failed: List[str]) -> None:
     """Name what could not be read, and end with 1 if there is any."""
     for line in failed[:_SHOWN]:
-        click.echo(plain(line, 400), err=True)
+        echo(line, err=True)
     if failed[_SHOWN:]:
-        click.echo(f"... and {len(failed) - _SHOWN:,} more", err=True)
+        echo(f"... and {len(failed) - _SHOWN:,} more", err=True)
     sys.exit(1 if failed else 0)

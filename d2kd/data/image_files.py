@@ -7,10 +7,16 @@ from typing import NamedTuple
 from ..file_io import read_head
 from .listing import listed
 
-SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png",
-            ".ppm", ".tif", ".tiff", ".webp"}  # fmt: skip
-_NOT_READ = {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl",
-             ".nef", ".psd", ".raw", ".svg"}  # fmt: skip
+FORMATS = {
+    "AVIF": ".avif", "BMP": ".bmp", "DIB": ".dib", "GIF": ".gif", "JPEG": ".jfif .jpe .jpeg .jpg",
+    "JPEG2000": ".j2c .j2k .jp2 .jpc .jpf .jpx", "MPO": ".mpo", "PNG": ".apng .png",
+    "PPM": ".pbm .pgm .pnm .ppm", "TGA": ".tga", "TIFF": ".tif .tiff", "WEBP": ".webp",
+}  # fmt: skip
+"""What is read, as Pillow names it: none that it hands to another program, such as EPS."""
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes.split()}
+_NOT_READ = {".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".eps", ".exr", ".fits", ".hdr",
+             ".heic", ".heif", ".icns", ".ico", ".jxl", ".nef", ".orf", ".pcx", ".pfm", ".psd",
+             ".qoi", ".raw", ".rw2", ".sgi", ".svg", ".xbm", ".xpm"}  # fmt: skip
 DRAWING = "drawn by d2kd predict"
 """What the pictures of `d2kd predict` carry in their head: they are no images of a data set."""
 _HEAD = 4096  # bytes

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from ..text import plain
+
 _SHOWN = 3
 
 
@@ -12,7 +14,7 @@ def listed(found: Iterable[Any], what: str) -> list[str]:
     found = list(found)
     if not found:
         return []
-    shown = ", ".join(" ".join(str(x).split("\n"))[:100] for x in found[:_SHOWN])
+    shown = ", ".join(plain(" ".join(str(x).split("\n")), 100) for x in found[:_SHOWN])
     more = ", ..." if len(found) > _SHOWN else ""
     return [f"{len(found):,} {what}: {shown}{more}"]
 

@@ -17,6 +17,8 @@ from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageFile
 
+from .image_files import FORMATS
+
 EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 0x0102  # of TIFF
 _TURNS = {
@@ -28,8 +30,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# without those that Pillow hands to another program, such as EPS
-_FORMATS = "AVIF BMP DIB GIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split()
 _PAGES = ("GIF", "PNG", "TIFF", "WEBP")  # the second frame of a phone's JPEG is no picture
 _NEARLY_BLACK = 15  # of 255: what 12 bits in a 16-bit file come to
 _ADVICE = "save it with 8 bits, all images on one scale (datasets/README.md, Pictures)"
@@ -70,7 +70,7 @@ def read_pixels(path: str | Path, image_format: str) -> np.ndarray:
         PixelError: it is no image, cut off or too large, or see `BitDepthError`.
     """
     with _opened(path) as image:
-        return convert_PIL_to_numpy(_turned(_eight_bits(image)), image_format)
+        return convert_PIL_to_numpy(_turned(image, _eight_bits(image)), image_format)
 
 
 def examine(path: str | Path) -> Examined:
@@ -82,7 +82,8 @@ def examine(path: str | Path) -> Examined:
     with _opened(path) as image:
         size, frames = image.size, _frames(image)
         image.draft("L", (1, 1))
-        _turned(_eight_bits(image)).convert("RGB")  # before EXIF, which decodes and hides errors
+        decoded = _eight_bits(image)  # before EXIF, which decodes and hides errors
+        _turned(image, decoded).convert("RGB")
         return Examined(*_turned_size(image, size), frames)
 
 
@@ -90,14 +91,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height (px) as `read_pixels` gives them, from the header alone.
 
     Raises:
-        PixelError: it is no image.
+        PixelError: it is no image, or see `BitDepthError`; values are not looked at.
     """
-    try:
-        with _opened(path) as image:
-            return _turned_size(image, image.size)
-    except PixelError as error:
-        reason = str(error.__cause__ or "no file")
-        raise PixelError(f"{path}: not an image: {reason}") from error
+    with _opened(path) as image:
+        _check_depth(image)
+        return _turned_size(image, image.size)
 
 
 @contextmanager
@@ -105,7 +103,7 @@ def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
         raise PixelError(f"{path} cannot be read: it is no file.")
     Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with PathManager.open(str(path), "rb") as file, Image.open(file, formats=formats) as image:
             yield image
@@ -117,7 +115,7 @@ def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no image that Pillow knows"
+        return f"it is no image of a format that is read ({', '.join(FORMATS)})"
     text = getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
     return text[:200]
 
@@ -128,20 +126,25 @@ def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:
     Raises:
         BitDepthError: the range of the values is not known.
     """
-    depth = _depth(image)
-    if depth > 16:
-        kind = "floating-point" if image.mode == "F" else "32-bit or signed"
-        raise BitDepthError(f"holds {kind} values, of which white is not known; {_ADVICE}")
+    depth = _check_depth(image)
     image.load()
     image.info.pop("transparency", None)  # not drawn; Pillow would warn about it
     decoded: Image.Image = image
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.uint16) >> (depth - 8)
         decoded = Image.fromarray(values.astype(np.uint8))
-        decoded.info["exif"] = image.getexif().tobytes()
-    if depth == 16:
+    if depth == 16 and image.format != "PPM":  # its header states white
         _check_range(decoded)
     return decoded
+
+
+def _check_depth(image: ImageFile.ImageFile) -> int:
+    """See `_depth`; raises BitDepthError for more than 16."""
+    depth = _depth(image)
+    if depth > 16:
+        kind = "floating-point" if image.mode == "F" else "32-bit or signed"
+        raise BitDepthError(f"holds {kind} values, of which white is not known; {_ADVICE}")
+    return depth
 
 
 def _depth(image: ImageFile.ImageFile) -> int:
@@ -165,9 +168,10 @@ def _check_range(image: Image.Image) -> None:
         )
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def _turned(image: Image.Image, decoded: Image.Image) -> Image.Image:
+    """`decoded`, turned as `image` says, from which it comes."""
     turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    return decoded if turn is None else decoded.transpose(turn)
 
 
 def _turned_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:

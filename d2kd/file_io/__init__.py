@@ -1,7 +1,15 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
 from .files import CONFIGS, append, sha256_of, write_atomically
-from .untrusted import parse_yaml, read_bytes, read_head, read_json, read_text, read_yaml
+from .untrusted import (
+    parse_yaml,
+    read_bytes,
+    read_head,
+    read_json,
+    read_text,
+    read_yaml,
+    read_yaml_and_text,
+)
 
 __all__ = [
     "CONFIGS",
@@ -12,6 +20,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_yaml",
+    "read_yaml_and_text",
     "sha256_of",
     "write_atomically",
 ]

@@ -19,7 +19,12 @@ _MAX_SCALAR = 10_000  # characters
 
 
 def read_yaml(path: Path) -> Any:
-    """What is in a yaml file.
+    """What is in a yaml file, see `read_yaml_and_text`."""
+    return read_yaml_and_text(path)[0]
+
+
+def read_yaml_and_text(path: Path) -> tuple[Any, str]:
+    """What is in a yaml file, and its text.
 
     Raises:
         MissingFileError: it does not exist or may not be read.
@@ -27,7 +32,8 @@ def read_yaml(path: Path) -> Any:
     """
     data = read_bytes(path, 4 * MAX_YAML, "yaml")
     try:
-        return parse_yaml(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        return parse_yaml(text), text
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = str(getattr(error, "problem", ""))
         if "the tag" in problem:

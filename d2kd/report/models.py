@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -58,6 +58,9 @@ class _TestImages:
     classes: Sequence[str]
 
 
+_Found = Tuple[_Model, List[Instances]]
+
+
 def look_at_models(runs: Sequence[RunFolder], images: int) -> Models:
     """Load, time and try the runs' detectors; what fails is put into the run's `missing`.
 
@@ -69,11 +72,11 @@ def look_at_models(runs: Sequence[RunFolder], images: int) -> Models:
     found = Models({x.run.name: _millions(x.detector) for x in models})
     loaded = (_test_images(x, max(images, _SPEED_IMAGES)) for x in models)
     data = next((x for x in loaded if x), None)
-    models = [x for x in models if data and _works(x, data)]
-    if not (data and models):
+    detections = [(x, y) for x in models if data and (y := _detections(x, data))]
+    if not (data and detections):
         return found
-    found.pictures = [_compare(record, models, data) for record in data.batch[:images]]
-    found.milliseconds = _times(models, data)
+    found.pictures = [_compare(i, detections, data) for i in range(min(images, len(data.batch)))]
+    found.milliseconds = _times([x for x, _ in detections], data)
     return found
 
 
@@ -114,20 +117,18 @@ def _test_images(model: _Model, count: int) -> Optional[_TestImages]:
     return None
 
 
-def _works(model: _Model, data: _TestImages) -> bool:
+def _detections(model: _Model, data: _TestImages) -> List[Instances]:
+    """Those in each image; none if the detector fails in one, so that the others are shown."""
     with _noted(model.run, "Speed and detections"):
-        _found(model, data.batch[0], data)
-        return True
-    return False
+        inputs = [model.input(x["image"], data.channels) for x in data.batch]
+        return [detect(model.detector, x) for x in inputs]
+    return []
 
 
-def _found(model: _Model, record: dict, data: _TestImages) -> Instances:
-    return detect(model.detector, model.input(record["image"], data.channels))
-
-
-def _compare(record: dict, models: Sequence[_Model], data: _TestImages) -> Figure:
+def _compare(index: int, detections: Sequence[_Found], data: _TestImages) -> Figure:
+    record = data.batch[index]
     panels = {"ground truth": truth_of(record)}
-    panels.update({x.run.name: _found(x, record, data) for x in models})
+    panels.update({model.run.name: found[index] for model, found in detections})
     pixels = record["image"].permute(1, 2, 0).numpy().astype(np.uint8)
     rgb = pixels[..., ::-1] if data.channels == "BGR" else pixels
     return draw_detections(np.ascontiguousarray(rgb), panels, data.classes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ..errors import ConfigError, MissingFileError
-from ..file_io import read_yaml
+from ..file_io import read_yaml_and_text
 from ..text import file_name
 
 _TYPES: Dict[str, Tuple[type, ...]] = {
@@ -92,7 +92,8 @@ def load_study(path: str) -> Study:
         FileNotFoundError: no such file, or a row's config or one of `imports` does not exist.
         ValueError: not a study; the message says which key is wrong.
     """
-    data = _checked(path, read_yaml(Path(path)))
+    data, text = read_yaml_and_text(Path(path))
+    data = _checked(path, data)
     output, rows = Path(data["output"]), data["rows"]
     robustness = dict(data.get("robustness", {}))
     return Study(
@@ -110,7 +111,7 @@ def load_study(path: str) -> Study:
         imports=data.get("imports", []),
         robustness_rows=list(robustness.pop("rows", rows)),
         robustness=robustness,
-        text=Path(path).read_text(encoding="utf-8-sig"),
+        text=text,
     )
 
 

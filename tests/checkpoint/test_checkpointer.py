@@ -124,8 +124,9 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, name, capsys):
         (tmp_path / name).write_bytes(pickle.dumps(payload))
     else:
         torch.save(payload, tmp_path / name)
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
-        load_detector(detector(), str(tmp_path / name), "KEY")
+    path = tmp_path / name
+    with pytest.raises(ValueError, match=f"^KEY: {path} is not a readable checkpoint"):
+        load_detector(detector(), str(path), "KEY")
     assert "code ran" not in capsys.readouterr().out
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2kd.data.image_files import list_images
+from d2kd.data.image_files import FORMATS, SUFFIXES, list_images
+from d2kd.data.pixels import PixelError, read_pixels
 from d2kd.inference.drawings import save_drawing
 
 
@@ -37,10 +38,26 @@ def test_a_hidden_root_is_what_was_asked_for(tmp_path):
 
 def test_formats_that_are_not_read_are_named(tmp_path):
     picture(tmp_path / "a.png")
-    (tmp_path / "b.HEIC").touch()
+    others = ["b.HEIC", "c.ico", "d.pcx"]
+    for name in others:
+        (tmp_path / name).touch()
+    shown = ", ".join(f"{tmp_path / name}" for name in others)
     assert names(tmp_path)[1] == [
-        f"1 files are of formats that are not read: save them as JPEG or PNG: {tmp_path}/b.HEIC"
+        f"3 files are of formats that are not read: save them as JPEG or PNG: {shown}"
     ]
+
+
+def test_every_format_that_is_read_is_found(tmp_path):
+    suffixes = [x for x, name in Image.registered_extensions().items() if name in FORMATS]
+    unusual = {".avifs", ".icb", ".pfm", ".vda", ".vst"}
+    assert {*suffixes, ".mpo"} - unusual == SUFFIXES
+    found = [picture(tmp_path / f"a{suffix}").name for suffix in SUFFIXES]
+    assert names(tmp_path) == (sorted(found), [])
+
+
+def test_names_of_what_is_left_out_are_fit_for_terminals(tmp_path):
+    (tmp_path / "\x1b[31m.heic").touch()
+    assert r"\x1b[31m.heic" in names(tmp_path)[1][0]
 
 
 def test_folders_and_links(tmp_path):
@@ -69,3 +86,10 @@ def test_drawings_are_no_images(tmp_path):
     assert names(tmp_path) == (
         ["a.png"], [f"1 pictures that d2kd predict drew are left out: {tmp_path}/out/b.png"]
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["ico", "pcx"])
+def test_an_image_of_another_format_is_called_that(tmp_path, suffix):
+    Image.new("RGB", (30, 20)).save(tmp_path / f"a.{suffix}")
+    with pytest.raises(PixelError, match=r"it is no image of a format that is read \(AVIF, BMP, "):
+        read_pixels(tmp_path / f"a.{suffix}", "BGR")

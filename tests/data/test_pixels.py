@@ -118,6 +118,24 @@ def test_an_unknown_range_is_refused(tmp_path):
                 read(path)
             assert reason in str(caught.value) and "\n" not in str(caught.value)
             assert "save it with 8 bits" in str(caught.value)
+        if "has 16" not in reason:
+            with pytest.raises(BitDepthError, match=reason):  # the header says it
+                image_size(path)
+
+
+@pytest.mark.parametrize("white", [1000, 4095, 65535])
+def test_a_dark_pgm_states_what_is_white(tmp_path, white):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 2 1 %d\n" % white + np.array([white // 20, 0], ">u2").tobytes())
+    assert read_pixels(path, "L").squeeze().tolist() == [white // 20 * 65535 // white >> 8, 0]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_damaged_exif_turns_nothing(tmp_path, deep):
+    pixels = GREY.astype(np.uint16) * 257 if deep else GREY
+    path = save(tmp_path / "a.png", Image.fromarray(pixels), exif=b"garbage")
+    np.testing.assert_array_equal(read_pixels(path, "L")[..., 0], GREY)
+    assert image_size(path) == tuple(examine(path)[:2]) == (30, 20)
 
 
 def test_black_is_black_in_sixteen_bits(tmp_path):

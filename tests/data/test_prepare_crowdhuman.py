@@ -116,7 +116,7 @@ def test_sizes_are_those_of_the_image_as_detectron2_reads_it(tmp_path, monkeypat
     image = run(tmp_path, monkeypatch)["images"][0]
     assert (image["height"], image["width"]) == read_image(str(path)).shape[:2] == (60, 50)
     path.write_bytes(b"not a picture")
-    with pytest.raises(SystemExit, match=r"b\.jpg: not an image"):
+    with pytest.raises(SystemExit, match=r"b\.jpg cannot be read: it is no image"):
         run(tmp_path, monkeypatch)
 
 

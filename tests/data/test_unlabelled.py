@@ -82,9 +82,13 @@ def test_errors(tmp_path, squares, photos):
     with pytest.raises(ConfigError, match="UNLABELLED: .*empty' is no data set, and no folder"):
         DistillationTrainer(build(tmp_path, squares, tmp_path / "empty"))
     (photos / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match=r"UNLABELLED: .*broken.jpg: not an image"):
+    with pytest.raises(ConfigError, match=r"UNLABELLED: .*broken.jpg cannot be read"):
         DistillationTrainer(build(tmp_path, squares, photos))
     (photos / "broken.jpg").unlink()
+    Image.new("F", (64, 48)).save(photos / "float.tif")
+    with pytest.raises(ConfigError, match=r"UNLABELLED: 1 images cannot be read: .*float.tif hold"):
+        DistillationTrainer(build(tmp_path, squares, photos))
+    (photos / "float.tif").unlink()
     cfg = build(tmp_path, squares, photos)
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     with pytest.raises(ConfigError, match="a plain RetinaNet learns nothing from images without"):

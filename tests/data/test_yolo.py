@@ -103,7 +103,7 @@ def test_an_image_that_explodes_is_refused(tmp_path):
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     image = path.parent / "images" / "val" / "a.png"
     image.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\x35\xaf\x06\x1e")
-    with pytest.raises(ConfigError, match="val/a.png: not an image: Image size .* exceeds limit"):
+    with pytest.raises(ConfigError, match="val/a.png cannot be read: Image size .* exceeds limit"):
         yolo_to_coco(path, tmp_path / "out")
 
 
@@ -196,7 +196,7 @@ def test_fuzzed_images(fuzzed, content, at):
     try:
         assert yolo_to_coco(fuzzed, fuzzed.parent / "out").keys() == {"train", "val"}
     except ConfigError as error:
-        assert "a.png: not an image" in str(error) and "\n" not in str(error)
+        assert "a.png cannot be read: " in str(error) and "\n" not in str(error)
     finally:
         path.write_bytes(before)
 

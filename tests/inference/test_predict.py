@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import d2kd, detector, write_config
+from tests.inference.test_video import video
 
 RNG = np.random.default_rng(0)
 
@@ -106,3 +107,20 @@ def test_nothing_of_the_users_is_overwritten(trained, photos, tmp_path, source, 
     assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
     assert {path: path.read_bytes() for path in photos.rglob("*.*")} == before
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_that_ends_early_is_drawn(trained, tmp_path):
+    source = video(tmp_path / "a.avi", 4, "MJPG")
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    done = predict(trained, source, tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "a.avi states 4 frames, maybe an estimate; 2 can be read" in done.output
+
+
+def test_what_is_printed_is_fit_for_a_terminal(trained, tmp_path):
+    name = "\x1b[31m" + "x" * 220
+    Image.new("RGB", (60, 40)).save(tmp_path / f"{name}.png")
+    (tmp_path / "\x1b[31m.heic").touch()
+    done = predict(trained, tmp_path, tmp_path / "\x1b[0m")
+    assert done.exit_code == 0 and "\x1b" not in done.output
+    assert r"\x1b[31m.heic" in done.output and f"{'x' * 220}.png: " in done.output

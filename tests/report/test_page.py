@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from d2kd.errors import ConfigError
+from d2kd.inference.detections import detect
 from d2kd.report import write_report
+from d2kd.report.models import look_at_models
 from d2kd.report.runs import different_keys, read_run
 from tests.engine.hooks.test_exact_resume import config, train
 from tests.helpers import d2kd
@@ -87,6 +89,23 @@ def test_parts_that_are_missing_are_named(runs, tmp_path):
                  "holds no checkpoint"):  # fmt: skip
         assert part in text, part
         assert part in re.sub(r"\s+", " ", done.output), part
+
+
+def test_a_detector_that_fails_on_a_later_image_does_not_end_the_report(runs, monkeypatch):
+    seen = []
+
+    def detect_or_fail(model, image):
+        seen.append(id(model))
+        if seen.count(seen[0]) == 2 and id(model) == seen[0]:
+            raise RuntimeError("too many boxes")
+        return detect(model, image)
+
+    monkeypatch.setattr("d2kd.report.models.detect", detect_or_fail)
+    first, second = (read_run(x, name) for x, name in zip(runs, "ab", strict=True))
+    found = look_at_models([first, second], 2)
+    assert first.missing == ["Speed and detections: RuntimeError: too many boxes"]
+    assert set(found.milliseconds) == {"b"} and second.missing == []
+    assert [len(x.axes) for x in found.pictures] == [2, 2]  # the ground truth, and b
 
 
 def test_no_run(tmp_path):

@@ -60,6 +60,13 @@ def calls(row, seed):
     return path.read_text().splitlines() if path.is_file() else []
 
 
+def test_a_plan_is_read_once(folder, monkeypatch):
+    plan = study()
+    monkeypatch.delattr(Path, "read_text")  # the reader of yaml has its own, within bounds
+    assert load_study("study.yaml") == plan
+    assert plan.text == Path("study.yaml").read_bytes().decode()
+
+
 def test_statistics_by_hand():
     summary = summarize(
         {"a": {1: 10.0, 2: 12.0, 3: 14.0}, "b": {1: 13.0, 2: 14.0, 3: 18.0}, "c": {2: 5.0}}, "a"
