@@ -92,12 +92,12 @@ def split_pin(path: str) -> Tuple[str, str]:
     Raises:
         ValueError: the part behind # is not a SHA-256.
     """
-    path, hash_sign, pin = path.partition("#")
-    if not hash_sign:
+    file, hash_sign, pin = path.rpartition("#")
+    if not hash_sign or "/" in pin:  # of a folder's name
         return path, ""
     if not re.fullmatch(r"sha256=[0-9a-fA-F]{64}", pin):
-        raise ValueError(f"{path}#{pin}: expected #sha256= and 64 hexadecimal digits behind a file")
-    return path, pin.removeprefix("sha256=").lower()
+        raise ValueError(f"{path}: expected #sha256= and 64 hexadecimal digits behind a file")
+    return file, pin.removeprefix("sha256=").lower()
 
 
 def check_pin(filename: str, pin: str) -> None:

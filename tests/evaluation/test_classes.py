@@ -9,6 +9,7 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from d2kd import DistillationHead, DistillationTrainer, build_adapter
+from d2kd.checkpoint.weights_file import split_pin
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
@@ -161,3 +162,5 @@ def test_a_run_whose_name_has_a_hash_sign(tmp_path):
     assert recorded_classes(str(tmp_path / "run#1")) == ["cell"]
     pinned = tmp_path / "run#1" / f"model_final.pth#sha256={'0' * 64}"
     assert recorded_classes(str(pinned)) == ["cell"]
+    assert split_pin(str(pinned)) == (str(tmp_path / "run#1" / "model_final.pth"), "0" * 64)
+    assert split_pin("run#1/model_final.pth") == ("run#1/model_final.pth", "")
