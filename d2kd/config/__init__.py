@@ -11,6 +11,7 @@ from .locate import resolve_config_file
 from .model_zoo import zoo_checkpoint_url, zoo_config_file
 from .naming import construct, naming_keys
 from .shortcuts import distil, use_data
+from .unread import say_unread_keys
 from .validate import check_config
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "merge_options",
     "naming_keys",
     "resolve_config_file",
+    "say_unread_keys",
     "teacher_config",
     "use_data",
     "without_pretrained",

@@ -5,8 +5,9 @@ from typing import Dict, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
 
-from ..errors import ConfigError, class_count_key
+from ..errors import class_count_key
 from .defaults import get_d2kd_cfg
 from .keys import changed_keys
 
@@ -18,21 +19,12 @@ _NOWHERE = ("GLOBAL.HACK", "TEST.AUG.", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_",
 
 
 def say_unread_keys(cfg: CfgNode) -> None:
-    """Warn, in one line, of keys that nothing reads.
-
-    Raises:
-        ConfigError: TEST.AUG.ENABLED, which would change the AP if it had an effect.
-    """
-    if cfg.TEST.AUG.ENABLED:
-        raise ConfigError(
-            "TEST.AUG.ENABLED is True, but d2kd evaluates each image once, at INPUT.MIN_SIZE_TEST: "
-            "set it to False."
-        )
+    """Warn on the first rank, in one line, of keys that nothing reads."""
     _say(unread_keys(cfg))
 
 
 def say_typed_in_vain(cfg: CfgNode, typed: Sequence[str]) -> None:
-    """Warn, in one line, of keys on the command line that another detector or method reads.
+    """Warn of keys on the command line that another detector or method reads, as above.
 
     In a file they are not said: a config that others start from may set those of several.
     """
@@ -64,7 +56,7 @@ def unread_keys(cfg: CfgNode, of_others: bool = False) -> List[str]:
 
 
 def _say(keys: Sequence[str]) -> None:
-    if keys:
+    if keys and comm.is_main_process():
         logging.getLogger(__name__).warning(
             "Without effect here, though not at their defaults: %s%s.",
             ", ".join(keys[:8]), f" and {len(keys) - 8} more" if len(keys) > 8 else "",

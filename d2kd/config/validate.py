@@ -12,7 +12,6 @@ from .defaults import get_d2kd_cfg
 from .keys import flatten, refuse_none
 from .norms import check_group_norms
 from .rules import CHOICES, REGISTRIES, is_number, rules_of
-from .unread import say_unread_keys
 
 MAX_INT = 2**32 - 1  # also of a seed
 MAX_FLOAT = 1e15
@@ -27,7 +26,7 @@ def check_config(cfg: CfgNode) -> None:
     """
     refuse_none(cfg, get_d2kd_cfg())
     values = dict(flatten(cfg))
-    _refuse_proposals(values)
+    _refuse_ignored(values)
     for key, value in values.items():
         _check_value(key, value)
     for key, known in CHOICES.items():
@@ -40,7 +39,6 @@ def check_config(cfg: CfgNode) -> None:
     check_group_norms(values)
     _check_device(values["MODEL.DEVICE"])
     _check_output(values["OUTPUT_DIR"])
-    say_unread_keys(cfg)
 
 
 def _check_value(key: str, value: Any) -> None:
@@ -128,11 +126,17 @@ def _check_solver(values: Dict[str, Any]) -> None:
         )
 
 
-def _refuse_proposals(values: Dict[str, Any]) -> None:
+def _refuse_ignored(values: Dict[str, Any]) -> None:
+    """Keys that are not read here, though a run without them is another one."""
     if values["MODEL.LOAD_PROPOSALS"]:
         raise ConfigError(
             "MODEL.LOAD_PROPOSALS is True: files of proposals are pickles, which can run code, so "
             "d2kd does not read them. Set it to False: an RPN makes the proposals."
+        )
+    if values["TEST.AUG.ENABLED"]:
+        raise ConfigError(
+            "TEST.AUG.ENABLED is True, but d2kd evaluates each image once, at INPUT.MIN_SIZE_TEST: "
+            "set it to False."
         )
 
 

@@ -9,7 +9,7 @@ from ..file_io import read_json
 
 
 def recorded_classes(path: str) -> list[str]:
-    """Class names in the run.json of a run's folder, or beside a file; [] if there is none.
+    """Class names in the run.json of a run's folder, or beside a file; [] if there is none of ours.
 
     Args:
         path: a run's folder or a file in it; an address has no record.
@@ -21,11 +21,18 @@ def recorded_classes(path: str) -> list[str]:
     record = (place if place.is_dir() else place.parent) / "run.json"
     if not path or not record.is_file():
         return []
-    data = read_json(record)
-    names = (data.get("classes") or []) if isinstance(data, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    try:
+        data = read_json(record)
+    except ConfigError:
+        if b'"d2kd"' in record.read_bytes():
+            raise
+        return []
+    names = data.get("classes") if isinstance(data, dict) else None
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    if names is not None and "d2kd" in data:
         raise ConfigError(f"{record} is damaged: its 'classes' are no list of names.")
-    return names
+    return []
 
 
 def difference(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:

@@ -21,11 +21,13 @@ from ..config.loading import merge_config_file, merge_options, without_pretraine
 from ..config.locate import resolve_config_file
 from ..config.naming import construct
 from ..config.shortcuts import distil, use_data
+from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..text import make_output_plain
 from .changes import check_resumed
+from .early_log import held_back, say
 from .options import OPTIONS, RESUME_ANYWAY
 from .provenance import describe_run, write_results
 from .ranks import on_first_rank
@@ -81,6 +83,15 @@ def setup(args: Namespace) -> CfgNode:
             nothing is written.
     """
     make_output_plain()
+    with held_back() as held:
+        cfg = _checked_config(args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2kd", abbrev_name="d2kd")
+    say(held)
+    default_setup(cfg, args)
+    return cfg
+
+
+def _checked_config(args: Namespace) -> CfgNode:
     cfg = resolve_config(args)
     check_config(cfg)
     args.resume |= args.resume_anyway
@@ -94,8 +105,6 @@ def setup(args: Namespace) -> CfgNode:
     if args.config_file:
         args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2kd", abbrev_name="d2kd")
-    default_setup(cfg, args)
     return cfg
 
 
@@ -112,6 +121,7 @@ def _aim_evaluation(cfg: CfgNode, resume: bool) -> None:
 
 def evaluate(cfg: CfgNode) -> Dict:
     """Evaluate MODEL.WEIGHTS as a plain detector; builds no teacher."""
+    say_unread_keys(cfg)
     cfg = without_pretrained(student_config(cfg))
     model = construct(cfg)
     check_classes(cfg, model, train=False)

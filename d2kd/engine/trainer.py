@@ -19,6 +19,7 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer, write_final
 from ..config.distils import check_distils
 from ..config.naming import naming_keys
+from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import build_train_loader
 from ..distiller import Distiller
@@ -55,6 +56,7 @@ class DistillationTrainer(Builders):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         check_config(cfg)
+        say_unread_keys(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..checkpoint import SafeCheckpointer
-from ..config import check_config, naming_keys
+from ..config import check_config, naming_keys, say_unread_keys
 from ..data import register_custom_datasets
 from ..data.catalog import require_registered
 from ..distiller import Distiller
@@ -39,6 +39,7 @@ def write_maps(
         )
     cfg.OUTPUT_DIR = str(output)
     check_config(cfg)
+    say_unread_keys(cfg)
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
     with naming_keys(cfg, "MODEL or DISTILL"):

@@ -9,7 +9,7 @@ from detectron2.evaluation import inference_on_dataset
 
 from ..build import student_config
 from ..checkpoint import SafeCheckpointer
-from ..config import check_config, construct, without_pretrained
+from ..config import check_config, construct, say_unread_keys, without_pretrained
 from ..data import labelled_test_data, register_custom_datasets
 from ..data.catalog import require_registered
 from ..evaluation import QualityEvaluator, QualityProbe
@@ -28,6 +28,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     """
     cfg.OUTPUT_DIR = str(output)
     check_config(cfg)
+    say_unread_keys(cfg)
     cfg = without_pretrained(student_config(cfg))
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")

@@ -5,6 +5,7 @@ import pytest
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_options
 from d2kd.config.unread import say_unread_keys
+from d2kd.config.validate import check_config
 from d2kd.errors import ConfigError
 from tests.helpers import d2kd, write_config
 
@@ -62,7 +63,7 @@ def test_test_time_augmentation_is_refused(tmp_path, squares):
     with pytest.raises(ConfigError, match="TEST.AUG.ENABLED is True, but d2kd evaluates each"):
         cfg = get_d2kd_cfg()
         cfg.TEST.AUG.ENABLED = True
-        say_unread_keys(cfg)
+        check_config(cfg)
     path = write_config(tmp_path, squares)
     for command in (["train"], ["eval", "--weights", "x.pth"], ["check"]):
         done = d2kd(command[0], path, *command[1:], "TEST.AUG.ENABLED", "True")

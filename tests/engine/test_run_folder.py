@@ -1,6 +1,7 @@
 """A training overwrites nothing: no teacher, no weights, no data, no other run."""
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -119,11 +120,11 @@ def test_checkpoints_that_nothing_names_are_not_overwritten(place):
         check_folder(cfg, resume=True)
 
 
-def test_rows_that_a_new_beginning_drops_are_said(place, caplog):
+def test_rows_that_a_new_beginning_drops_are_said(place):
     Path("out").mkdir()
     Path("out", "metrics.json").write_text('{"iteration": 0}\n{"iteration": 1}\n')
-    assert d2kd("train", "plain.yaml", "--output", "out", "--resume").exit_code == 0
-    assert "begins anew: 2 rows of its metrics.json are dropped" in caplog.text
+    assert d2kd("train", "plain.yaml", "--output", place / "out", "--resume").exit_code == 0
+    assert "begins anew: 2 rows of its metrics.json are dropped" in Path("out/log.txt").read_text()
 
 
 def test_weights_of_the_run_itself_are_not_needed_to_resume_it(place):
@@ -160,8 +161,9 @@ def test_what_lies_near_is_no_reason_to_refuse(place):
         check_folder(cfg, resume=False)
 
 
-@pytest.mark.parametrize("output", [[], ["--output", "out"]])
-def test_an_evaluation_leaves_the_record_of_a_run_as_it_is(place, output):
+@pytest.mark.parametrize("into", [None, "out"])
+def test_an_evaluation_leaves_the_record_of_a_run_as_it_is(place, into):
+    output = ["--output", place / into] if into else []
     assert d2kd("train", "plain.yaml", "--output", "out").exit_code == 0
     before = contents(place / "out")
     done = d2kd("eval", "out", *output, "TEST.DETECTIONS_PER_IMAGE", 7)
@@ -173,6 +175,23 @@ def test_an_evaluation_leaves_the_record_of_a_run_as_it_is(place, output):
     assert "eval/results.json" in after and "eval/eval/results.json" not in after
     assert d2kd("eval", "out", *output).exit_code == 0
     assert "eval/eval/results.json" not in contents(place / "out")
+    if into:
+        assert Path("out/eval/log.txt").read_text().count("OUTPUT_DIR holds a run") == 2
+
+
+def test_what_is_said_before_there_is_a_log_is_in_it_once(place):
+    train = ["train", "plain.yaml", "--output", place / "out", "MODEL.GFL.NUM_CONVS", 2]
+    assert d2kd(*train, "TEST.AUG.FLIP", "False").exit_code == 0
+    log = Path("out/log.txt").read_text()
+    assert log.count("not at their defaults: MODEL.GFL.NUM_CONVS.") == 1
+    assert log.count("not at their defaults: TEST.AUG.FLIP.") == 1
+
+
+def test_what_is_said_before_an_error_is_not_lost(place, caplog):
+    logging.getLogger("d2kd").propagate = True
+    done = d2kd("train", "plain.yaml", "MODEL.GFL.NUM_CONVS", 2, "SOLVER.MAX_ITER", 0)
+    assert done.exit_code == 1
+    assert "not at their defaults: MODEL.GFL.NUM_CONVS." in caplog.text
 
 
 def test_a_quick_start_overwrites_no_other_run(place):

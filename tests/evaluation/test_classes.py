@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,8 +70,8 @@ def test_a_teacher_of_the_same_or_of_unknown_classes(tmp_path, squares, caplog):
 
 def test_a_damaged_record_is_named(tmp_path, squares):
     teacher = run_of(tmp_path / "t", squares, None)
-    for text in ("{", "[]", '{"classes": [1, 2]}', '{"classes": "red"}', '{"classes": {"0": "a"}}'):
-        (teacher / "run.json").write_text(text)
+    for text in ("", ', "classes": [1, 2]}', ', "classes": "red"}', ', "classes": {"0": "a"}}'):
+        (teacher / "run.json").write_text('{"d2kd": "0.1.0"' + text)
         with pytest.raises(ConfigError, match="run.json is ") as error:
             train(tmp_path, squares, teacher, ("BCKD",))
         assert "\n" not in str(error.value)
@@ -129,6 +130,12 @@ def test_training_from_weights_of_another_order_warns(tmp_path, squares, caplog)
     register_custom_datasets(cfg)
     DistillationTrainer(cfg)
     assert len(warnings_in(caplog)) == 1 and "have to be learnt anew" in warnings_in(caplog)[0]
+
+
+@pytest.mark.parametrize("text", ["[]", "wandb", '{"id": 1}', '{"classes": {"0": "red"}}'])
+def test_a_record_of_another_program_says_nothing(tmp_path, text):
+    Path(tmp_path, "run.json").write_text(text)
+    assert recorded_classes(str(tmp_path / "model.pth")) == []
 
 
 def test_differences():
