@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from shutil import copyfile, disk_usage
 from typing import Any, Dict, List, Optional, Sequence
@@ -108,8 +109,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         except OSError:
             raise
         except ValueError as error:
-            named = str(error).startswith(f"{given} ")
-            raise ConfigError(str(error) if named else f"{given}: {error}") from error
+            said = re.sub(f"^{re.escape(given)} ", "it ", str(error))
+            raise ConfigError(f"{given}: {said}") from error
         except (AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ConfigError(
                 f"{given}: it cannot be loaded: {first_line(error)}. It is damaged, or of a model "

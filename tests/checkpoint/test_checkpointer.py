@@ -125,7 +125,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, name, capsys):
     else:
         torch.save(payload, tmp_path / name)
     path = tmp_path / name
-    with pytest.raises(ValueError, match=f"^KEY: {path} is not a readable checkpoint"):
+    with pytest.raises(ValueError, match=f"^KEY: {path}: it is not a readable checkpoint"):
         load_detector(detector(), str(path), "KEY")
     assert "code ran" not in capsys.readouterr().out
 
