@@ -65,15 +65,16 @@ class _ExtractorCheckpointer(SafeCheckpointer):
         names = {k: _flat(k) for k in self.model.state_dict()}
         filled = {k: weights[flat] for k, flat in names.items() if flat in weights}
         missing = [k for k in names if k not in filled and not k.endswith("num_batches_tracked")]
-        incompatible = super()._load_model({"model": filled})
-        wrong = [f"{k} {a} instead of {b}" for k, a, b in incompatible.incorrect_shapes]
+        shapes = {k: (tuple(filled[k].shape), tuple(x.shape))
+                  for k, x in self.model.state_dict().items() if k in filled}  # fmt: skip
+        wrong = [f"{k} {a} instead of {b}" for k, (a, b) in shapes.items() if a != b]
         if missing or wrong:
             raise ValueError(
                 f"it does not fill the trunk. Missing of {len(names)} tensors: {_some(missing)}; "
                 f"of another shape: {_some(wrong)}. Check that MODEL.TIMM.NAME is the timm model "
                 "that it was saved from, with timm's names for the weights."
             )
-        return incompatible
+        return super()._load_model({"model": filled})
 
 
 def _flat(name: str) -> str:

@@ -92,6 +92,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             ConfigError: it is not the pinned file, is damaged, or holds more than arrays; nothing
                 is changed then, unless it is a state of the optimizer or of hooks that fails.
             MissingFileError: there is no such file, or it cannot be downloaded.
+            RuntimeError: the memory does not suffice.
         """
         path, self._pin = split_pin(path or "")
         given, path = path, local_file(path)
@@ -112,6 +113,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             said = re.sub(f"^{re.escape(given)} ", "it ", str(error))
             raise ConfigError(f"{given}: {said}") from error
         except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            if any(text in str(error) for text in ("out of memory", "allocate memory")):
+                raise
             raise ConfigError(
                 f"{given}: it cannot be loaded: {first_line(error)}. It is damaged, or of a model "
                 "that was built with other keys."

@@ -20,6 +20,7 @@ _STORAGES = {
     "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
 }  # fmt: skip
 _TYPES = {("torch", name): x for name, x in vars(torch).items() if isinstance(x, torch.dtype)}
+_LAYOUTS = {str(x): x for x in vars(torch).values() if isinstance(x, torch.layout)}
 _NUMPY_CODES = {"b1", *"bBhHiIlLqQefd?", *(f"{kind}{size}" for kind in "iuf" for size in "1248")}
 _MOST_DIMENSIONS = 16
 
@@ -69,8 +70,14 @@ def python_names(spend: Spend) -> Names:
         ("collections", "OrderedDict"): lambda *x: spend(OrderedDict(*x), 64 * _count(x)),
         ("collections", "Counter"): lambda *x: spend(Counter(*x), 64 * _count(x)),
         ("builtins", "set"): lambda *x: spend(set(*x), 64 * _count(x)),
+        ("builtins", "bytearray"): lambda *x: spend(_bytearray(*x), sum(map(len, x[:1]))),
+        ("builtins", "complex"): lambda *x: spend(complex(*x), 32),
         ("_codecs", "encode"): lambda text, _: spend(text.encode("latin1"), len(text)),
     }
+
+
+def _bytearray(raw: str | bytes = b"", *_: Any) -> bytearray:
+    return bytearray(raw.encode("latin1") if isinstance(raw, str) else memoryview(raw))
 
 
 def numpy_names() -> Names:
@@ -108,6 +115,7 @@ def torch_names(spend: Spend, size: int) -> Names:
             (module, f"{name}Storage"): dtype for name, dtype in _STORAGES.items()
             for module in ("torch", "torch.cuda", "torch.storage")
         },
+        ("torch.serialization", "_get_layout"): _LAYOUTS.__getitem__,
         ("torch", "Size"): lambda sizes=(): torch.Size(sizes),
         ("torch", "device"): lambda *x: torch.device(*x),
         ("torch", "Tensor"): "Tensor",

@@ -19,7 +19,7 @@ Fetch = Callable[[str, torch.dtype, int], Tensor]
 """From a storage's key, type and number of elements to that storage, as a tensor (elements,)."""
 
 _BUILD: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
-_DEEPEST = 16  # tuples in tuples: Python hashes them on the C stack
+_LARGEST = 10_000  # items of tuples in tuples, which Python hashes anew at each use
 
 
 class DataUnpickler(pickle._Unpickler):
@@ -42,7 +42,7 @@ class DataUnpickler(pickle._Unpickler):
         """
         super().__init__(file, encoding="latin1")
         self._left, self._fetch, self._inert = 8 * size + 2**20, fetch, inert
-        self._depths: Dict[int, Tuple[Any, int]] = {}  # of tuples of tuples, which it keeps alive
+        self._sizes: Dict[int, Tuple[Any, int]] = {}  # of tuples of tuples, which it keeps alive
         self._names = {**python_names(self._spend), **torch_names(self._spend, size)}
         if not inert:
             self._names |= numpy_names()
@@ -95,20 +95,20 @@ class DataUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
-    def check_depth(self) -> None:
-        """Refuse the tuple that was just made if it has too many in each other."""
+    def check_size(self) -> None:
+        """Refuse the tuple that was just made if it holds too many items, and theirs in turn."""
         made = self.stack[-1]
-        inner = [self._depths.get(id(x), (x, 0))[1] for x in made if type(x) is tuple]
+        inner = [self._sizes.get(id(x), (x, len(x)))[1] for x in made if type(x) is tuple]
         if inner:
-            self._depths[id(made)] = made, max(inner) + 1
-            if max(inner) >= _DEEPEST:
-                raise pickle.UnpicklingError("it nests tuples too deeply")
+            self._sizes[id(made)] = made, len(made) + sum(inner)
+            if len(made) + sum(inner) > _LARGEST:
+                raise pickle.UnpicklingError("it nests too many tuples in each other")
 
 
 def _checked(load: Callable[[Any], None]) -> Callable[[Any], None]:
     def load_checked(unpickler: DataUnpickler) -> None:
         load(unpickler)
-        unpickler.check_depth()
+        unpickler.check_size()
 
     return load_checked
 

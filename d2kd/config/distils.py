@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 
-_LEAST = 0.01  # of the iterations, at full strength
+_LEAST = 0.01  # of the iterations at full strength, and of the strength
 
 
 def check_distils(cfg: CfgNode) -> None:
@@ -17,8 +17,8 @@ def check_distils(cfg: CfgNode) -> None:
         cfg: of a training, from which a `Distiller` has been built.
 
     Raises:
-        ConfigError: every weight is 0, or the schedule leaves less than 1 % of the iterations,
-            counted at full strength, or one alone.
+        ConfigError: every weight is 0, or the schedule is so in every iteration, or its warm-up is
+            100 times as long as the training.
     """
     distill = cfg.DISTILL
     off = [name for name in distill.HEADS if distill[name].WEIGHT == 0]
@@ -46,19 +46,22 @@ def full_iterations(warmup: float, last: float, count: int) -> float:
 
 
 def _schedule(schedule: Tuple[float, ...], count: int) -> List[str]:
-    """A line where full strength is never reached."""
+    """A line where full strength is never reached, or lasts for a moment."""
     warmup, last = schedule
     total = full_iterations(warmup, last, count)
-    if total < _LEAST * count or total <= 1 < count:
+    if not total or _LEAST * warmup >= count:
         raise ConfigError(
             f"DISTILL.SCHEDULE is {schedule}, (warm-up iterations, last distilled iteration): of "
             f"SOLVER.MAX_ITER {count} iterations so little would be distilled as in {total:.3g} at "
             "full strength. Shorten the warm-up, or end later (-1: never)."
         )
     end = count - 1 if last < 0 else min(last, count - 1)
-    if warmup > end:
+    if end < (1 - _LEAST) * warmup:
         return [f"DISTILL.SCHEDULE is {schedule}: distillation reaches {end / warmup:.0%} of its "
                 f"strength by iteration {end:.0f}, its last."]  # fmt: skip
+    if total < _LEAST * count or total <= 1 < count:
+        return [f"DISTILL.SCHEDULE is {schedule}: distillation ends after iteration {end:.0f} of "
+                f"SOLVER.MAX_ITER {count}."]  # fmt: skip
     return []
 
 

@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor
 
 from ..checkpoint.values import check_values
+from ..errors import ConfigError
 from ..file_io import write_atomically
 from .architecture import Architecture, infer
 from .config import build_config
@@ -58,14 +59,14 @@ def convert_mmdet(
     """
     state, text = read_mmdet(source)
     state, left_out = one_detector(state, prefix)
-    text = Path(config_file).read_text() if config_file else text
+    text = _read_text(config_file) if config_file else text
     arch = infer(state, num_classes)
     if arch.detector == "GFLv2" and states_classes(text, arch.num_classes + 1):
         arch = infer(state, num_classes or arch.num_classes + 1)
     details, sources = details_from_text(text, arch, style)
     checkpoint = Path(folder).resolve() / f"{name or Path(source).stem}.pth"
     if checkpoint == Path(source).resolve():
-        raise ValueError(f"{checkpoint} would overwrite the source: give another folder or name.")
+        raise ConfigError(f"{checkpoint} would overwrite the source: give another folder or name.")
     config = build_config(arch, details, str(checkpoint))
     tensors = _fill(state, config, arch)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,13 @@ def convert_mmdet(
     if left_out:
         sources["left out"] = left_out
     return Conversion(checkpoint, checkpoint.with_suffix(".yaml"), arch, details, sources)
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no config of mmdetection: it is no text in UTF-8.") from error
 
 
 def _fill(

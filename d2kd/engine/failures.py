@@ -8,7 +8,7 @@ from torch import nn
 
 from ..data import BadImageError
 from ..errors import RunError
-from .blame import find_blame
+from .blame import Blame, find_blame
 
 
 @contextlib.contextmanager
@@ -32,7 +32,9 @@ def explained_failures(
         yield
     except FloatingPointError as error:
         bad = re.findall(r"'([^']+)': [^,}]*?(?:nan|inf)", str(error))
-        whose, advice = find_blame(model)
+        whose, advice = Blame()
+        with contextlib.suppress(Exception):  # what computes again may fail, too
+            whose, advice = find_blame(model)
         raise FloatingPointError(
             f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {iteration}; "
             f"the last checkpoint is {last_checkpoint()}. {whose}{advice}"

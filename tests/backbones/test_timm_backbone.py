@@ -160,6 +160,9 @@ def test_a_file_that_does_not_fill_the_trunk(tmp_path):
     missing = r"CHECKPOINT: .*weights.pth: .* Missing of \d+ .*: layer3.1.conv1.weight, .* 5 more"
     with pytest.raises(ValueError, match=missing):
         build_backbone(config(CHECKPOINT=path))
+    torch.save({f"body.{k}": v for k, v in weights.items()}, path)
+    with pytest.raises(ValueError, match=r"weights.pth: .* Missing of \d+ tensors: conv1.weight"):
+        build_backbone(config(CHECKPOINT=path))
     torch.save({"state_dict": weights}, path)
     with pytest.raises(ValueError, match=r"of another shape: conv1.weight \(64, 3, 7, 7\) instead"):
         build_timm_fpn_backbone(config(CHECKPOINT=path), ShapeSpec(channels=4))

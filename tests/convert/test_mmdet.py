@@ -19,6 +19,7 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.convert import convert_mmdet
 from d2kd.convert.reader import read_mmdet
+from d2kd.errors import ConfigError
 from tests.convert.formula import image, state
 from tests.helpers import d2kd
 
@@ -228,8 +229,11 @@ def test_no_code_is_run(tmp_path, monkeypatch, legacy):
 def test_the_source_is_not_overwritten(tmp_path):
     path = Path(source("atss", tmp_path))
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="would overwrite the source"):
+    with pytest.raises(ConfigError, match="would overwrite the source"):
         convert_mmdet(str(path), str(tmp_path))
+    (tmp_path / "config.py").write_bytes("# größe".encode("latin1"))
+    with pytest.raises(ConfigError, match="config.py is no config of mmdetection"):
+        convert_mmdet(str(path), str(tmp_path), config_file=str(tmp_path / "config.py"))
     assert path.read_bytes() == before
 
 

@@ -69,7 +69,13 @@ def test_the_message(event_storage):
     with pytest.raises(FloatingPointError) as error:
         with explained_failures(7, lambda: "last.pth", model):
             raise FloatingPointError("loss_dict = {'loss_PKD_feat': nan, 'loss_cls': 1.0}")
-    assert str(error.value).startswith(
+    no_boxes = [{**x, "image": None} for x in model.batch]
+    said = str(error.value)
+    model.batch = no_boxes  # computing again fails
+    with pytest.raises(FloatingPointError, match="loss_cls became .* Lower SOLVER.BASE_LR"):
+        with explained_failures(7, lambda: "last.pth", model):
+            raise FloatingPointError("loss_dict = {'loss_cls': nan}")
+    assert said.startswith(
         "loss_PKD_feat became infinite or NaN at iteration 7; the last checkpoint is last.pth. So "
         "are features of stride 8 (image image0.png) of teacher 0 (t.pth). Look at that teacher "
     )

@@ -73,6 +73,12 @@ def saved(x, **options):
     return out.getvalue()
 
 
+def wide_key(levels):
+    """A tuple of 100 references to a tuple of 100 references to one, and so on."""
+    return b"".join(b"0(" + (b"h" + bytes([i])) * 100 + b"tq" + bytes([i + 1])
+                    for i in range(levels))  # fmt: skip
+
+
 def claims():
     """Name of a file to its few bytes: each asks for gigabytes, or for the end of the process."""
     numbers, inside = tensor(storage(HUGE), 0, (HUGE,), (1,)), storage()
@@ -106,6 +112,7 @@ def claims():
         ),
         "deep.pkl": model(b")" + b"\x85" * 10**6),
         "deep_key.pth": archive(pickled(b"})" + b"\x85" * 10**6 + b"Ns")),
+        "wide_key.pth": archive(pickled(b"}(NNNtq\x00" + wide_key(6) + b"Ns")),
         "deep_lists.pkl": pickled(b"]" * 10**5 + b"a" * (10**5 - 1)),
         "deep_dicts.pkl": pickled((b"}" + text("a")) * 10**4 + b"N" + b"s" * 10**4),
         "itself.pkl": pickled(b"}q\x00" + text("model") + b"h\x00s"),

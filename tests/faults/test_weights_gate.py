@@ -91,6 +91,24 @@ def test_mutated_pickles(tmp_path, seed):
         pytest.fail("one array fits no detector")
 
 
+def test_what_torch_reads_beside_the_weights(tmp_path):
+    side = [bytearray(b"a\xff"), bytearray(), 1 + 2j, torch.strided]
+    for protocol in (2, 4):
+        torch.save({"model": {}, "side": side}, tmp_path / "x.pth", pickle_protocol=protocol)
+        assert read_torch(str(tmp_path / "x.pth"))["side"] == side
+
+
+def test_a_full_gpu_is_no_damage(tmp_path):
+    class Full(torch.nn.Linear):
+        def load_state_dict(self, *args, **options):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+
+    model = Full(1, 1)
+    torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
+    with pytest.raises(torch.OutOfMemoryError):
+        SafeCheckpointer(model).load(str(tmp_path / "x.pth"))
+
+
 WRONG = {
     "zeros": (torch.zeros_like, "nothing but zeros.*head.cls_score.weight"),
     "tiny": (lambda x: torch.full_like(x, 1e-300, dtype=torch.float64), "nothing but zeros"),
