@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..file_io import read_json
+from ..file_io import read_bytes, read_json
 
 
 def recorded_classes(path: str) -> list[str]:
@@ -24,7 +24,7 @@ def recorded_classes(path: str) -> list[str]:
     try:
         data = read_json(record)
     except ConfigError:
-        if b'"d2kd"' in record.read_bytes():
+        if b'"d2kd"' in read_bytes(record):
             raise
         return []
     names = data.get("classes") if isinstance(data, dict) else None

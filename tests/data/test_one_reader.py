@@ -72,7 +72,6 @@ ALLOWED = {
         "checkpoint/torch_file.py": "weights, behind their own gate",
         "checkpoint/weights_file.py": "weights, behind their own gate",
         "quickstart/digits.py": "the files that it wrote",
-        "study/plan.py": "a plan's text, beside what the bounded reader makes of it",
         "evaluation/coco.py": "detections that it writes",
         "study/trainings.py": "results that its runs wrote, and what their consoles say",
         "robustness/evaluations.py": "results that it wrote",

@@ -34,7 +34,7 @@ def refused(path, match="", error=ValueError):
     """Loading fails with one line that names the file."""
     with pytest.raises(error, match=match) as info:
         load_detector(detector(), str(path), "KEY")
-    assert "\n" not in str(info.value) and str(info.value).startswith(f"KEY: {path}")
+    assert "\n" not in str(info.value) and str(info.value).startswith(f"KEY: {path}: ")
     return str(info.value)
 
 

@@ -64,7 +64,7 @@ def test_types_that_are_no_dense_numbers(tmp_path, monkeypatch, name):
     path.write_bytes(other_types()[name])
     for trusted in ("", str(path)):
         monkeypatch.setenv("D2KD_TRUSTED_FILES", trusted)
-        with pytest.raises(ConfigError, match=f"KEY: {path}(:| is not)") as info:
+        with pytest.raises(ConfigError, match=f"KEY: {path}: ") as info:
             load_detector(detector(), str(path), "KEY")
         assert "\n" not in str(info.value)
     assert "other things than tensors by name: w (" in str(info.value) or "complex" in str(
