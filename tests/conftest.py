@@ -29,10 +29,12 @@ def event_storage():
 @pytest.fixture(autouse=True)
 def fresh_logging():
     """A command that a test runs logs to its own folder and output, not to those of the last."""
+    loggers = [logging.getLogger(name) for name in ("d2kd", "detectron2", "fvcore")]
+    for log in loggers:
+        log.propagate = False  # as a run leaves it; caplog follows what does not propagate already
     yield
-    for name in ("d2kd", "detectron2", "fvcore"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+    for log in loggers:
+        log.handlers.clear()
     logger.setup_logger.cache_clear()
     logger._cached_log_stream.cache_clear()
 
