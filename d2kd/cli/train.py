@@ -49,9 +49,11 @@ def evaluate(
     d2kd eval output/distilled
     """
     args = namespace(config, options, eval_only=True, **given)
-    if not output and os.path.isdir(config):
+    typed = options[::2]
+    if not output and os.path.isdir(config) and "OUTPUT_DIR" not in typed:
         output = os.path.join(config, "eval")
-    args.opts += ["MODEL.WEIGHTS", run_weights(config, weights)]
+    if weights or "MODEL.WEIGHTS" not in typed:
+        args.opts += ["MODEL.WEIGHTS", run_weights(config, weights)]
     args.opts += ["OUTPUT_DIR", output] if output else []
     _launch(args)
 

@@ -179,6 +179,15 @@ def test_an_evaluation_leaves_the_record_of_a_run_as_it_is(place, into):
         assert Path("out/eval/log.txt").read_text().count("OUTPUT_DIR holds a run") == 2
 
 
+def test_an_evaluation_takes_the_keys_that_are_typed(place):
+    assert d2kd("train", "plain.yaml", "--output", "out").exit_code == 0
+    done = d2kd("eval", "out", "OUTPUT_DIR", "other")
+    assert done.exit_code == 0, done.output
+    assert Path("other/results.json").is_file() and not Path("out/eval").exists()
+    done = d2kd("eval", "out", "MODEL.WEIGHTS", "none.pth")
+    assert done.exit_code == 1 and "none.pth" in done.output
+
+
 def test_what_is_said_before_there_is_a_log_is_in_it_once(place):
     train = ["train", "plain.yaml", "--output", place / "out", "MODEL.GFL.NUM_CONVS", 2]
     assert d2kd(*train, "TEST.AUG.FLIP", "False").exit_code == 0
