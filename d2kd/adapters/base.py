@@ -19,11 +19,13 @@ class DetectorAdapter:
     """Replays a detector's training step from its public parts. Holds no state, changes nothing.
 
     Class attributes: `replays`, the stock functions whose steps are repeated here (a detector that
-    overrides one is refused), and `provides`, the fields of `DetectorOutput` that are filled.
+    overrides one is refused), `provides`, the fields of `DetectorOutput` that are filled, and
+    `conditions`, the config keys on which a field depends, for the errors of those that are not.
     """
 
     replays: ClassVar[Tuple[Callable, ...]] = ()
     provides: FrozenSet[str] = frozenset({"features", "gt"})
+    conditions: ClassVar[Dict[str, str]] = {}
 
     def __init__(self, detector: nn.Module) -> None:
         """Check that the detector overrides nothing that is replayed.

@@ -1,6 +1,6 @@
 """Adapter of GeneralizedRCNN: Faster, Mask and Cascade R-CNN, and any other for its features."""
 
-from typing import FrozenSet, List, Optional
+from typing import ClassVar, Dict, FrozenSet, List, Optional
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -26,6 +26,13 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
 
     detector: GeneralizedRCNN
     replays = (GeneralizedRCNN.forward,)
+    conditions: ClassVar[Dict[str, str]] = {
+        "rpn": "MODEL.PROPOSAL_GENERATOR.NAME RPN",
+        "roi": "MODEL.ROI_HEADS.NAME StandardROIHeads or CascadeROIHeads, with "
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES False",
+        "masks": "MODEL.MASK_ON True and Detectron2's own mask head, with "
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES False",
+    }
 
     def __init__(self, detector: GeneralizedRCNN) -> None:
         """See the base class."""

@@ -86,9 +86,11 @@ def check_provides(
 ) -> None:
     """Raise a ValueError that says what a head needs, what there is, and what else would fit."""
     if missing := sorted(fields - adapter.provides):
+        known = [f"{x} with {adapter.conditions[x]}" for x in missing if x in adapter.conditions]
         raise ValueError(
             f"DISTILL.HEADS: {name} needs {', '.join(missing)}; {role} {adapter.spec().name} "
-            f"provides {', '.join(sorted(adapter.provides))}. Use another {role}, or one of: "
+            f"provides {', '.join(sorted(adapter.provides))}"
+            f"{' (and ' + '; '.join(known) + ')' if known else ''}. Use another {role}, or one of: "
             f"{', '.join(_fitting(adapter)) or 'no registered head'}."
         )
 

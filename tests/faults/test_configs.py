@@ -90,6 +90,11 @@ def test_keys_without_a_value(bases, tmp_path):
     train(bases["RetinaNet"], ["SOLVER.WEIGHT_DECAY_BIAS", "None"])
 
 
+def test_what_a_method_lacks_names_the_keys_that_it_depends_on(bases):
+    with pytest.raises(ConfigError, match="RoIKD needs roi.*MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOX"):
+        train(bases["GeneralizedRCNN"], ["MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", "True"])
+
+
 def test_numbers_beyond_any_use(bases):
     for key, value in {"SOLVER.IMS_PER_BATCH": 2**40, "SEED": 2**40, "SOLVER.BASE_LR": "1e300",
                        "MODEL.RETINANET.NUM_CONVS": 10**6, "DATALOADER.NUM_WORKERS": 10**6,
