@@ -15,7 +15,7 @@ help:
 	@echo 'make quickstart          distil a small detector on the CPU'
 	@echo 'make quickstart-teacher  the same, training its teacher first'
 	@echo 'make test                run the tests'
-	@echo 'make test-faults         kills, broken files and configs, in full (half an hour)'
+	@echo 'make test-faults         kills, broken files and configs, in full (an hour or more)'
 	@echo 'make test-lowest         losses, heads, checkpoints and resuming on the lowest versions in setup.py'
 	@echo 'make test-wheel          build a wheel and try it in an empty environment (5 minutes)'
 	@echo 'make lint                check style, formatting, types and the floors of the package'
