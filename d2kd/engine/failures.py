@@ -64,11 +64,16 @@ def named_dead_workers(last_checkpoint: Callable[[], str]) -> Iterator[None]:
         yield
     except Exception as error:
         cause: Optional[BaseException] = None if isinstance(error, RunError) else error
-        while cause is not None and "DataLoader worker" not in str(cause):
+        while cause is not None and not _is_of_worker(cause):
             cause = cause.__context__  # what the interrupted code said to it
         if not isinstance(cause, RuntimeError):
             raise
         raise _dead_worker(cause, last_checkpoint()) from error
+
+
+def _is_of_worker(error: BaseException) -> bool:
+    """PyTorch's own error, not one of the interrupted code that quotes it."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _dead_worker(error: Exception, checkpoint: str) -> RunError:

@@ -153,9 +153,9 @@ class KillWorker(HookBase):
         try:
             os.kill(active_children()[0].pid, signal.SIGKILL)
             time.sleep(60)  # PyTorch raises while this waits
-        except RuntimeError:
+        except RuntimeError as error:
             if self.spoil:
-                raise OSError("what was being written is broken")  # noqa: B904
+                raise OSError(f"what was being written is broken ({error})")  # noqa: B904
             raise
 
 
