@@ -67,7 +67,11 @@ def check_annotations(
 
 def _ids_of(annotations: list[dict[str, Any]], chosen: NDArray[np.bool_]) -> list[Any]:
     """Ids of the chosen annotations (N), or their places where they have none."""
-    return [annotations[i].get("id", f"place {i}") for i in np.flatnonzero(chosen)]
+    return [_id_of(annotations, int(i)) for i in np.flatnonzero(chosen)]
+
+
+def _id_of(annotations: list[dict[str, Any]], place: int) -> Any:
+    return annotations[place].get("id", f"place {place}")
 
 
 def _places(known: list[Any], values: list[Any]) -> NDArray[np.int64]:
@@ -103,10 +107,10 @@ def _flag_findings(annotations: list[dict[str, Any]]) -> list[Finding]:
     ignored = [i for i, a in enumerate(annotations) if a.get("ignore")]
     return [
         Finding("annotations have an iscrowd that is not 0 or 1, ids",
-                [f"{annotations[i].get('id', f'place {i}')} ({crowds[i]!r})" for i in wrong],
+                [f"{_id_of(annotations, i)} ({crowds[i]!r})" for i in wrong],
                 "stops", "write 1 for a region of many objects, else 0"),
         Finding("annotations are marked by ignore, which is not read, ids",
-                [annotations[i].get("id", f"place {i}") for i in ignored], "stops",
+                [_id_of(annotations, i) for i in ignored], "stops",
                 "write iscrowd 1 for what neither counts as object nor as background, or take "
                 "the annotation or its ignore out"),
     ]  # fmt: skip

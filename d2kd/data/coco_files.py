@@ -12,7 +12,7 @@ from ..errors import ConfigError, MissingFileError
 from ..file_io import read_head
 from ..text import plain
 from .listing import listed
-from .split_names import SPLITS, says_nothing, split_of
+from .split_names import SPLITS, folder_split, says_nothing, split_of
 from .tree import Place, files_with
 
 logger = logging.getLogger(__name__)
@@ -145,10 +145,7 @@ def _rank(path: Path, folder: Path) -> tuple[int, int]:
 
 def _split(path: Path, folder: Path) -> str:
     """By its own name, or else by the nearest folder that is named after a split."""
-    if split := split_of(path.stem):
-        return split
-    parts = reversed(path.relative_to(folder).parts[:-1])
-    return next(filter(None, map(split_of, parts)), "")
+    return split_of(path.stem) or folder_split(path, folder)
 
 
 def _looks_right(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Lines of a list of problems."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,12 @@ def listed(found: Iterable[Any], what: str) -> list[str]:
     shown = ", ".join(plain(" ".join(str(x).split("\n")), 100) for x in found[:_SHOWN])
     more = ", ..." if len(found) > _SHOWN else ""
     return [f"{len(found):,} {what}: {shown}{more}"]
+
+
+def warn_of(logger: logging.Logger, names: Iterable[object], what: str, before: str = "") -> None:
+    """Log the line of `listed`, if there is one, as a warning with `before` in front of it."""
+    for line in listed(map(plain, names), what):
+        logger.warning(f"{before}{line}")
 
 
 def repeated(values: Iterable[Any]) -> list[Any]:

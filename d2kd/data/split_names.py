@@ -1,6 +1,7 @@
 """Which split a file or a folder is, by the words of its name."""
 
 import re
+from pathlib import Path
 
 SPLITS = ("train", "val", "test")
 _WORDS = {
@@ -33,6 +34,12 @@ def split_of(name: str) -> str:
     telling = [word for word in words if word not in _NEUTRAL]
     fits = set(telling) <= set(named) or telling[0] in _FIRST or telling[-1] in _SPLIT
     return splits.pop() if fits else ""
+
+
+def folder_split(path: Path, root: Path) -> str:
+    """The split that the folders of a file below `root` name, the nearest first, or ""."""
+    parts = reversed(path.relative_to(root).parts[:-1])
+    return next(filter(None, map(split_of, parts)), "")
 
 
 def is_split(name: str) -> bool:

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ...text import plain
 from ..coco_json import write_coco
 from ..file_names import folded
-from ..listing import listed
+from ..listing import warn_of
 from ..pixels import image_size
 from .annotation import Annotation, read_xml
 from .files import find_files
@@ -58,7 +57,7 @@ def voc_to_coco(
     unknown = sorted(names - set(classes))
     if classes and unknown:
         raise ConfigError(f"objects of {unknown} are not among the classes {' '.join(classes)}")
-    _warn("class names differ in case or spaces alone", _alike(names))
+    warn_of(logger, _alike(names), "class names differ in case or spaces alone")
     output.mkdir(parents=True, exist_ok=True)
     paths = {split: output / f"instances_{found[split].name}.json" for split in images}
     for split, path in paths.items():
@@ -82,12 +81,19 @@ def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[
 
 def _explain(split: str, read: Sequence[tuple[Sample, Annotation, tuple[int, int]]]) -> None:
     """Warn about what the files of a split say and is not taken as they say it."""
-    sizes = [x.annotation.name for x, said, size in read if said.size not in (None, size)]
-    _warn("xml files state another size than the image file's, ignored", sizes, split)
-    polygons = [x.annotation.name for x, said, _ in read if said.polygons]
-    _warn("xml files have polygons, of which the boxes alone are read", polygons, split)
-    early = [x.annotation.name for x, said, _ in read if any(min(b[1:3]) < 0 for b in said.boxes)]
-    _warn("xml files have boxes before pixel 1, VOC's first: they may count from 0", early, split)
+    findings = {
+        "xml files state another size than the image file's, ignored": [
+            x for x, said, size in read if said.size not in (None, size)
+        ],
+        "xml files have polygons, of which the boxes alone are read": [
+            x for x, said, _ in read if said.polygons
+        ],
+        "xml files have boxes before pixel 1, VOC's first: they may count from 0": [
+            x for x, said, _ in read if any(min(b[1:3]) < 0 for b in said.boxes)
+        ],
+    }
+    for what, samples in findings.items():
+        warn_of(logger, (x.annotation.name for x in samples), what, f"{split}: ")
 
 
 def _alike(names: Iterable[str]) -> list[str]:
@@ -95,8 +101,3 @@ def _alike(names: Iterable[str]) -> list[str]:
     for name in sorted(names):
         groups.setdefault(folded(name), []).append(name)
     return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
-
-
-def _warn(what: str, names: Iterable[str], split: str = "") -> None:
-    for line in listed(map(plain, names), what):
-        logger.warning(f"{split}: {line}" if split else line)

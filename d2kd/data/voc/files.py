@@ -123,12 +123,6 @@ class ByName:
         return found
 
 
-def folder_split(path: Path, root: Path) -> str:
-    """The split that the folders of a file name, the nearest first, or ""."""
-    parts = reversed(path.relative_to(root).parts[:-1])
-    return next(filter(None, map(split_of, parts)), "")
-
-
 def _only(group: dict[Path, Path] | None, like: Path | None) -> Path | None:
     paths = list((group or {}).values())
     if len(paths) > 1 and like is not None:

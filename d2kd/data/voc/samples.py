@@ -1,16 +1,16 @@
 """The splits of a folder in Pascal VOC's layout: images with their xml files."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import MissingFileError
 from ...text import plain
-from ..listing import listed
-from ..split_names import SPLITS
+from ..listing import warn_of
+from ..split_names import SPLITS, folder_split
 from .annotation import read_xml
-from .files import ByName, Files, folder_split
+from .files import ByName, Files
 from .lists import find_lists, read_list
 
 logger = logging.getLogger(__name__)
@@ -56,17 +56,17 @@ def find_splits(files: Files, asked: Sequence[str]) -> dict[str, Split]:
     _explain("xml files", files.annotations, used)
     if lists and not asked:
         unused = [path.name for path in files.annotations.paths if path not in used]
-        _warn("xml files are named by no list that is read", unused)
+        warn_of(logger, unused, "xml files are named by no list that is read")
     return found
 
 
 def _explain(kind: str, found: ByName, used: set[Path]) -> None:
     """Warn about files that were taken for a name that may mean another."""
     renamed = [f"{x.name} for {name}" for x, name in found.renamed.items() if x in used]
-    _warn(f"{kind} are taken whose names are written differently", renamed)
+    warn_of(logger, renamed, f"{kind} are taken whose names are written differently")
     hidden = [(x, y) for x, y in found.hidden().items() if y in used and x not in used]
     names = [f"{y.name}, not {x.name}" for x, y in hidden]
-    _warn(f"{kind} are left out for others whose suffix alone differs", names)
+    warn_of(logger, names, f"{kind} are left out for others whose suffix alone differs")
 
 
 def _listed_splits(files: Files, lists: dict[str, Path]) -> dict[str, Split]:
@@ -79,7 +79,9 @@ def _listed_splits(files: Files, lists: dict[str, Path]) -> dict[str, Split]:
     if "train" not in found:
         logger.warning(f"train is what {lists['trainval'].name} names and no other list.")
         return {"train": Split(both.name, rest), **found}
-    _warn("images of trainval are in no other list and left out", (x.image.name for x in rest))
+    warn_of(
+        logger, (x.image.name for x in rest), "images of trainval are in no other list and left out"
+    )
     return found
 
 
@@ -100,18 +102,20 @@ def _read(path: Path, files: Files) -> list[Sample]:
 
 def _folder_splits(files: Files) -> dict[str, Split]:
     samples, lost, twice = _pair(files)
-    _warn("xml files fit no image", lost)
-    _warn("xml files are of an image that another one is of, and left out", twice)
+    warn_of(logger, lost, "xml files fit no image")
+    warn_of(logger, twice, "xml files are of an image that another one is of, and left out")
     taken = {sample.image for sample in samples}
     bare = [path.name for path in files.images.paths if path not in taken]
-    _warn("images have no xml file and are left out", bare)
+    warn_of(logger, bare, "images have no xml file and are left out")
     found: dict[str, Split] = {}
     for sample in samples:
         split = _split_of(sample, files)
         found.setdefault(split, Split(split, [])).samples.append(sample)
     rest = found.pop("", Split("", [])).samples
     if found:
-        _warn("images are in no folder of a split and left out", (x.image.name for x in rest))
+        warn_of(
+            logger, (x.image.name for x in rest), "images are in no folder of a split and left out"
+        )
     elif rest:
         logger.warning(
             f"no list in {plain(files.root / 'ImageSets' / 'Main')} and no folder names a split: "
@@ -146,8 +150,3 @@ def _split_of(sample: Sample, files: Files) -> str:
     split = folder_split(sample.annotation, files.annotations.root)
     split = split or folder_split(sample.image, files.images.root)
     return "train" if split == "trainval" else split
-
-
-def _warn(what: str, names: Iterable[str]) -> None:
-    for line in listed(map(plain, names), what):
-        logger.warning(line)

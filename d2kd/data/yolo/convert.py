@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import ConfigError, MissingFileError
 from ...text import plain
 from ..coco_json import write_coco
-from ..listing import listed
+from ..listing import warn_of
 from ..pixels import image_size
 from ..tree import walk
 from .data_yaml import find_data_yaml, image_root, read_data_yaml, read_entries, read_names
@@ -76,8 +76,7 @@ def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     reader.finish()
     for a, b in combinations(found, 2):
         both = sorted({*found[a]} & {*found[b]})
-        for line in listed((plain(x) for x in both), f"images are in {a} and in {b}"):
-            logger.warning(line)
+        warn_of(logger, both, f"images are in {a} and in {b}")
     return images, reader.classes
 
 

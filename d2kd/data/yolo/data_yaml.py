@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...file_io import read_text, read_yaml
 from ...text import plain
-from ..listing import listed
+from ..listing import warn_of
 from ..split_names import SPLITS, is_split, split_of
 from .places import nearest
 
@@ -74,8 +74,7 @@ def read_entries(data: dict[str, Any], path: Path) -> dict[str, list[str]]:
     for split, key in taken.items():
         logger.warning(f"{plain(path)}: {key} is taken as {split}.")
     unknown = [f"{key}{_near(key)}" for key in sorted(others - set(taken.values()))]
-    for line in listed(map(plain, unknown), "keys are not known"):
-        logger.warning(f"{plain(path)}: {line}")
+    warn_of(logger, unknown, "keys are not known", f"{plain(path)}: ")
     for split in ("train", "val"):
         if split in data and not data[split] and split not in taken:
             logger.warning(f"{plain(path)}: {split} names nothing and is left out.")

@@ -8,7 +8,7 @@ from ...errors import ConfigError, MissingFileError
 from ...file_io import read_text
 from ...text import plain
 from ..image_files import list_images
-from ..listing import listed
+from ..listing import warn_of
 from .places import nearest
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,6 @@ def _listed(source: Path, root: Path) -> list[Path]:
     if missing:
         inside = [path for path in missing if _inside(path, root)]
         raise MissingFileError(f"{source}: {len(missing):,} images do not exist: {inside[0]}.")
-    for line in listed(map(plain, moved), "images are of another machine and taken here"):
-        logger.warning(f"{plain(source)}: {line}")
+    what = "images are of another machine and taken here"
+    warn_of(logger, moved, what, f"{plain(source)}: ")
     return found
