@@ -41,7 +41,13 @@ def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
         return
     folder = Path(cfg.OUTPUT_DIR)
     goes_on = resume and (folder / "last_checkpoint").is_file()
-    for key, path in [("--data", Path(data)), *_inputs(cfg)] if data else _inputs(cfg):
+    _check_inputs(cfg, data, folder, goes_on)
+    _check_left(cfg, folder, resume, goes_on)
+
+
+def _check_inputs(cfg: CfgNode, data: str, folder: Path, goes_on: bool) -> None:
+    """Refuse a folder that the run itself reads from."""
+    for key, path in _inputs(cfg, data):
         overwritten = _is_of_run(path, folder) if goes_on else _is_directly_in(path, folder)
         if overwritten and goes_on and key == "MODEL.WEIGHTS":
             raise ConfigError(
@@ -53,6 +59,10 @@ def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
                 f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} is where {key} {str(path)!r} is, which the run "
                 f"could overwrite: {_ELSEWHERE}."
             )
+
+
+def _check_left(cfg: CfgNode, folder: Path, resume: bool, goes_on: bool) -> None:
+    """Refuse a folder in which something else than this run has left files."""
     if not resume and holds_run(folder):
         raise ConfigError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a run already: add --resume to go on with it, or "
@@ -88,10 +98,10 @@ def _logs(folder: Path) -> Tuple[Path, ...]:
     return folder / "log.txt", folder / "run.json"
 
 
-def _inputs(cfg: CfgNode) -> Iterator[Tuple[str, Path]]:
+def _inputs(cfg: CfgNode, data: str) -> Iterator[Tuple[str, Path]]:
     """Keys and what they name, as far as it exists here: folders, and files."""
     teacher = cfg.DISTILL.TEACHER if cfg.MODEL.META_ARCHITECTURE == "Distiller" else None
-    named = [("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)]
+    named = [("--data", data), ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)]
     named += [("MODEL.TIMM.CHECKPOINT", cfg.MODEL.TIMM.CHECKPOINT)]
     if teacher is not None:
         named += [("the teacher", path) for path in teacher.CONFIG_FILES]
