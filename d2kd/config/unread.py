@@ -28,8 +28,8 @@ def say_typed_in_vain(cfg: CfgNode, typed: Sequence[str]) -> None:
 
     In a file they are not said: a config that others start from may set those of several.
     """
-    others = unread_keys(cfg, of_others=True)
-    _say([key for key in dict.fromkeys(typed) if key in others and key not in unread_keys(cfg)])
+    others = set(unread_keys(cfg, of_others=True)) - set(unread_keys(cfg))
+    _say([key for key in dict.fromkeys(typed) if key in others])
 
 
 def unread_keys(cfg: CfgNode, of_others: bool = False) -> List[str]:

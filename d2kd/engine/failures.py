@@ -42,7 +42,7 @@ def explained_failures(
     except BadImageError as error:  # from a worker it comes with a traceback in its text
         raise BadImageError(str(error).rpartition("BadImageError: ")[2].strip()) from error
     except (RuntimeError, EOFError, ConnectionError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and not _is_of_worker(error):
             raise
         raise _dead_worker(error, last_checkpoint()) from error
 
