@@ -20,6 +20,15 @@ class Builders(DefaultTrainer):
     """The parts that Detectron2 lets a trainer replace."""
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The stock model; what is trained of it in the memory order of MODEL.CHANNELS_LAST."""
+        model: nn.Module = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            detector: nn.Module = getattr(model, "student", model)
+            detector.to(memory_format=torch.channels_last)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """See `d2kd.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
