@@ -126,7 +126,7 @@ def box_precision(
     """
     coco = COCO({"info": {}, **truth})
     # a detection that no image or score can match keeps the library from an empty list
-    found = coco.loadRes(list(detections) or [_nothing(truth)])
+    found = coco.loadRes(list(detections) or [nothing(truth)])
     evaluation = COCOeval_faster(coco, found, "bbox", print_function=lambda *_: None)
     parameters = evaluation.params
     parameters.areaRng = [[low**2, high**2] for low, high in sizes]
@@ -139,7 +139,8 @@ def box_precision(
     return np.asarray(evaluation.eval["precision"])[..., 0]
 
 
-def _nothing(truth: Coco) -> dict:
+def nothing(truth: Coco) -> dict:
+    """A detection that hits no object and comes behind all others."""
     image, category = truth["images"][0]["id"], truth["categories"][0]["id"]
     return {
         "image_id": image,

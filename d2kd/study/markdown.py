@@ -2,9 +2,9 @@
 
 import json
 import math
-import statistics
 from typing import Any, Dict, List
 
+from ..evaluation.spread import paired_difference, spread_of
 from ..file_io import write_atomically
 from ..text import for_markdown, for_plot
 from .plan import Study
@@ -24,19 +24,12 @@ def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
         "difference", "difference_se" of the paired differences; nan where there are too few runs.
     """
     summary = {}
-    values = {r: {s: v for s, v in x.items() if math.isfinite(v)} for r, x in values.items()}
     for row, found in values.items():
-        pairs = [v - values[baseline][s] for s, v in found.items() if s in values[baseline]]
-        summary[row] = {"seeds": len(found), **_moments(list(found.values()))}
-        difference = _moments(pairs)
-        summary[row].update(difference=difference["mean"], difference_se=difference["se"])
+        own = spread_of(list(found.values()))
+        difference = paired_difference(found, values[baseline])
+        summary[row] = {"seeds": own.seeds, "mean": own.mean, "sd": own.sd, "se": own.se,
+                        "difference": difference.mean, "difference_se": difference.se}  # fmt: skip
     return summary
-
-
-def _moments(values: List[float]) -> Dict[str, float]:
-    mean = statistics.fmean(values) if values else math.nan
-    sd = statistics.stdev(values) if len(values) > 1 else math.nan
-    return {"mean": mean, "sd": sd, "se": sd / math.sqrt(max(len(values), 1))}
 
 
 def write_report(study: Study, values: Values, more: Dict[str, Values] | None = None) -> str:
