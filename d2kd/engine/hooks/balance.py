@@ -32,21 +32,35 @@ def balanced_weights(ratios: Dict[str, float], shares: Dict[str, float]) -> Dict
 
 
 class GradientBalance(HookBase):
-    """Sets the heads' weights in the first distilled steps, then leaves them.
+    """Sets the heads' weights in the first distilled steps, then leaves them or holds the shares.
 
-    After each of these steps, a head's weight is what gives it its share of the norms of the
+    After each measured step, a head's weight is what gives it its share of the norms of the
     gradients at the student's features, the norms' ratios being averaged (geometrically, over
-    steps and ranks). The weights are logged, put into OUTPUT_DIR/balance.yaml, and kept in
-    checkpoints. Ours.
+    ranks and the last measured steps). Weights and shares are logged, the weights also written to
+    OUTPUT_DIR/balance.yaml and kept in checkpoints. Ours.
     """
 
     def __init__(
-        self, shares: Sequence[float], heads: Sequence[str], steps: int, output: str
+        self,
+        shares: Sequence[float],
+        heads: Sequence[str],
+        steps: int,
+        output: str,
+        period: int = 0,
     ) -> None:
-        """Set the shares, see `check_shares`, the number of steps and the folder of the file."""
+        """Set what is held, and when it is measured.
+
+        Args:
+            shares: see `check_shares`.
+            heads: names.
+            steps: first distilled steps that are measured, and measurements that are averaged.
+            output: folder of the file.
+            period: later steps are measured every so many iterations; 0: none, the weights stay.
+        """
         self._shares = dict(zip(heads, check_shares(shares, heads), strict=True))
-        self._steps, self._output = steps, output
+        self._steps, self._output, self._period = steps, output, period
         self._logs: Dict[str, List[float]] = {head: [] for head in heads}
+        self._begins = True
 
     @property
     def _measured(self) -> int:
@@ -54,13 +68,15 @@ class GradientBalance(HookBase):
 
     def before_train(self) -> None:
         """A resumed run goes on with its weights."""
+        self._begins = self._measured < self._steps
         self._set_weights()
 
     def before_step(self) -> None:
         """Measure in this step, or not any more."""
         distiller = self.trainer.distiller
         distiller.probes.pop("balance", None)
-        if self._measured < self._steps and distiller.scale > 0:
+        again = self._period > 0 and self.trainer.iter % self._period == 0
+        if distiller.scale > 0 and (self._begins or again):
             distiller.probes["balance"] = self.measure
 
     def measure(self, losses: Dict[str, Tensor], student: DetectorOutput) -> None:
@@ -71,21 +87,36 @@ class GradientBalance(HookBase):
             terms = [x for name, x in losses.items() if name.startswith(f"loss_{head}_")]
             sums[head] = total(terms) / (distiller.weights[head] * distiller.scale)
         norms = gradient_norms(sums, list(student.features.values()))
+        self._log_shares(norms)
         for head, found in self._logs.items():
             ratio = norms[head] / norms["task"] if norms["task"] > 0 else 0.0
             log = math.log(ratio) if 0 < ratio < math.inf else math.nan
             log = mean_over_ranks(torch.tensor(log, device=distiller.device)).item()
             if math.isfinite(log):
-                found.append(log)
+                self._logs[head] = [*found, log][-self._steps :]
+
+    def _log_shares(self, norms: Dict[str, float]) -> None:
+        """The shares of this step, with the weights it has."""
+        scale, weights = self.trainer.distiller.scale, self.trainer.distiller.weights
+        weighted = {head: norms[head] * weights[head] * scale for head in self._shares}
+        if (everything := norms["task"] + sum(weighted.values())) > 0:
+            for head, norm in weighted.items():
+                get_event_storage().put_scalar(f"share/{head}", norm / everything)
 
     def after_step(self) -> None:
-        """Set the weights for the next step, and write them after the last."""
+        """Set the weights for the next step, and write them when the first are known."""
         if "balance" not in self.trainer.distiller.probes:
             return
         self._set_weights()
         for head, weight in self.trainer.distiller.weights.items():
             get_event_storage().put_scalar(f"balance/{head}", weight)
-        if self._measured >= self._steps and comm.is_main_process():
+        if self._begins and self._measured >= self._steps:
+            self._begins = False
+            self._write_yaml()
+
+    def after_train(self) -> None:
+        """Write the last weights."""
+        if self._period > 0 and not self._begins:
             self._write_yaml()
 
     def _set_weights(self) -> None:
@@ -94,6 +125,8 @@ class GradientBalance(HookBase):
         self.trainer.distiller.weights.update(balanced_weights(ratios, shares))
 
     def _write_yaml(self) -> None:
+        if not comm.is_main_process():
+            return
         weights = {head: {"WEIGHT": float(f"{self.trainer.distiller.weights[head]:.4g}")}
                    for head in self._shares}  # fmt: skip
         path = Path(self._output, "balance.yaml")

@@ -1,5 +1,6 @@
 """Weights from gradient norms."""
 
+import itertools
 import json
 
 import pytest
@@ -65,9 +66,29 @@ def test_the_shares_hold(balanced, tmp_path):
     assert saved["BALANCE"] == {"SHARES": []}
 
 
-def test_a_resumed_run_has_the_same_weights(balanced, tmp_path):
-    train(balanced("whole", DISTILL__BALANCE__STEPS=5))
-    cfg = balanced("parts", DISTILL__BALANCE__STEPS=5)
+def test_the_share_is_held(balanced, tmp_path):
+    """Measured in every step and averaged over one: the weight is that of the step before."""
+    cfg = balanced("held", DISTILL__BALANCE__STEPS=1, DISTILL__BALANCE__PERIOD=1)
+    register_custom_datasets(cfg)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    values = {name: [v for v, _ in trainer.storage.history(name).values()]
+              for name in ("balance/PKD", "share/PKD", "share/BCKD")}  # fmt: skip
+    found = list(zip(*values.values(), strict=True))
+    assert len({weight for weight, *_ in found}) == len(found) == 8
+    for (before, *_), (weight, share, other) in itertools.pairwise(found):
+        ratio = share / (1 - share - other) / before
+        assert weight == pytest.approx(0.3 / 0.6 / ratio, rel=1e-3)
+    saved = yaml.safe_load((tmp_path / "held" / "balance.yaml").read_text())["DISTILL"]
+    assert saved["PKD"]["WEIGHT"] == pytest.approx(found[-1][0], rel=1e-3)
+
+
+@pytest.mark.parametrize("steps, period", [(5, 0), (2, 2)])
+def test_a_resumed_run_has_the_same_weights(balanced, tmp_path, steps, period):
+    keys = {"DISTILL__BALANCE__STEPS": steps, "DISTILL__BALANCE__PERIOD": period}
+    train(balanced("whole", **keys))
+    cfg = balanced("parts", **keys)
     with pytest.raises(Interruption):
         train(cfg, 3)
     train(cfg, resume=True)
