@@ -11,20 +11,23 @@ from .base import debug_option, echo
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--teacher", default="", metavar="CONFIG", help="Compare the classes with its.")
+@click.option("--size", type=click.IntRange(1), metavar="PX",
+              help="Shorter side in training: count the boxes below 8 px there.")  # fmt: skip
 @click.option("--skip-images", is_flag=True, help="Do not open the image files.")
 @debug_option
-def data(folder: Path, teacher: str, skip_images: bool) -> None:
+def data(folder: Path, teacher: str, size: int | None, skip_images: bool) -> None:
     """Check a data set of yours, and list what is wrong with it.
 
-    The exit code is 1 if something is.
+    The exit code is 1 if something is. That AP is uncertain, or boxes are small, is said as well.
     """
     from ..data.folder import read_dataset_folder
-    from ..data.problems import compare_classes, compare_splits, find_problems
+    from ..data.problems import compare_classes, compare_splits, find_notes, find_problems
 
     splits, count = read_dataset_folder(folder), 0
     for name, split in splits.items():
         echo(f"{name}: {split.json}, images in {split.images}")
         count += _print(find_problems(split, not skip_images))
+        _print(find_notes(name, split, size))
     classes = next(iter(splits.values())).classes
     echo(f"{len(classes)} classes: {', '.join(classes)}")
     count += _print(compare_splits(splits))

@@ -19,6 +19,7 @@ from .records import read_records
 logger = logging.getLogger(__name__)
 # where functions are from that read a json file and do nothing else
 _READERS_OF_JSON = ("d2kd.data.builtin", "detectron2.data.datasets.coco")
+FEW = 50  # images
 
 
 def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True) -> None:
@@ -41,7 +42,9 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
     for kind in keys:
         require_registered(cfg, kind)
     for name in cfg.DATASETS.TEST:
-        load_dataset(name, "DATASETS.TEST", masks="all" if cfg.MODEL.MASK_ON else "")
+        records = load_dataset(name, "DATASETS.TEST", masks="all" if cfg.MODEL.MASK_ON else "")
+        if len(records) < FEW:
+            logger.warning(f"DATASETS.TEST: {name!r} has {few_images(len(records))}.")
     names = [name for kind in keys for name in cfg.DATASETS[kind]]
     for name in names:
         count = dataset_num_classes(name)
@@ -57,6 +60,14 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
                     f"class {index} is {ours!r} in {names[0]!r} and {theirs!r} in {name!r}: all "
                     "data sets in DATASETS.TRAIN and DATASETS.TEST need the same classes, in order."
                 )
+
+
+def few_images(count: int) -> str:
+    """What follows from a test set of fewer images than `FEW`."""
+    return (
+        f"{count} images: on fewer than {FEW}, AP moves by several points by chance. Hold more "
+        "images back, or compare runs of several seeds"
+    )
 
 
 def require_registered(cfg: CfgNode, kind: str) -> None:

@@ -30,6 +30,7 @@ from ..errors import ConfigError
 from .boxes import clean_boxes
 from .catalog import load_dataset, mask_format, require_registered
 from .mapper import BadImageError, ImageMapper, Mapper, build_mapper
+from .small_boxes import say_small_boxes
 from .unlabelled import unlabelled_records
 from .workers import loader_workers
 
@@ -112,6 +113,7 @@ def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
             f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: no image has a box that is not a crowd, "
             "and DATALOADER.FILTER_EMPTY_ANNOTATIONS drops the others. Check the annotations."
         )
+    say_small_boxes(cfg, records)
     return records
 
 

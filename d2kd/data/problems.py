@@ -8,6 +8,9 @@ from itertools import combinations, compress
 from numbers import Real
 from typing import Any
 
+from detectron2.structures import BoxMode
+
+from .catalog import FEW, few_images
 from .class_names import difference
 from .coco_json import read_coco
 from .findings import lines_of
@@ -15,6 +18,9 @@ from .folder import Split
 from .image_problems import image_problems
 from .listing import listed, repeated
 from .records import check_json
+from .small_boxes import small_boxes
+
+_LONGEST, _STRIDE = 5 / 3, 8  # times the shorter side; px
 
 
 def find_problems(split: Split, read_images: bool = True) -> list[str]:
@@ -40,6 +46,29 @@ def find_problems(split: Split, read_images: bool = True) -> list[str]:
     problems += listed(twice, "annotation ids are used twice")
     problems += listed(_copies(kept), "annotations are there twice, with image, class and box, ids")
     return problems + _without_objects(coco, kept)
+
+
+def find_notes(name: str, split: Split, size: int | None = None) -> list[str]:
+    """What is no mistake, but limits what can be learnt, or told.
+
+    Args:
+        name: of the split, such as "train".
+        split: see `read_dataset_folder`.
+        size: of the shorter side of the images in training, px; None looks at no box.
+    """
+    if name == "train" and not size:
+        return []
+    checked = check_json(split.json, split.images)
+    if name != "train" or not size:
+        return [few_images(len(checked.sizes))] * (len(checked.sizes) < FEW)
+    boxes = defaultdict(list)
+    for a in compress(checked.coco["annotations"], checked.annotations.kept):
+        boxes[a["image_id"]].append({"bbox": a["bbox"], "bbox_mode": BoxMode.XYWH_ABS})
+    known = {image: sides for image, sides in checked.sizes.items() if sides}
+    records = [{"width": w, "height": h, "annotations": boxes[i]} for i, (w, h) in known.items()]
+    found = small_boxes(records, size, size * _LONGEST, _STRIDE)
+    return [f"{found} have a side below {_STRIDE} px, the finest stride of most detectors, at "
+            f"{size} px; 90 % would be larger at {found.size} px"]  # fmt: skip
 
 
 def _copies(annotations: list[dict[str, Any]]) -> list[Any]:

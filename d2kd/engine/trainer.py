@@ -24,11 +24,8 @@ from ..config.validate import check_config
 from ..data import build_train_loader
 from ..distiller import Distiller
 from ..evaluation.classes import check_classes
-from ..solver import (
-    group_options,
-    scale_learning_rate,
-    use_options,
-)
+from ..evaluation.inputs import check_inputs
+from ..solver import group_options, scale_learning_rate, use_options
 from .builders import Builders
 from .failures import explained_failures, named_dead_workers
 from .hooks.best_checkpoint import BestStudent
@@ -73,6 +70,7 @@ class DistillationTrainer(Builders):
         with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
             data_loader = self.build_train_loader(cfg)
             check_classes(cfg, model)
+            check_inputs(cfg)
         self._trainer = step_class(cfg)(wrap_ddp(model), data_loader, optimizer)
         amp = isinstance(self._trainer, AMPTrainer)
         self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)

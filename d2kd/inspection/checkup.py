@@ -16,6 +16,7 @@ from torch import nn
 from ..adapters import DetectorAdapter
 from ..checkpoint import SafeCheckpointer
 from ..distiller import Distiller
+from ..engine.early_log import held_back
 from ..engine.hooks.gradient_share import gradient_norms
 from ..engine.trainer import DistillationTrainer
 from ..heads import head_defaults
@@ -38,7 +39,7 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
-        with _quiet():
+        with held_back() as said, _quiet():
             trainer = DistillationTrainer(cfg)
             SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         yield from describe_model(trainer.model, cfg)
@@ -47,6 +48,8 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
             f"{cfg.SOLVER.IMS_PER_BATCH} per step, {cfg.SOLVER.MAX_ITER:,} steps"
         )
         yield from _describe_steps(trainer)
+        for record in (x for x in said if x.levelno >= logging.WARNING):
+            yield f"Warning: {record.getMessage()}"
 
 
 @contextmanager
