@@ -28,7 +28,12 @@ def load_weights(body: nn.Module, path: str) -> None:
     try:
         _ExtractorCheckpointer(body, save_to_disk=False).load(path, checkpointables=[])
     except FileNotFoundError as error:
-        raise MissingFileError(f"{key}: {path!r} not found.") from error
+        made = path.startswith("datasets/weights/")
+        make = "run python datasets/prepare_weights.py, in a clone of d2kd, or " if made else ""
+        raise MissingFileError(
+            f"{key}: {path!r} not found: {make}let timm download its weights by "
+            f"MODEL.TIMM.PRETRAINED True {key} ''."
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
 

@@ -8,6 +8,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
 from ..errors import ConfigError, MissingFileError
+from ..file_io import CONFIGS
 from ..text import plain
 
 _ZOO = "https://dl.fbaipublicfiles.com/"  # in the cache its files lie where Detectron2 looks
@@ -24,6 +25,9 @@ def is_address(path: str) -> bool:
 def local_file(path: str) -> str:
     """A path as it is; of an address, the file that it is downloaded to, once.
 
+    What begins with "datasets/" and is not in the working directory is looked for beside d2kd's
+    configs, as they are found from everywhere: in a clone that is where its scripts write.
+
     Other hosts than Detectron2's have folders of their own in the cache, so that none of them
     provides the files of another. What is behind "?" is left as it is.
 
@@ -33,7 +37,9 @@ def local_file(path: str) -> str:
         MissingFileError: it cannot be downloaded.
     """
     if not is_address(path):
-        return path
+        beside = str(CONFIGS.parent / path)
+        elsewhere = path.startswith("datasets/") and not os.path.exists(path)
+        return beside if elsewhere and os.path.isfile(beside) else path
     address, question, query = path.partition("?")
     _check(address)
     cache = {}

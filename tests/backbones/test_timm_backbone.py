@@ -166,8 +166,13 @@ def test_a_file_that_does_not_fill_the_trunk(tmp_path):
     torch.save({"state_dict": weights}, path)
     with pytest.raises(ValueError, match=r"of another shape: conv1.weight \(64, 3, 7, 7\) instead"):
         build_timm_fpn_backbone(config(CHECKPOINT=path), ShapeSpec(channels=4))
-    with pytest.raises(FileNotFoundError, match="MODEL.TIMM.CHECKPOINT: 'nothing.pth' not found"):
+    with pytest.raises(FileNotFoundError, match="CHECKPOINT: 'nothing.pth' not found: let timm"):
         build_backbone(config(CHECKPOINT="nothing.pth"))
+    hint = (
+        "'datasets/weights/x.pth' not found: run python datasets/prepare_weights.py.*, or let timm"
+    )
+    with pytest.raises(FileNotFoundError, match=hint):
+        build_backbone(config(CHECKPOINT="datasets/weights/x.pth"))
 
 
 def test_a_file_cannot_run_code(tmp_path):

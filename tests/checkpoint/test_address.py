@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from d2kd.backbones.extractor import load_weights
-from d2kd.checkpoint import SafeCheckpointer, load_detector
+from d2kd.checkpoint import SafeCheckpointer, address, load_detector
 from d2kd.checkpoint.address import local_file
 from d2kd.errors import ConfigError, MissingFileError
 from tests.helpers import detector
@@ -61,6 +61,20 @@ def test_hosts_do_not_provide_the_files_of_others(server, cache):
 def test_trunks_are_not_downloaded(server):
     with pytest.raises(ConfigError, match="MODEL.TIMM.CHECKPOINT: .* is not downloaded"):
         load_weights(nn.Linear(1, 1), f"http://127.0.0.1:{server}/zoo/x.pth")
+
+
+def test_files_of_a_clone_are_found_from_everywhere_and_those_here_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(address, "CONFIGS", tmp_path / "clone" / "configs")
+    monkeypatch.chdir(tmp_path)
+    name, clone = "datasets/weights/x.pth", tmp_path / "clone" / "datasets" / "weights" / "x.pth"
+    assert local_file(name) == name
+    clone.parent.mkdir(parents=True)
+    clone.touch()
+    assert local_file(name) == str(clone)
+    assert local_file("configs/../datasets/weights/x.pth").startswith("configs")
+    (tmp_path / "datasets" / "weights").mkdir(parents=True)
+    (tmp_path / name).touch()
+    assert local_file(name) == name
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../other/x.pth", "https://example.org/x.pth",

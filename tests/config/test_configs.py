@@ -11,7 +11,7 @@ import d2kd.teachers.teacher
 from d2kd import Distiller
 from d2kd.build import student_config
 from d2kd.config.defaults import get_d2kd_cfg
-from d2kd.config.loading import merge_config_file, merge_options
+from d2kd.config.loading import merge_config_file, merge_options, without_pretrained
 from d2kd.config.locate import resolve_config_file
 from d2kd.config.model_zoo import zoo_config_file
 from d2kd.solver import build_lr_scheduler, build_optimizer
@@ -28,8 +28,8 @@ STOCK = [p for p in CONFIGS if "/detectors/" in p and not any(w in p.lower() for
 def load(path):
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, path, "--config-file")
-    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED = "cpu", False
-    return cfg
+    cfg.MODEL.DEVICE = "cpu"
+    return without_pretrained(cfg)
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name":
 for split in ("train", "val"):
     (folder / f"{split}.json").write_text(json.dumps(data))
 """
-SMALL = ["MODEL.TIMM.PRETRAINED", "False", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST",
+SMALL = ["MODEL.TIMM.CHECKPOINT", "", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST",
          "64", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0",
          "SOLVER.BEST_METRIC", "", "SOLVER.WARMUP_ITERS", "0", "DATALOADER.NUM_WORKERS",
          "0"]  # fmt: skip
