@@ -7,11 +7,13 @@ from detectron2.data import MetadataCatalog
 from ..errors import ConfigError
 
 Inputs = Dict[str, Any]  # see `d2kd.engine.changes.inputs_of`
-_FREE = ("OUTPUT_DIR", "VERSION", "CUDNN_BENCHMARK", "DETERMINISTIC", "VIS_PERIOD", "MODEL.DEVICE",
-         "DATALOADER.NUM_WORKERS", "DATALOADER.SKIP_BAD_IMAGES", "SOLVER.CHECKPOINT_PERIOD",
-         "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.BEST_METRIC", "SOLVER.REFERENCE_WORLD_SIZE",
-         "SOLVER.GUARD.", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "DISTILL.PICTURES.",
-         "DISTILL.GRADIENT_PERIOD", "DISTILL.TEACHER.CACHE_", "DISTILL.TEACHER.CHECK_")  # fmt: skip
+FREE = ("OUTPUT_DIR", "VERSION", "CUDNN_BENCHMARK", "DETERMINISTIC", "VIS_PERIOD", "MODEL.DEVICE",
+        "DATALOADER.NUM_WORKERS", "DATALOADER.SKIP_BAD_IMAGES", "SOLVER.CHECKPOINT_PERIOD",
+        "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.BEST_METRIC", "SOLVER.REFERENCE_WORLD_SIZE",
+        "SOLVER.GUARD.", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "DISTILL.PICTURES.",
+        "DISTILL.GRADIENT_PERIOD", "DISTILL.TEACHER.CACHE_", "DISTILL.TEACHER.CHECK_")  # fmt: skip
+"""Beginnings of the keys that change nothing in what is learnt."""
+
 _DATA = ("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.UNLABELLED")
 _STARTS = ("MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT")
 _BY_CONTENT = (*_DATA, *_STARTS, "DATASETS.CUSTOM", "DISTILL.TEACHER.CONFIG_FILES",
@@ -70,7 +72,7 @@ def _of_keys(old: Dict[str, Any], new: Dict[str, Any], prefix: str) -> Iterator[
         if key in _BY_CONTENT or key not in old or _same(old[key], new[key]):
             continue
         longer = key == "SOLVER.MAX_ITER" and new[key] > old[key]
-        yield Change(prefix + key, old[key], new[key], longer or key.startswith(_FREE))
+        yield Change(prefix + key, old[key], new[key], longer or key.startswith(FREE))
 
 
 def _same(old: Any, new: Any) -> bool:

@@ -1,8 +1,7 @@
 """Size, speed and detections of the runs' last checkpoints."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -14,13 +13,11 @@ from torch import Tensor, nn
 from ..checkpoint import last_checkpoint, load_detector
 from ..config.loading import load_config
 from ..data import first_test_set, register_custom_datasets
-from ..errors import ConfigError
 from ..inference.detections import detect, draw_detections, truth_of
 from ..inference.distillation_maps import picture_batch
 from ..inference.predict import build_student
 from ..inference.speed import measure_inference
-from ..text import plain
-from .runs import RunFolder
+from .runs import RunFolder, noted
 
 _SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
 
@@ -84,22 +81,11 @@ def _millions(detector: nn.Module) -> float:
     return sum(p.numel() for p in detector.parameters()) / 1e6
 
 
-@contextmanager
-def _noted(run: RunFolder, what: str) -> Iterator[None]:
-    """Whatever a damaged run does to the libraries, the other runs are shown."""
-    try:
-        yield
-    except (ConfigError, OSError) as error:
-        run.missing.append(f"{what}: {plain(error, 500)}")
-    except Exception as error:
-        run.missing.append(f"{what}: {type(error).__name__}: {plain(error, 500)}")
-
-
 def _load(run: RunFolder) -> List[_Model]:
     if not run.config:
         run.missing.append("Speed and detections: without its config the model is not known.")
         return []
-    with _noted(run, "Speed and detections"):
+    with noted(run, "Speed and detections"):
         checkpoint, cfg = last_checkpoint(str(run.folder)), load_config(str(run.folder), [])
         detector = build_student(cfg)
         load_detector(detector, checkpoint, str(run.folder))
@@ -108,7 +94,7 @@ def _load(run: RunFolder) -> List[_Model]:
 
 
 def _test_images(model: _Model, count: int) -> Optional[_TestImages]:
-    with _noted(model.run, "Test images"):
+    with noted(model.run, "Test images"):
         register_custom_datasets(model.cfg)
         name = first_test_set(model.cfg)
         batch = picture_batch(model.cfg, count)
@@ -119,7 +105,7 @@ def _test_images(model: _Model, count: int) -> Optional[_TestImages]:
 
 def _detections(model: _Model, data: _TestImages) -> List[Instances]:
     """Those in each image; none if the detector fails in one, so that the others are shown."""
-    with _noted(model.run, "Speed and detections"):
+    with noted(model.run, "Speed and detections"):
         inputs = [model.input(x["image"], data.channels) for x in data.batch]
         return [detect(model.detector, x) for x in inputs]
     return []

@@ -20,6 +20,7 @@ from ..text import plain
 from .charts import run_charts, shared_charts
 from .models import Models, look_at_models
 from .runs import RunFolder, different_keys, read_run
+from .verdict import verdicts
 
 _WIDEST = 1440  # px of a picture
 _LONGEST = 2000  # characters of a value
@@ -34,13 +35,15 @@ def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List
         images: of the first run's DATASETS.TEST to draw detections on.
 
     Returns:
-        List[str]: what the runs lack, a sentence each, as the page shows it.
+        List[str]: the verdicts on distilled runs beside plain ones, with notes, and what the runs
+        lack, a sentence each, as the page shows it.
 
     Raises:
         ConfigError: a folder is not that of a run.
     """
     paths = list(dict.fromkeys(os.path.realpath(x) for x in folders))
     runs = [read_run(Path(x), name) for x, name in zip(paths, _names(paths), strict=True)]
+    judged = verdicts(runs)
     models = look_at_models(runs, images)
     environment = Environment(
         loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined,
@@ -48,6 +51,7 @@ def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List
     )  # fmt: skip
     text = environment.get_template("page.html.j2").render(
         runs=runs,
+        verdicts=judged,
         rows=summary(runs, models),
         shared=shared_charts(runs),
         charts={run.name: run_charts(run) for run in runs},
@@ -57,10 +61,13 @@ def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List
         threads=torch.get_num_threads(),
         device="GPU" if torch.cuda.is_available() else "CPU",
         dump=_dump,
+        shown=_shown,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, lambda part: part.write_text(text, encoding="utf-8"))
-    return [f"{run.name}: {plain(text, _LONGEST)}" for run in runs for text in run.missing]
+    said = [text for verdict in judged for text in (verdict.text, *verdict.notes)]
+    missing = [f"{run.name}: {text}" for run in runs for text in run.missing]
+    return [plain(text, _LONGEST) for text in (*said, *missing)]
 
 
 def _names(paths: Sequence[str]) -> List[str]:

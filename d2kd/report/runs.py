@@ -2,12 +2,14 @@
 
 import math
 import shlex
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml
+from ..text import plain
 from .parts import Curve, Keys, flatten, last_pictures, number, read_metrics
 
 _FILES = ("config.yaml", "metrics.json", "results.json", "run.json")
@@ -20,6 +22,7 @@ class RunFolder:
     Attributes:
         metrics: name -> (iterations counted from 1, values).
         results: metric -> finite value, such as "bbox/AP", of the last evaluation.
+        evaluated: what that evaluation was of, such as "iterations" and "datasets".
         record: run.json.
         config: config.yaml, key with dots -> value.
         heads: methods; none where nothing is distilled.
@@ -32,12 +35,30 @@ class RunFolder:
     folder: Path
     metrics: Dict[str, Curve] = field(default_factory=dict)
     results: Dict[str, float] = field(default_factory=dict)
+    evaluated: Dict[str, Any] = field(default_factory=dict)
     record: Dict[str, Any] = field(default_factory=dict)
     config: Dict[str, Any] = field(default_factory=dict)
     heads: List[str] = field(default_factory=list)
     command: str = ""
     pictures: Dict[str, List[Path]] = field(default_factory=dict)
     missing: List[str] = field(default_factory=list)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it has a teacher."""
+        return self.config.get("MODEL.META_ARCHITECTURE") == "Distiller"
+
+    @property
+    def planned(self) -> float:
+        """SOLVER.MAX_ITER; nan where it is not known."""
+        steps = number(self.config.get("SOLVER.MAX_ITER"))
+        return math.nan if steps is None else steps
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done, and box AP is that of the last one."""
+        last = self.evaluated.get("iterations", self.planned) == self.planned
+        return last and 0 < self.planned <= self.steps and "bbox/AP" in self.results
 
     @property
     def steps(self) -> int:
@@ -62,12 +83,13 @@ def read_run(folder: Path, name: str) -> RunFolder:
     run = RunFolder(name, folder)
     config = Keys(folder / "config.yaml", read_yaml, run.missing)
     run.config = flatten(config.values)
-    if run.config.get("MODEL.META_ARCHITECTURE") == "Distiller":
+    if run.distilled:
         run.heads = config.texts("DISTILL.HEADS")
     run.metrics = read_metrics(folder / "metrics.json", run.missing)
     record = Keys(folder / "run.json", read_json, run.missing)
     run.record, run.command = record.values, shlex.join(record.texts("command"))
-    run.results = _results(Keys(folder / "results.json", read_json, run.missing), run.missing)
+    results = Keys(folder / "results.json", read_json, run.missing)
+    run.results, run.evaluated = _results(results, run.missing), results.get("run", dict, {})
     run.pictures = {kind: last_pictures(folder / kind) for kind in ("detections", "maps")}
     planned = config.get("SOLVER.MAX_ITER", int, 0)
     if run.steps < planned:
@@ -94,3 +116,14 @@ def different_keys(runs: List[RunFolder]) -> Dict[str, List[Any]]:
         for key, found in values.items()
         if key != "OUTPUT_DIR" and any(value != found[0] for value in found)
     }
+
+
+@contextmanager
+def noted(run: RunFolder, what: str) -> Iterator[None]:
+    """Whatever a damaged run does to the libraries is put into its `missing`, under `what`."""
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        run.missing.append(f"{what}: {plain(error, 500)}")
+    except Exception as error:
+        run.missing.append(f"{what}: {type(error).__name__}: {plain(error, 500)}")

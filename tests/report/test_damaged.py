@@ -143,7 +143,7 @@ def test_folders_of_any_name(tmp_path):
     said = write_report([*folders, folders[0]], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("40.0</td>") == len(names) and "<b>" not in page
-    assert len({x.partition(":")[0] for x in said}) == len(names)
+    assert len({x.partition(":")[0] for x in said if "Speed and detections" in x}) == len(names)
 
 
 def test_what_is_no_run_is_an_error(tmp_path):

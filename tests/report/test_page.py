@@ -52,7 +52,10 @@ class Page(HTMLParser):
 
 
 def test_two_runs(runs, tmp_path):
-    write_report(runs, tmp_path / "r.html", images=1)
+    said = write_report(runs, tmp_path / "r.html", images=1)
+    assert (
+        "istillation (PKD, BCKD)" in said[0] and "Verdict</h2>" in (tmp_path / "r.html").read_text()
+    )
     text = (tmp_path / "r.html").read_text()
     page = Page(text)
     assert page.stack == [] and page.unclosed == []
