@@ -2,19 +2,14 @@
 
 import contextlib
 import io
-from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..data import load_dataset
-from ..file_io import read_json
 from .records import ALL_SIZES, MAX_DETECTIONS, Coco, nothing
-from .truth import dataset_truth, with_stated_areas
 
 _RECALLS = Params(iouType="bbox").recThrs
 
@@ -35,30 +30,6 @@ class ClassMatches(NamedTuple):
     hit: NDArray[np.bool_]
     counts: NDArray[np.bool_]
     objects: NDArray[np.int64]
-
-
-def match_file(name: str, path: Path) -> List[ClassMatches]:
-    """`match` the detections that an evaluation wrote, in the order of the data set's classes.
-
-    Args:
-        name: of the registered data set that they are of.
-        path: coco_instances_results.json.
-
-    Raises:
-        ConfigError: the file is missing or no json.
-        LookupError: images or classes in it are not those of the data set.
-    """
-    records = with_stated_areas(name, load_dataset(name, "DATASETS.TEST", masks="any"))
-    metadata = MetadataCatalog.get(name)
-    names = metadata.thing_classes
-    classes = metadata.get("thing_dataset_id_to_contiguous_id") or list(range(len(names)))
-    images = {record["image_id"]: i for i, record in enumerate(records)}
-    found = [
-        {"image_id": images[x["image_id"]], "category_id": classes[x["category_id"]],
-         "bbox": x["bbox"], "score": x["score"]}
-        for x in read_json(path)
-    ]  # fmt: skip
-    return match(dataset_truth(records, names), found)
 
 
 def match(truth: Coco, detections: Sequence[Dict[str, Any]]) -> List[ClassMatches]:

@@ -6,7 +6,8 @@ import itertools
 import json
 import logging
 import os
-from typing import Any, List, Sequence
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data import load_dataset
 from ..errors import ConfigError
+from ..file_io import read_json
 from .records import Coco
 from .truth import dataset_truth, with_stated_areas
 
@@ -28,7 +30,8 @@ class FastCOCOEvaluator(COCOEvaluator):
 
     Its numbers are those of pycocotools (`use_fast_impl=False`); Detectron2's own fast
     implementation is neither needed nor used. Images, objects and classes have numbers of their own
-    here; in coco_instances_results.json they have the ids of the data set's json file.
+    here, and in `truth`; in coco_instances_results.json they have the ids of the data set's json
+    file.
     """
 
     def __init__(
@@ -53,8 +56,8 @@ class FastCOCOEvaluator(COCOEvaluator):
         records = with_stated_areas(dataset_name, records)
         self._metadata = MetadataCatalog.get(dataset_name)
         self._numbers = {x["image_id"]: i for i, x in enumerate(records)}
-        self._truth = dataset_truth(records, self._metadata.thing_classes)
-        self._fast_coco = COCO({"info": {}, **self._truth})
+        self.truth = dataset_truth(records, self._metadata.thing_classes)
+        self._fast_coco = COCO({"info": {}, **self.truth})
 
     def _eval_predictions(self, predictions: List[dict], img_ids: List[Any] | None = None) -> None:
         results = list(itertools.chain(*(x["instances"] for x in predictions)))
@@ -66,11 +69,29 @@ class FastCOCOEvaluator(COCOEvaluator):
             names = self._metadata.thing_classes
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)
 
-    def _write(self, results: List[dict]) -> None:
-        """Write the detections with the ids of the data set's file."""
+    def read(self, path: Path) -> List[dict]:
+        """The boxes of a coco_instances_results.json, numbered as `truth` is.
+
+        Raises:
+            ConfigError: the file is missing or no json.
+            LookupError: its images or classes are not those of the data set.
+        """
+        classes = {k: i for i, k in self._class_ids().items()}
+        return [
+            {"image_id": self._numbers[x["image_id"]], "category_id": classes[x["category_id"]],
+             "bbox": x["bbox"], "score": x["score"]}
+            for x in read_json(path)
+        ]  # fmt: skip
+
+    def _class_ids(self) -> Dict[int, Any]:
+        """Number of a class -> its id in the data set's file."""
         names = self._metadata.thing_classes
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id") or range(len(names))
-        classes = dict(enumerate(ids))
+        return dict(enumerate(ids))
+
+    def _write(self, results: List[dict]) -> None:
+        """Write the detections with the ids of the data set's file."""
+        classes, names = self._class_ids(), self._metadata.thing_classes
         for result in results:
             if result["category_id"] not in classes:
                 raise ValueError(
@@ -92,7 +113,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         if task == "keypoints":
             return self._evaluate_keypoints(results, img_ids)
         if task == "segm":
-            _require_masks(self._truth)
+            _require_masks(self.truth)
         report = logging.getLogger("detectron2").info
         found = COCOeval_faster(
             self._fast_coco, self._fast_coco.loadRes(results), task, print_function=report
@@ -105,7 +126,7 @@ class FastCOCOEvaluator(COCOEvaluator):
     def _evaluate_keypoints(self, results: List[dict], img_ids: List[int] | None) -> COCOeval:
         """By pycocotools itself."""
         truth = pycocotools.COCO()
-        truth.dataset = {"info": {}, **self._truth}
+        truth.dataset = {"info": {}, **self.truth}
         with contextlib.redirect_stdout(io.StringIO()):
             truth.createIndex()
             found = COCOeval(truth, truth.loadRes(results), "keypoints")
@@ -113,7 +134,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             found.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
         if img_ids is not None:
             found.params.imgIds = img_ids
-        _require_sigmas(self._truth, results, len(found.params.kpt_oks_sigmas))
+        _require_sigmas(self.truth, results, len(found.params.kpt_oks_sigmas))
         found.evaluate()
         found.accumulate()
         found.summarize()

@@ -9,7 +9,8 @@ from detectron2.data import MetadataCatalog
 from ..config.loading import load_config
 from ..data import first_test_set, register_custom_datasets
 from ..errors import ConfigError
-from ..evaluation.bootstrap import ClassMatches, bootstrap, match_file, weighted_ap
+from ..evaluation import FastCOCOEvaluator
+from ..evaluation.bootstrap import ClassMatches, bootstrap, match, weighted_ap
 from ..text import file_name
 from .runs import RunFolder, noted
 
@@ -39,7 +40,8 @@ def _matches(run: RunFolder) -> Dict[str, ClassMatches]:
         register_custom_datasets(cfg)
         name = first_test_set(cfg)
         folder = run.folder / "inference" / file_name(name)
-        found = match_file(name, folder / "coco_instances_results.json")
+        evaluator = FastCOCOEvaluator(name)
+        found = match(evaluator.truth, evaluator.read(folder / "coco_instances_results.json"))
         ap = np.nanmean(weighted_ap(found, np.ones(len(found[0].objects), np.int64)))
         if abs(ap - run.results["bbox/AP"]) > 0.01:
             raise ConfigError(f"the detections in {folder} are not those of results.json.")

@@ -1,7 +1,7 @@
 """Whether distillation helped, in a sentence that says how sure that is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import List, NamedTuple, Sequence
 
 from scipy.stats import t as student_t
@@ -31,28 +31,39 @@ class Row(NamedTuple):
     high: float
 
     @property
-    def word(self) -> str:
+    def claim(self) -> str:
         """What distillation does."""
+        if math.isnan(self.low):
+            return "cannot be judged by one pair of runs without its detections"
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one seed"
         if self.change > 0 and self.low >= 0:
-            return "helps"
-        return "hurts" if self.change < 0 and self.high <= 0 else "makes no difference"
+            return f"helps with {seeds}"
+        if self.change < 0 and self.high <= 0:
+            return f"hurts with {seeds}"
+        return f"makes no difference that {seeds} can show"
 
-    @property
-    def sure(self) -> str:
-        """How sure the change is."""
-        if self.seeds > 1:
-            return f"standard error {self.se:.1f}"
-        known = not math.isnan(self.low)
-        return f"95 % interval {self.low:+.1f} to {self.high:+.1f}" if known else "one seed"
+    def __str__(self) -> str:
+        """The change, and how sure it is."""
+        sure = f"standard error {self.se:.1f}"
+        if self.seeds == 1:
+            known = not math.isnan(self.low)
+            sure = f"95 % interval {self.low:+.1f} to {self.high:+.1f}" if known else "one seed"
+        return f"{self.name} {self.change:+.1f} ({sure})"
 
 
 @dataclass
 class Verdict:
-    """A sentence, what is to be known about it, and the numbers behind it."""
+    """A sentence, what is to be known about it, and the numbers behind it.
+
+    Attributes:
+        rows: AP, AP75 and each class at equal steps.
+        longer: AP and AP75 beside longer plain runs.
+    """
 
     text: str
     notes: List[str]
-    rows: List[Row]
+    rows: List[Row] = field(default_factory=list)
+    longer: List[Row] = field(default_factory=list)
 
 
 def verdicts(runs: Sequence[RunFolder]) -> List[Verdict]:
@@ -67,41 +78,26 @@ def _subject(found: Comparison, with_names: bool) -> str:
 
 
 def _verdict(found: Comparison, subject: str) -> Verdict:
+    without = [f"{', '.join(names)}: {reason}." for reason, names in found.without.items()]
     if not found.equal:
-        return Verdict(f"No verdict on {subject[0].lower()}{subject[1:]}.", _without(found), [])
-    rows = _rows(found.equal)
-    longer = [x._replace(name=f"{x.name}, longer plain run") for x in _rows(found.longer)[:2]]
-    overall, classes = rows[:2], rows[2:]
-    text = f"{subject} {_claim(rows[0])}: {_changes(overall)}; {_time(found, longer)}"
-    if len(classes) > 1:
-        most = sorted(classes, key=lambda x: -abs(x.change))[:3]
-        text += f"; the largest changes of {len(classes)} classes: {_changes(most)}"
-    notes = [*_notes(found, rows[0]), *_without(found)]
-    return Verdict(f"{text}.", notes, [*overall, *longer, *classes])
+        return Verdict(f"No verdict on {subject[0].lower()}{subject[1:]}.", without)
+    rows, longer = _rows(found.equal), _rows(found.longer)[:2]
+    text = f"{subject} {rows[0].claim}: {_listed(rows[:2])}; {_time(found, longer)}"
+    if len(rows) > 3:
+        most = sorted(rows[2:], key=lambda x: -abs(x.change))[:3]
+        text += f"; the largest changes of {len(rows) - 2} classes: {_listed(most)}"
+    return Verdict(f"{text}.", [*_notes(found), *without], rows, longer)
 
 
-def _without(found: Comparison) -> List[str]:
-    return [f"{', '.join(names)}: {reason}." for reason, names in found.without.items()]
-
-
-def _changes(rows: Sequence[Row]) -> str:
-    known = [x for x in rows if not math.isnan(x.change)]
-    return ", ".join(f"{x.name.partition(',')[0]} {x.change:+.1f} ({x.sure})" for x in known)
-
-
-def _claim(row: Row) -> str:
-    if math.isnan(row.low):
-        return "cannot be judged by one pair of runs without its detections"
-    if row.word == "makes no difference":
-        return f"{row.word} that {row.seeds} seeds can show".replace("1 seeds", "one seed")
-    return f"{row.word} over {row.seeds} seeds" if row.seeds > 1 else f"{row.word} in this one pair"
+def _listed(rows: Sequence[Row]) -> str:
+    return ", ".join(str(x) for x in rows if not math.isnan(x.change))
 
 
 def _time(found: Comparison, longer: Sequence[Row]) -> str:
     if longer:
         factor = spread_of([plain.hours / run.hours for run, plain in found.longer]).mean
         when = f"in {factor:.1f} times its time" if factor > 1 + EQUAL_TIME else "in equal time"
-        return f"against plain training {when} it {_claim(longer[0])}: {_changes(longer)}"
+        return f"against plain training {when} it {longer[0].claim}: {_listed(longer)}"
     steps = [(d.hours / d.steps) / (p.hours / p.steps) for d, p in found.equal if p.hours]
     ratio = spread_of(steps).mean
     if math.isnan(ratio):
@@ -114,18 +110,17 @@ def _time(found: Comparison, longer: Sequence[Row]) -> str:
     )
 
 
-def _notes(found: Comparison, ap: Row) -> List[str]:
-    notes = []
-    if ap.seeds > 1:
-        chance = 200 * student_t.sf(2, ap.seeds - 1)
-        notes.append(f"Over {ap.seeds} seeds chance alone gives a difference of two standard "
-                     f"errors, up or down, in {chance:.0f} % of comparisons.")  # fmt: skip
-    else:
-        notes.append("One seed is weaker evidence than several: the interval is over test images, "
-                     "and another seed may change the difference as much.")  # fmt: skip
-    if found.different:
-        notes.append("Beside distillation they differ in " + ", ".join(found.different[:5]) + ".")
-    return notes
+def _notes(found: Comparison) -> List[str]:
+    seeds, different = len(found.equal), found.different
+    chance = 200 * student_t.sf(2, seeds - 1)
+    note = (
+        f"With {seeds} seeds chance alone gives two standard errors, up or down, in {chance:.0f} %."
+    )
+    if seeds == 1:
+        note = (
+            "One seed is weaker than several: it says nothing of how much the seed itself changes."
+        )
+    return [note] + [f"Beside distillation, {', '.join(different[:5])} differ."] * bool(different)
 
 
 def _rows(pairs: Sequence[Pair]) -> List[Row]:

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from torch.testing import assert_close
 
 from d2kd.evaluation import FastCOCOEvaluator, RecordsEvaluator
-from d2kd.evaluation.bootstrap import bootstrap, match, match_file, weighted_ap
+from d2kd.evaluation.bootstrap import bootstrap, match, weighted_ap
 from d2kd.evaluation.spread import paired_difference, spread_of
 from tests.evaluation.test_coco import NAME, detections, evaluate, records  # noqa: F401
 from tests.evaluation.test_records import found, record
@@ -38,7 +38,8 @@ def saved(records, tmp_path):  # noqa: F811
 
 def test_weights_of_one_give_cocos_numbers(saved):
     box, path, images = saved
-    ap = weighted_ap(match_file(NAME, path), np.ones(images, int))
+    evaluator = FastCOCOEvaluator(NAME)
+    ap = weighted_ap(match(evaluator.truth, evaluator.read(path)), np.ones(images, int))
     assert_close(np.nanmean(ap), box["AP"], rtol=1e-9, atol=1e-9)
     assert_close(np.nanmean(ap[5]), box["AP75"], rtol=1e-9, atol=1e-9)
     for name, of_class in zip(MetadataCatalog.get(NAME).thing_classes, ap.T, strict=True):
@@ -78,7 +79,7 @@ def test_a_file_of_another_data_set(saved):
     path.write_text(json.dumps([{"image_id": -1, "category_id": 1, "bbox": [0, 0, 1, 1],
                                  "score": 0.5}]))  # fmt: skip
     with pytest.raises(LookupError):
-        match_file(NAME, path)
+        FastCOCOEvaluator(NAME).read(path)
 
 
 def test_spread_by_hand():
