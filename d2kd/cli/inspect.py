@@ -20,7 +20,7 @@ def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
     from ..engine.main import resolve_config
     from ..inspection.checkup import check_run
 
-    cfg = resolve_config(namespace(config, options, **given))
+    cfg = resolve_config(namespace(config, options, **given), trains=True)
     register_custom_datasets(cfg)
     for text in check_run(cfg):
         echo_lines(text + "\n")

@@ -28,7 +28,7 @@ def check_config(cfg: CfgNode) -> None:
     values = dict(flatten(cfg))
     _refuse_ignored(values)
     for key, value in values.items():
-        _check_value(key, value)
+        check_value(key, value)
     for key, known in CHOICES.items():
         _check_known(values[key], known, key)
     for key, registry in REGISTRIES.items():
@@ -41,7 +41,12 @@ def check_config(cfg: CfgNode) -> None:
     _check_output(values["OUTPUT_DIR"])
 
 
-def _check_value(key: str, value: Any) -> None:
+def check_value(key: str, value: Any) -> None:
+    """Check the numbers in a value, and the rules of its key.
+
+    Raises:
+        ConfigError: names the key, the value, and what it must be.
+    """
     for number in _numbers(value):
         if not is_number(number):
             raise ConfigError(f"{key} is {value}: give a finite number.")

@@ -5,7 +5,7 @@ import os
 import runpy
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -17,14 +17,17 @@ from torch import nn
 from ..build import student_config
 from ..checkpoint import SafeCheckpointer, StrictCheckpointer
 from ..config.defaults import get_d2kd_cfg
+from ..config.keys import flatten
 from ..config.loading import merge_config_file, merge_options, without_pretrained
 from ..config.locate import resolve_config_file
 from ..config.naming import construct
+from ..config.run_length import LENGTH, OF_LENGTH, fit_run
 from ..config.shortcuts import distil, use_data
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
+from ..file_io import read_yaml
 from ..text import make_output_plain
 from .changes import check_resumed
 from .early_log import held_back, say
@@ -53,8 +56,12 @@ def import_files(paths: Iterable[str]) -> None:
         runpy.run_path(path, run_name="__d2kd_import__")
 
 
-def resolve_config(args: Namespace) -> CfgNode:
+def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     """The config of the command line, on the CPU where there is no GPU; not checked yet.
+
+    Args:
+        args: see `argument_parser`.
+        trains: whether it is for a training, whose length and batch it is then fitted to.
 
     Raises:
         ConfigError: a file, a key, a value or a combination of them is wrong.
@@ -68,11 +75,28 @@ def resolve_config(args: Namespace) -> CfgNode:
     cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
     if args.teacher or args.distill or args.teacher_weights:
         distil(cfg, args.teacher, args.teacher_weights, args.distill)
+    own = cfg.clone()
     merge_options(cfg, args.opts)
+    if trains:
+        tests = bool(args.data and cfg.DATASETS.TEST)
+        fit_run(cfg, own, args.opts[::2], tests, _begun(args, cfg, own))
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
         logging.getLogger(__name__).warning("No GPU found: MODEL.DEVICE is set to cpu.")
     return cfg
+
+
+def _begun(args: Namespace, cfg: CfgNode, own: CfgNode) -> Dict[str, Any]:
+    """The keys of the run that goes on or is repeated, as far as they stay; none of a new one."""
+    folder = Path(cfg.OUTPUT_DIR)
+    if args.resume or args.resume_anyway:
+        written = folder / "config.yaml", folder / "last_checkpoint"
+        if on_first_rank(lambda: all(path.is_file() for path in written)):
+            keys = on_first_rank(lambda: read_yaml(written[0]))
+            return dict(flatten(keys)) if isinstance(keys, dict) else {}
+    repeats = os.path.isdir(args.config_file) and LENGTH not in args.opts[::2]
+    keys = dict(flatten(own))
+    return {key: keys[key] for key in OF_LENGTH} if repeats else {}
 
 
 def setup(args: Namespace) -> CfgNode:
@@ -92,7 +116,7 @@ def setup(args: Namespace) -> CfgNode:
 
 
 def _checked_config(args: Namespace) -> CfgNode:
-    cfg = resolve_config(args)
+    cfg = resolve_config(args, trains=not args.eval_only)
     check_config(cfg)
     args.resume |= args.resume_anyway
     if args.eval_only:

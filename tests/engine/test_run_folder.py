@@ -25,7 +25,8 @@ def place(tmp_path, squares, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(squares, "data/images")
     shutil.copy("data/images/squares.json", "data/train.json")
-    write_config(tmp_path, squares, SOLVER__MAX_ITER=2, SOLVER__CHECKPOINT_PERIOD=99)
+    steps = {"SOLVER__MAX_ITER": 2, "SOLVER__WARMUP_ITERS": 0, "SOLVER__CHECKPOINT_PERIOD": 99}
+    write_config(tmp_path, squares, **steps)
     teacher = Path("tea")
     teacher.mkdir()
     shutil.copy("plain.yaml", teacher / "config.yaml")
