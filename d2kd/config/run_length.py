@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import Any, Collection, Dict, Iterator, Mapping, Tuple
+from typing import Any, Collection, Iterator, Mapping, Tuple
 
 from detectron2.config import CfgNode
 
