@@ -32,6 +32,8 @@ def add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0  # the last ones; 0 keeps all
     cfg.SOLVER.BEST_METRIC = ""  # such as "bbox/AP": the best evaluation's model_best.pth
     cfg.SOLVER.ONECYCLE_PCT_START = 0.15  # OneCycleLR: fraction of SOLVER.MAX_ITER spent rising
+    cfg.SOLVER.EMA = CfgNode()  # see `d2kd.engine.hooks.WeightAverage`
+    cfg.SOLVER.EMA.DECAY = 0.0  # of an average of the weights, which is the result (0: no average)
     cfg.SOLVER.GUARD = CfgNode()  # see `d2kd.engine.hooks.GradientGuard`
     cfg.SOLVER.GUARD.NON_FINITE = "stop"  # stop | skip: a step with a NaN or infinite gradient
     cfg.SOLVER.GUARD.SPIKE = 0.0  # skip steps with so many times the usual gradient norm (0: none)

@@ -124,6 +124,11 @@ def _check_solver(values: Dict[str, Any]) -> None:
             "SOLVER.BEST_METRIC compares evaluations in the training, of which there are none: set "
             "TEST.EVAL_PERIOD to so many iterations."
         )
+    if values["SOLVER.EMA.DECAY"] and values["TEST.PRECISE_BN.ENABLED"]:
+        raise ConfigError(
+            "SOLVER.EMA.DECAY averages the statistics of batch norm, which TEST.PRECISE_BN.ENABLED "
+            "would measure for other weights: switch one of them off."
+        )
     if values["SOLVER.GUARD.SPIKE"] and values["SOLVER.AMP.ENABLED"]:
         raise ConfigError(
             "SOLVER.GUARD.SPIKE cannot be used with SOLVER.AMP.ENABLED, whose gradients are scaled "

@@ -1,6 +1,7 @@
 """metrics.json, whose rows are those of a run that was never interrupted."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, Dict, TypedDict
 
@@ -67,6 +68,14 @@ class MetricsFile(EventWriter):
         self._written = max(kept.values(), default=-1)
         self._rewrite(b"".join(kept))
         return len(lines) - len(kept)
+
+    def begin_anew(self) -> None:
+        """Cut all rows, and say how many there were."""
+        if dropped := self.keep(-1):
+            logging.getLogger(__name__).warning(
+                "--resume: no last_checkpoint in %s, so the run begins anew: %d rows of its "
+                "metrics.json are dropped.", self._path.parent, dropped,
+            )  # fmt: skip
 
     def _rewrite(self, rows: bytes) -> None:
         if rows != self._path.read_bytes():

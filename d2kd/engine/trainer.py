@@ -34,6 +34,7 @@ from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
 from .hooks.run_record import RunRecord
 from .hooks.stop_on_signal import StopOnSignal
+from .hooks.weight_average import WeightAverage
 from .metrics_file import MetricsFile
 from .progress import ProgressPrinter
 from .ranks import make_deterministic, step_class, wrap_ddp
@@ -94,6 +95,11 @@ class DistillationTrainer(Builders):
         model: nn.Module = self.model
         return getattr(model, "module", model)
 
+    @property
+    def _evaluated(self) -> nn.Module:
+        """The average of the weights where SOLVER.EMA makes one, otherwise the model."""
+        return self.model if self.average is None else self.average.detector
+
     def resume_or_load(self, resume: bool = True, changed: bool = False) -> None:
         """Load the last checkpoint or MODEL.WEIGHTS; a resumed run goes on with the next batch.
 
@@ -106,7 +112,7 @@ class DistillationTrainer(Builders):
         if changed and self.start_iter > 0:
             use_options(self.optimizer, self.scheduler, options)
         if resume and not self.start_iter and comm.is_main_process():
-            self._begin_anew()
+            self.metrics.begin_anew()
         if self.start_iter > 0:
             loader = build_train_loader(self.cfg, self.start_iter)
             self._trainer.reset_data_loader(lambda: loader)
@@ -116,13 +122,6 @@ class DistillationTrainer(Builders):
                     hook.recent_checkpoints = sorted(map(str, found))
         if self.start_iter == self.max_iter and comm.is_main_process():
             write_final(self.checkpointer)
-
-    def _begin_anew(self) -> None:
-        if dropped := self.metrics.keep(-1):
-            logging.getLogger(__name__).warning(
-                "--resume: no last_checkpoint in %s, so the run begins anew: %d rows of its "
-                "metrics.json are dropped.", self.cfg.OUTPUT_DIR, dropped,
-            )  # fmt: skip
 
     def build_writers(self) -> List[EventWriter]:
         """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
@@ -138,17 +137,19 @@ class DistillationTrainer(Builders):
         solver = self.cfg.SOLVER
         self.metrics = MetricsFile(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
         resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
-        hooks = [resume, *adapt_stock_hooks(super().build_hooks(), self.cfg, self.evaluate)]
+        self.average = WeightAverage(detector, solver.EMA.DECAY) if solver.EMA.DECAY else None
+        stock = adapt_stock_hooks(super().build_hooks(), self.cfg, self.evaluate)
+        hooks = [resume, self.average, *stock]
         if solver.BEST_METRIC and comm.is_main_process():
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
-            hooks.append(BestStudent(period, solver.BEST_METRIC, self.model, folder))
+            hooks.append(BestStudent(period, solver.BEST_METRIC, self._evaluated, folder))
         before = [] if distiller is None else build_distillation_hooks(self.cfg)
         record = RunRecord(self.cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
 
     def evaluate(self) -> Dict[str, Any]:
         """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""
-        return self.test(self.cfg, self.model)
+        return self.test(self.cfg, self._evaluated)
 
     def before_train(self) -> None:
         """The hooks' turn; then what a kill may have left undone behind the last checkpoint.

@@ -10,3 +10,4 @@ from .run_record import RunRecord as RunRecord
 from .schedule import DistillationSchedule as DistillationSchedule
 from .stop_on_signal import StopOnSignal as StopOnSignal
 from .teacher_check import TeacherCheck as TeacherCheck
+from .weight_average import WeightAverage as WeightAverage

@@ -1,0 +1,79 @@
+"""A moving average of the trained weights, which is the model that a run gives."""
+
+import logging
+from typing import Any, Dict, Optional
+
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+
+
+class WeightAverage(HookBase):
+    """Averages the detector's weights after each step, and gives it the average after the last.
+
+    The average is evaluated, and is in `model_best.pth` and, the training over, `model_final.pth`.
+    Other checkpoints hold the trained weights, with the average in this hook's state; the last one
+    has it the other way round, so that every run can go on exactly. Put it in front of the hooks
+    that write and evaluate.
+
+    Buffers are averaged like parameters: batch norm's statistics then belong to the weights that
+    they are used with, up to the order of the decay. The decay of step t is at most (1 + t) /
+    (10 + t), so that the random weights of the start are soon forgotten.
+    """
+
+    def __init__(self, detector: nn.Module, decay: float) -> None:
+        """Set what is averaged.
+
+        Args:
+            detector: the detector that is trained, without projections and teachers.
+            decay: part of the average that stays in a step, above 0, at most 1.
+        """
+        self._detector, self._decay = detector, decay
+        self._average = AveragedModel(detector, multi_avg_fn=self._update, use_buffers=True)
+        self._trained: Optional[Dict[str, Tensor]] = None  # once the detector has the average
+
+    @property
+    def detector(self) -> nn.Module:
+        """A detector of its own with the average."""
+        return self._average.module
+
+    @property
+    def _steps(self) -> int:
+        return int(self._average.n_averaged)
+
+    def before_train(self) -> None:
+        """Begin with the weights that training begins with; a prolonged run has its own again."""
+        start = self.trainer.start_iter
+        if self._trained is not None and start < self.trainer.max_iter:
+            self._detector.load_state_dict(self._trained)
+            self._trained = None
+        if not self._steps:
+            self.detector.load_state_dict(self._detector.state_dict())
+        if start > 0 and not self._steps:
+            logging.getLogger(__name__).warning(
+                "SOLVER.EMA.DECAY: the run began without, so the average begins at step %d.", start
+            )
+
+    def after_step(self) -> None:
+        """Average; after the last step the detector gets it."""
+        self._average.update_parameters(self._detector)
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._trained = {k: v.clone() for k, v in self._detector.state_dict().items()}
+            self._detector.load_state_dict(self.detector.state_dict())
+
+    def _update(self, averages: PARAM_LIST, weights: PARAM_LIST, count: Tensor | int) -> None:
+        ramp = (1 + self._steps) / (10 + self._steps)
+        get_ema_multi_avg_fn(min(self._decay, ramp))(averages, weights, count)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """The steps so far, and whichever weights are not the detector's."""
+        ended = self._trained is not None
+        weights = self._trained if ended else self.detector.state_dict()
+        return {"steps": self._steps, "ended": ended, "weights": weights}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Go on from there; the detector has its part of the checkpoint already."""
+        self._average.n_averaged.fill_(state["steps"])
+        self._trained = state["weights"] if state["ended"] else None
+        average = self._detector.state_dict() if state["ended"] else state["weights"]
+        self.detector.load_state_dict(average)
