@@ -63,7 +63,7 @@ def test_keys_that_contradict_each_other(bases):
     cases = {
         "SOLVER.BEST_METRIC": (["SOLVER.BEST_METRIC", "bbox/AP"], "TEST.EVAL_PERIOD"),
         "SOLVER.EMA.DECAY": (
-            ["SOLVER.EMA.DECAY", "0.9", "TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN.ENABLED"
+            ["SOLVER.EMA.DECAY", "0.9", "TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN"
         ),
         "SOLVER.GUARD.SPIKE": (
             ["SOLVER.GUARD.SPIKE", "5.0", "SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED"
