@@ -88,6 +88,7 @@ def _conditions(cfg: CfgNode) -> Dict[str, bool]:
         "DATALOADER.RANDOM_SUBSET_RATIO": sampler == "RandomSubsetTrainingSampler",
         "DISTILL.TEACHER.CACHE_GB": bool(teacher.CACHE_DIR),
         "DISTILL.TEACHER.CHECK_MIN_AP": teacher.CHECK_IMAGES > 0,
+        "DISTILL.TEACHER.CHECK_AGAINST": teacher.CHECK_IMAGES > 0,
         "DISTILL.BALANCE.STEPS": bool(cfg.DISTILL.BALANCE.SHARES),
         "DISTILL.BALANCE.PERIOD": bool(cfg.DISTILL.BALANCE.SHARES),
         "DISTILL.PICTURES.IMAGES": cfg.DISTILL.PICTURES.PERIOD > 0,

@@ -138,12 +138,12 @@ class DistillationTrainer(Builders):
         self.metrics = MetricsFile(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
         resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
         self.average = WeightAverage(detector, solver.EMA.DECAY) if solver.EMA.DECAY else None
-        stock = adapt_stock_hooks(super().build_hooks(), self.cfg, self.evaluate)
+        before = [] if distiller is None else build_distillation_hooks(self.cfg)
+        stock = adapt_stock_hooks(super().build_hooks(), self.cfg, self.evaluate, before)
         hooks = [resume, self.average, *stock]
         if solver.BEST_METRIC and comm.is_main_process():
             folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self._evaluated, folder))
-        before = [] if distiller is None else build_distillation_hooks(self.cfg)
         record = RunRecord(self.cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
 

@@ -1,9 +1,7 @@
 """CrowdHuman's evaluator on registered data: ranks, trainer, teacher check, persons of COCO."""
 
-import contextlib
 import json
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ from PIL import Image
 from d2kd import DistillationTrainer
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data import register_custom_datasets
-from d2kd.engine.hooks.teacher_check import evaluate_teacher
+from d2kd.engine.hooks.first_images import FirstImages
 from d2kd.evaluation import CrowdHumanEvaluator
 from d2kd.evaluation.crowd_metrics import average_precision
 from tests.engine.test_train import run
@@ -156,10 +154,7 @@ def test_teacher_check_gives_box_ap(tmp_path, catalogs):
     """`DISTILL.TEACHER.CHECK_IMAGES` is COCO's AP whatever the test set's evaluator is."""
     cfg = register(tmp_path)
     cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = ("crowd",), 0
-    teacher = SimpleNamespace(
-        detector=Oracle(), input_format="BGR", autocast=contextlib.nullcontext
-    )
-    assert_allclose(evaluate_teacher(teacher, cfg, 2), 100)
+    assert FirstImages(cfg, 2).evaluate(Oracle(), "BGR").ap == pytest.approx(100)
 
 
 def test_training_ends_with_the_three_numbers(tmp_path, squares, catalogs):

@@ -30,9 +30,22 @@ def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
 
 
 def adapt_stock_hooks(
-    hooks: Sequence[Optional[HookBase]], cfg: CfgNode, evaluate: Callable[[], Dict[str, Any]]
+    hooks: Sequence[Optional[HookBase]],
+    cfg: CfgNode,
+    evaluate: Callable[[], Dict[str, Any]],
+    others: Sequence[Optional[HookBase]] = (),
 ) -> List[Optional[HookBase]]:
-    """Stock hooks that delete all but the last checkpoints, and keep a record of evaluations."""
+    """Stock hooks that delete all but the last checkpoints, and keep a record of evaluations.
+
+    Args:
+        hooks: Detectron2's.
+        cfg: of the training.
+        evaluate: all ranks call it, and the first gets the measures.
+        others: those of a distillation, of which `TeacherCheck` adds to the measures.
+    """
+    for check in others:
+        if isinstance(check, TeacherCheck):
+            evaluate = check.compared(evaluate)
     for hook in hooks:
         if cfg.SOLVER.CHECKPOINTS_TO_KEEP > 0 and isinstance(hook, PeriodicCheckpointer):
             hook.max_to_keep = cfg.SOLVER.CHECKPOINTS_TO_KEEP

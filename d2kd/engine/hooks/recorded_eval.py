@@ -15,6 +15,7 @@ from ..provenance import dataset_fingerprint
 from ..ranks import on_first_rank
 
 NAME = "last_evaluation.json"
+OF_TRAINING = "distill"  # beside the tasks of an evaluation, what only the training knows
 
 
 class RecordedEval(EvalHook):
@@ -48,7 +49,8 @@ class RecordedEval(EvalHook):
     def _results(self) -> Dict[str, Any]:
         known, self._known = self._known, None
         results = self._evaluate() if known is None else known if comm.is_main_process() else {}
-        self.trainer._last_eval_results = results
+        measures = {task: x for task, x in results.items() if task != OF_TRAINING}
+        self.trainer._last_eval_results = measures  # what any evaluation of the detector gives
         if known is None and results:
             steps = min(self.trainer.iter + 1, self.trainer.max_iter)
             record = {"steps": steps, "of": self._identity(), "results": results}

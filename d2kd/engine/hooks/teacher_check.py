@@ -1,74 +1,185 @@
-"""A teacher is evaluated before it teaches."""
+"""A teacher is evaluated before it teaches, and compared with the student while it does."""
 
 import logging
 import math
+from typing import Any, Callable, Dict, List, Optional, TypedDict
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import HookBase
-from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
-from ...data import build_mapper, load_dataset, loader_workers
-from ...errors import ConfigError
-from ...evaluation.records import RecordsEvaluator
-from ...teachers.teacher import Teacher
+from ...build import student_config
+from ...checkpoint import last_checkpoint, load_detector
+from ...config.loading import load_config, without_pretrained
+from ...config.naming import construct
+from ...data.class_names import recorded_classes
+from ...errors import ConfigError, MissingFileError
+from ...evaluation.build import evaluator_type
+from ...evaluation.inputs import teacher_doubts
+from .first_images import FirstImages, Found
+from .recorded_eval import OF_TRAINING
+
+_NOTHING = 1.0  # box AP of a teacher that has learnt nothing
+Results = Dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+class TeacherCheckState(TypedDict):
+    """What a checkpoint keeps: box AP of the teachers that have one, and on how many images."""
+
+    aps: List[float]
+    images: int
+    caught_up: bool
 
 
 class TeacherCheck(HookBase):
     """Evaluates each teacher on a few test images before training and stops below a threshold.
 
-    Images have the resolution of the student's INPUT.MIN_SIZE_TEST, as distillation sees them.
+    Images have the resolution of the student's INPUT.MIN_SIZE_TEST, as distillation sees them. Each
+    evaluation of the student says what the best teacher is ahead of it on these images.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Read DISTILL.TEACHER.CHECK_IMAGES and CHECK_MIN_AP; data is DATASETS.TEST[0].
+        """Read DISTILL.TEACHER.CHECK_IMAGES, CHECK_MIN_AP and CHECK_AGAINST.
 
         Raises:
-            ConfigError: DATASETS.TEST is empty.
+            ConfigError: there is a threshold, and DATASETS.TEST is empty; or CHECK_AGAINST is no
+                run's folder.
         """
-        if not cfg.DATASETS.TEST:
+        self.cfg, options = cfg, cfg.DISTILL.TEACHER
+        if not cfg.DATASETS.TEST and options.CHECK_MIN_AP > 0:
             raise ConfigError(
-                "DISTILL.TEACHER.CHECK_IMAGES evaluates teachers on images of DATASETS.TEST, which "
+                "DISTILL.TEACHER.CHECK_MIN_AP evaluates teachers on images of DATASETS.TEST, which "
                 "is empty: name a data set there, or set it to 0."
             )
-        self.cfg = cfg
+        self._plain = _checkpoint_of(options.CHECK_AGAINST) if options.CHECK_AGAINST else ""
+        self._aps: Optional[List[float]] = None
+        self._caught_up = False
 
     def before_train(self) -> None:
-        """Evaluate.
+        """Evaluate; a resumed run knows the teachers already.
 
         Raises:
-            ValueError: a teacher's box AP is under the threshold.
+            ConfigError: a teacher's box AP is under the threshold.
         """
-        options = self.cfg.DISTILL.TEACHER
-        for index, teacher in enumerate(self.trainer.distiller.teachers):
-            ap = evaluate_teacher(teacher, self.cfg, options.CHECK_IMAGES)
-            if not comm.is_main_process():
-                continue
-            logging.getLogger(__name__).info(
-                "Teacher %d: box AP %.2f on %d images of %s",
-                index, ap, options.CHECK_IMAGES, self.cfg.DATASETS.TEST[0],
-            )  # fmt: skip
-            if not ap >= options.CHECK_MIN_AP:
-                raise ValueError(
-                    f"Teacher {index} ({options.CONFIG_FILES[index]}) has box AP {ap:.2f}, under "
-                    f"DISTILL.TEACHER.CHECK_MIN_AP = {options.CHECK_MIN_AP}. Check its weights, "
-                    "INPUT.FORMAT and pixel statistics, and the order of the classes."
+        if not self.cfg.DATASETS.TEST:
+            logger.warning("DATASETS.TEST is empty, so whether the teacher is good on these data, "
+                           "and whether distillation helps, is not known.")  # fmt: skip
+            return
+        self._images = FirstImages(self.cfg, self.cfg.DISTILL.TEACHER.CHECK_IMAGES)
+        if self._aps is None:
+            self._aps, references = [], self._references()
+            for index, teacher in enumerate(self.trainer.distiller.teachers):
+                count, context = teacher.adapter.spec().num_classes, teacher.autocast()
+                found = self._images.evaluate(
+                    teacher.detector, teacher.input_format, teacher.classes, count, context
                 )
+                if isinstance(found, Found):
+                    self._aps.append(found.ap)
+                if comm.is_main_process():
+                    self._say(index, found, references)
+
+    def _references(self) -> Dict[str, float]:
+        """Box AP of the plain student, by what it is called; empty where none is known."""
+        found, start = {}, self.cfg.MODEL.WEIGHTS
+        if recorded_classes(start):
+            student, name = self.trainer.distiller.student, f"the student at its start ({start})"
+            found[name] = self._images.evaluate(student, self.cfg.INPUT.FORMAT)
+        if folder := self.cfg.DISTILL.TEACHER.CHECK_AGAINST:
+            cfg = load_config(folder, ["MODEL.DEVICE", self.cfg.MODEL.DEVICE])
+            detector = construct(without_pretrained(student_config(cfg)))
+            load_detector(detector, self._plain, "DISTILL.TEACHER.CHECK_AGAINST")
+            plain = self._images.evaluate(detector, cfg.INPUT.FORMAT, recorded_classes(folder))
+            found[f"the plain student {folder}"] = plain
+        for name, x in found.items():
+            if isinstance(x, str):
+                logger.warning("The box AP of %s is not known: %s.", name, x)
+        return {name: x.ap for name, x in found.items() if isinstance(x, Found)}
+
+    def _say(self, index: int, found: Found | str, references: Dict[str, float]) -> None:
+        """One line about a teacher."""
+        options, images = self.cfg.DISTILL.TEACHER, self._images.text
+        name = f"Teacher {index} ({options.CONFIG_FILES[index]})"
+        if isinstance(found, str):
+            return logger.warning("%s: its box AP on %s is not known: %s.", name, images, found)
+        ap = 0.0 if math.isnan(found.ap) else found.ap
+        if not ap >= options.CHECK_MIN_AP:
+            raise ConfigError(
+                f"{name} has box AP {ap:.2f}, under DISTILL.TEACHER.CHECK_MIN_AP = "
+                f"{options.CHECK_MIN_AP}. {self._cause(index, found)}"
+            )
+        others = "".join(f"; {what}: {x:.1f}" for what, x in references.items())
+        text = f"{name}: box AP {ap:.1f} on {images} ({found.seconds:.0f} s){others}."
+        best = max(references, key=lambda x: references[x], default="")
+        if ap < _NOTHING:
+            logger.warning("%s It has nothing to teach. %s", text, self._cause(index, found))
+        elif best and ap <= references[best]:
+            logger.warning("%s It is not better than %s, so it has nothing to teach: take a larger "
+                           "one, or train it for longer.", text, best)  # fmt: skip
+        else:
+            logger.info(text)
+
+    def _cause(self, index: int, found: Found) -> str:
+        """Why a teacher may be bad."""
+        if found.without_classes > max(5 * _NOTHING, 2 * found.ap):
+            return ("Likely cause: class names, in another order or others, since its boxes alone "
+                    f"have AP {found.without_classes:.1f}.")  # fmt: skip
+        for text in teacher_doubts(self.cfg, index):
+            return f"Likely cause: {text}"
+        return ("Likely cause: weights that have hardly been trained, or data unlike these; else "
+                "its INPUT.FORMAT and pixel statistics. d2kd eval looks at it alone.")  # fmt: skip
+
+    def compared(self, evaluate: Callable[[], Results]) -> Callable[[], Results]:
+        """An evaluation of the student with `distill/teacher_advantage` among its results."""
+
+        def both() -> Results:
+            results = evaluate()
+            return {**results, **self._advantage(results)}
+
+        return both
+
+    def _advantage(self, results: Results) -> Results:
+        if not self._aps:
+            return {}
+        ours, best = self._student(results), max(self._aps)
+        if not math.isfinite(best - ours):  # also behind the first rank
+            return {}
+        if ours >= best and not self._caught_up:
+            self._caught_up, step = True, self.trainer.iter + 1
+            logger.warning(
+                "From step %d on the teacher has nothing left to teach: its box AP is %.1f and the "
+                'student\'s %.1f on %s. DISTILL.SCHEDULE "(%g, %d)" ends distillation.',
+                step, best, ours, self._images.text, self.cfg.DISTILL.SCHEDULE[0], step,
+            )  # fmt: skip
+        return {OF_TRAINING: {"teacher_advantage": best - ours}}
+
+    def _student(self, results: Results) -> float:
+        """Box AP on the same images: that of the evaluation, or one of its own."""
+        if self._images.is_whole and evaluator_type(self._images.name) == "coco":
+            found = results if len(self.cfg.DATASETS.TEST) == 1 else results[self._images.name]
+            ap: float = found["bbox"]["AP"] if results else math.nan
+            return 0.0 if results and math.isnan(ap) else ap
+        average = getattr(self.trainer, "average", None)  # what is evaluated in place of the model
+        student = average.detector if average else self.trainer.distiller.student
+        found = self._images.evaluate(student, self.cfg.INPUT.FORMAT)
+        return found.ap if isinstance(found, Found) else math.nan
+
+    def state_dict(self) -> TeacherCheckState | Dict[str, Any]:
+        """What is known; nothing before the first evaluation."""
+        if self._aps is None:
+            return {}
+        known = [x for x in self._aps if math.isfinite(x)]
+        images = self.cfg.DISTILL.TEACHER.CHECK_IMAGES
+        return {"aps": known, "images": images, "caught_up": self._caught_up}
+
+    def load_state_dict(self, state: TeacherCheckState) -> None:
+        """A resumed run evaluates no teacher again, unless on other images."""
+        if state["images"] == self.cfg.DISTILL.TEACHER.CHECK_IMAGES:
+            self._aps, self._caught_up = state["aps"], state["caught_up"]
 
 
-def evaluate_teacher(teacher: Teacher, cfg: CfgNode, num_images: int) -> float:
-    """Box AP (0 to 100) of a teacher on the first images of DATASETS.TEST[0]; nan off rank 0."""
-    name = cfg.DATASETS.TEST[0]
-    records = load_dataset(name, "DATASETS.TEST")[:num_images]
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.FORMAT = teacher.input_format
-    loader = build_detection_test_loader(
-        dataset=records, mapper=build_mapper(cfg, False), num_workers=loader_workers(cfg)
-    )
-    evaluator = RecordsEvaluator(records, MetadataCatalog.get(name).thing_classes)
-    with teacher.autocast():
-        results = inference_on_dataset(teacher.detector, loader, evaluator)
-    ap = results["bbox"]["AP"] if results else float("nan")
-    return 0.0 if math.isnan(ap) and results else ap
+def _checkpoint_of(folder: str) -> str:
+    try:
+        return last_checkpoint(folder)
+    except MissingFileError as error:
+        raise MissingFileError(f"DISTILL.TEACHER.CHECK_AGAINST: {error}") from None
