@@ -43,12 +43,10 @@ class Row(NamedTuple):
         return f"makes no difference that {seeds} can show"
 
     def __str__(self) -> str:
-        """The change, and how sure it is."""
-        sure = f"standard error {self.se:.1f}"
-        if self.seeds == 1:
-            known = not math.isnan(self.low)
-            sure = f"95 % interval {self.low:+.1f} to {self.high:+.1f}" if known else "one seed"
-        return f"{self.name} {self.change:+.1f} ({sure})"
+        """The change and, in brackets, how sure it is."""
+        ends = f" ({self.low:+.1f} to {self.high:+.1f})" if not math.isnan(self.low) else ""
+        sure = f" ({self.se:.1f})" if self.seeds > 1 else ends
+        return f"{self.name} {self.change:+.1f}{sure}"
 
 
 @dataclass
@@ -82,7 +80,9 @@ def _verdict(found: Comparison, subject: str) -> Verdict:
     if not found.equal:
         return Verdict(f"No verdict on {subject[0].lower()}{subject[1:]}.", without)
     rows, longer = _rows(found.equal), _rows(found.longer)[:2]
-    text = f"{subject} {rows[0].claim}: {_listed(rows[:2])}; {_time(found, longer)}"
+    sure = "the standard error" if rows[0].seeds > 1 else "a 95 % interval over the test images"
+    sure = "" if math.isnan(rows[0].low) else f", in brackets {sure}"
+    text = f"{subject} {rows[0].claim}: {_listed(rows[:2])}{sure}; {_time(found, longer)}"
     if len(rows) > 3:
         most = sorted(rows[2:], key=lambda x: -abs(x.change))[:3]
         text += f"; the largest changes of {len(rows) - 2} classes: {_listed(most)}"
@@ -113,13 +113,9 @@ def _time(found: Comparison, longer: Sequence[Row]) -> str:
 def _notes(found: Comparison) -> List[str]:
     seeds, different = len(found.equal), found.different
     chance = 200 * student_t.sf(2, seeds - 1)
-    note = (
-        f"With {seeds} seeds chance alone gives two standard errors, up or down, in {chance:.0f} %."
-    )
+    note = f"With {seeds} seeds, chance alone gives two standard errors in {chance:.0f} % of cases."
     if seeds == 1:
-        note = (
-            "One seed is weaker than several: it says nothing of how much the seed itself changes."
-        )
+        note = "One seed is weaker than several: how much another seed changes is not known."
     return [note] + [f"Beside distillation, {', '.join(different[:5])} differ."] * bool(different)
 
 
