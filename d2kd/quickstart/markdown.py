@@ -10,8 +10,8 @@ import detectron2
 import torch
 
 from .. import __version__
-from ..cores import usable_cores
-from .pace import MAX_RATIO, Pace
+from ..engine.pace import Pace, device_name
+from .pace import MAX_RATIO
 from .training import Result
 
 HEADER = (
@@ -40,13 +40,6 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     first = row[0].ljust(widths[0])
     rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
     return f"| {' | '.join([first, *rest])} |"
-
-
-def device_name() -> str:
-    """The GPU, or the processor and the number of threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {usable_cores()} cores, threads: {torch.get_num_threads()})"
 
 
 def _match(pace: Pace, matched: Result, distilled: Result) -> str:

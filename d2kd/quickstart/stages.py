@@ -9,13 +9,14 @@ from torch import nn
 
 from ..data import load_dataset, register_custom_datasets
 from ..engine.changes import read_record
+from ..engine.pace import Pace
 from ..engine.provenance import command
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
 from ..inference.speed import IMAGES, first_test_images, measure_inference
 from .digits import DigitsSpec, build_digits
 from .markdown import table, write_report
-from .pace import Pace, measure_pace
+from .pace import measure_pace
 from .pictures import draw_curves, draw_detections
 from .teacher import TEACHER, load_teacher, rebuild_teacher
 from .training import Result, load_config, train

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..checkpoint import load_detector, read_weights
-from .training import Result, evaluate, load_config, log_to, train
+from ..engine.log_file import log_to
+from .training import Result, evaluate, load_config, train
 
 TEACHER = Path(__file__).with_name("teacher.safetensors")
 

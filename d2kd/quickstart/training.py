@@ -2,12 +2,11 @@
 
 import contextlib
 import io
-import logging
 import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +17,7 @@ from torch import nn
 
 from ..config.defaults import get_d2kd_cfg
 from ..config.loading import merge_config_file
+from ..engine.log_file import log_to
 from ..engine.trainer import DistillationTrainer
 
 CONFIGS = Path("configs/quickstart")
@@ -71,26 +71,6 @@ def load_config(name: str, folder: Path, steps: Optional[int] = None) -> CfgNode
     cfg.SOLVER.MAX_ITER = steps or cfg.SOLVER.MAX_ITER
     cfg.TEST.EVAL_PERIOD = math.ceil(cfg.SOLVER.MAX_ITER / EVALUATIONS)
     return cfg
-
-
-@contextlib.contextmanager
-def log_to(folder: Path) -> Iterator[None]:
-    """Write what Detectron2, fvcore and d2kd log to `folder`/log.txt, and not to the console."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "log.txt", mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "d2kd")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        handler.close()
 
 
 def evaluate(cfg: CfgNode, model: nn.Module) -> Dict[str, float]:

@@ -8,7 +8,14 @@ from ..evaluation.spread import paired_difference, spread_of
 from ..file_io import write_atomically
 from ..text import for_markdown, for_plot
 from .plan import Study
-from .tables import Values, not_run, table_of_family, table_of_seeds
+from .tables import (
+    Values,
+    equal_times,
+    not_run,
+    table_of_family,
+    table_of_seeds,
+    table_of_tries,
+)
 
 
 def summarize(values: Values, baseline: str) -> Dict[str, Dict[str, float]]:
@@ -77,6 +84,7 @@ def _tables(study: Study, measures: Dict[str, Values], summaries: Dict[str, dict
             lines += ["", *table_of_seeds(study, name, found, summaries[name])]
     for family, columns in families.items():
         lines += ["", *table_of_family(study, family, columns)]
+    lines += [*equal_times(study), *table_of_tries(study)]
     return lines + not_run(study, measures[study.metric])
 
 

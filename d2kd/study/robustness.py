@@ -23,9 +23,9 @@ def plans_of(study: Study) -> Dict[int, Plan]:
         ConfigError: the study's `robustness` is wrong; the message says which key.
     """
     plans = {}
-    for index, seed in enumerate(study.seeds):
-        runs = [study.rows[row][index] for row in study.robustness_rows]
-        done = [run for run in runs if read_result(run) is not None]
+    for seed in study.seeds:
+        runs = [run for row in study.robustness_rows for run in study.rows[row]]
+        done = [run for run in runs if run.seed == seed and read_result(run) is not None]
         models = {
             run.row: {
                 "config": str(run.folder / "config.yaml"),

@@ -4,6 +4,7 @@ import math
 from typing import Dict, List, Optional
 
 from ..text import for_markdown, markdown_code
+from .found import PACE, read_found, tuned_file
 from .plan import Study
 
 Values = Dict[str, Dict[int, float]]
@@ -57,6 +58,39 @@ def table_of_family(study: Study, family: str, columns: Dict[str, Summary]) -> L
 def _mean_and_difference(s: Dict[str, float]) -> str:
     error = format_number(s["difference_se"], digits=2)
     return f"{format_number(s['mean'])} ({format_number(s['difference'], '+')} / {error})"
+
+
+def equal_times(study: Study) -> List[str]:
+    """How many steps each row with `time_of` has, and from which measurement."""
+    found = read_found(study.output / PACE)
+    lines = []
+    for row in (x for x in study.trained if x in found and x not in study.open):
+        pace = {key: for_markdown(value) for key, value in found[row].items() if key != "commands"}
+        lines.append(
+            f"- {for_markdown(row)}: {pace['steps']} steps; a step of {pace['time_of']} takes as "
+            f"long as {pace['ratio']} ({pace['seconds']} s each; {pace['device']})."
+        )
+    text = "Equal time: steps with data, losses and optimizer, timed in turns before the trainings."
+    return ["", text, "", *lines] if lines else []
+
+
+def table_of_tries(study: Study) -> List[str]:
+    """What was tried to tune the rows, with its numbers; the best in bold."""
+    found = read_found(tuned_file(study.data))
+    if not found:
+        return []
+    tune = found["tune"]
+    counts = {len(row["tried"]) for row in found["rows"].values()}
+    equal = "as many tries each" if len(counts) == 1 else "**unequal numbers of tries**"
+    lines = ["", f"Tuned on {markdown_code(tune['test'])}, seed {tune['seed']}, {tune['steps']} "
+             f"steps, {equal}; the best in bold.", "",
+             f"| row | tried | {for_markdown(tune['metric'])} |", "|---|---|---|"]  # fmt: skip
+    for name, row in found["rows"].items():
+        for number, tried in enumerate(row["tried"], 1):
+            value, bold = format_number(tried[tune["metric"]]), "**" * (number == row["best"])
+            words = for_markdown(" ".join(map(str, tried["options"])) or "as it is")
+            lines.append(f"| {for_markdown(name)} | {words} | {bold}{value}{bold} |")
+    return lines
 
 
 def not_run(study: Study, values: Values) -> List[str]:

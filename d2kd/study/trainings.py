@@ -14,7 +14,8 @@ from ..cores import usable_cores
 from ..engine.run_folder import holds_run
 from ..file_io import write_atomically
 from ..text import plain
-from .plan import Run, Study
+from .commands import Run
+from .plan import Study
 
 _FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
 

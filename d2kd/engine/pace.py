@@ -1,0 +1,125 @@
+"""How many plain steps a distilled step takes, measured in turns beside whatever else runs."""
+
+import math
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Callable, Tuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+
+from ..cores import usable_cores
+from ..data import register_custom_datasets
+from .log_file import log_to
+from .trainer import DistillationTrainer
+
+WARM_UP = 3  # steps of each trainer that are not timed
+TURNS, STEPS = 12, 2  # turns of each trainer, and steps of a turn
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What steps take.
+
+    Args:
+        plain: seconds of a plain step, the median of its turns.
+        ratio: time of a distilled step in plain steps, as measured.
+        turns: that were timed, of each kind.
+        limits: the smallest and the largest ratio that count.
+    """
+
+    plain: float
+    ratio: float
+    turns: int = TURNS
+    limits: Tuple[float, float] = (0.0, math.inf)
+
+    @property
+    def used(self) -> float:
+        """The ratio within the limits."""
+        return min(max(self.ratio, self.limits[0]), self.limits[1])
+
+    def matched_steps(self, distilled: int) -> int:
+        """Plain steps in the time of that many distilled ones, at least 1."""
+        return max(1, round(self.used * distilled))
+
+    def __str__(self) -> str:
+        limit = "" if self.used == self.ratio else f", of which {self.used:.2f} count"
+        return f"a distilled step takes the time of {self.ratio:.2f} plain ones{limit}"
+
+
+def take_turns(
+    plain: Callable[[], object],
+    distilled: Callable[[], object],
+    turns: int = TURNS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Pace:
+    """Time two jobs in alternation; another job that comes, stays or goes slows neighbours alike.
+
+    Args:
+        plain: does STEPS plain steps.
+        distilled: does STEPS distilled steps.
+        turns: of each.
+        clock: seconds.
+
+    Returns:
+        Pace: its ratio is the median of those of every distilled turn to the plain ones before
+        and after it.
+    """
+    seconds = []
+    for index in range(2 * turns + 1):
+        start = clock()
+        (distilled if index % 2 else plain)()
+        seconds.append(clock() - start)
+    ratios = [seconds[i] / seconds[i + side] for i in range(1, 2 * turns, 2) for side in (-1, 1)]
+    return Pace(statistics.median(seconds[::2]) / STEPS, statistics.median(ratios), turns)
+
+
+class Steps:
+    """A trainer with a fresh model that makes steps when it is called; nothing of it is kept."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build it; OUTPUT_DIR is to be thrown away."""
+        register_custom_datasets(cfg)
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+        self.trainer, self.storage = DistillationTrainer(cfg), EventStorage()
+
+    def __call__(self, steps: int = STEPS) -> None:
+        """Train: data, losses, gradients and optimizer, without the hooks."""
+        cuda = torch.cuda.is_available()
+        with self.storage, torch.jit.optimized_execution(cuda):  # as in `DistillationTrainer.train`
+            for _ in range(steps):
+                self.trainer.run_step()
+        if cuda:
+            torch.cuda.synchronize()
+
+
+def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS) -> Pace:
+    """Time the steps of two trainings on this machine, on models that are thrown away.
+
+    Args:
+        plain: config of a training.
+        distilled: of the other.
+        turns: of each.
+    """
+    with TemporaryDirectory() as name, log_to(Path(name)):
+        jobs = []
+        for cfg in (plain.clone(), distilled.clone()):
+            cfg.defrost()
+            cfg.OUTPUT_DIR = name
+            jobs.append(Steps(cfg))
+        for job in jobs:
+            job(WARM_UP)
+        return take_turns(jobs[0], jobs[1], turns)
+
+
+def device_name() -> str:
+    """The GPU, or the processor and the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {usable_cores()} cores, threads: {torch.get_num_threads()})"

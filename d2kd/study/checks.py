@@ -1,0 +1,140 @@
+"""Checks of a study's yaml; each error is one line that names the key."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+from ..errors import ConfigError, MissingFileError
+
+Types = Dict[str, Tuple[type, ...]]
+
+_STUDY: Types = {
+    "title": (str,), "output": (str,), "baseline": (object,), "metric": (str,),
+    "more_metrics": (list, str), "seeds": (list, int), "options": (list,), "rows": (dict,),
+    "robustness": (dict,), "imports": (list, str), "tuned": (str,), "tune": (dict,),
+}  # fmt: skip
+_TRIED: Types = {
+    "config": (str,), "options": (list,), "teacher": (str,), "methods": (list, str),
+    "tuned": (str,), "try": (list, list),
+}  # fmt: skip
+_ROW: Types = {
+    **{key: kind for key, kind in _TRIED.items() if key != "try"},
+    "run": (object,), "seeds": (list, int), "time_of": (str,),
+}  # fmt: skip
+_TUNE: Types = {
+    "test": (str,), "seed": (int,), "steps": (int,), "unequal": (bool,), "rows": (dict,),
+}  # fmt: skip
+_KINDS = {
+    str: "text",
+    int: "whole number",
+    list: "list",
+    dict: "group of keys",
+    bool: "true or false",
+}
+
+
+def checked(path: str, data: Any) -> Dict[str, Any]:
+    """The keys of a study that have a value, of the right types.
+
+    Raises:
+        ConfigError, MissingFileError: see `d2kd.study.load_study`.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not a study: it holds no keys.")
+    data = _keys(path, data, _STUDY, {"output", "seeds", "rows"})
+    data["rows"] = _checked_rows(f"{path}: rows", data["rows"], _ROW)
+    _check_names(path, data)
+    if "tune" in data:
+        data["tune"] = _checked_tune(f"{path}: tune", data["tune"], data["rows"])
+    return data
+
+
+def _keys(where: str, data: Dict[str, Any], types: Types, needed: set) -> Dict[str, Any]:
+    data = {key: value for key, value in data.items() if value is not None}
+    if unknown := [str(key) for key in data if key not in types]:
+        raise ConfigError(f"{where}: unknown keys {sorted(unknown)}. Known: {', '.join(types)}.")
+    if missing := sorted(needed - set(data)):
+        raise ConfigError(f"{where}: missing {missing}.")
+    for key, value in data.items():
+        _check_type(f"{where}: {key}", value, *types[key])
+    return data
+
+
+def _check_type(where: str, value: Any, kind: type, of: type = object) -> None:
+    """Check a text, a list whose items are `of` one type, or a dictionary."""
+    items = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(x, of) for x in items):
+        what = _KINDS[kind] + (f" of {_KINDS[of]}s" if of in _KINDS else "")
+        raise ConfigError(f"{where}: {value!r} is no {what}.")
+
+
+def _checked_rows(where: str, rows: Dict[Any, Any], types: Types) -> Dict[Any, Dict[str, Any]]:
+    if not rows:
+        raise ConfigError(f"{where}: give at least one, name -> {{config, options}}.")
+    return {name: _checked_row(f"{where}: {name}", row, types) for name, row in rows.items()}
+
+
+def _checked_row(where: str, row: Any, types: Types) -> Dict[str, Any]:
+    row = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
+    if set(row) - set(types) or "config" not in row:
+        others = ", ".join(key for key in types if key != "config")
+        raise ConfigError(f"{where}: give config and, if wanted, {others}.")
+    row = _keys(where, row, types, set())
+    if not Path(row["config"]).is_file():
+        raise MissingFileError(f"{where}: no such config: {row['config']}")
+    if any(len(pairs) % 2 for pairs in (row.get("options", []), *row.get("try", []))):
+        raise ConfigError(f"{where}: options must be pairs of KEY and VALUE.")
+    if "seeds" in row:
+        _check_seeds(where, row["seeds"])
+    return row
+
+
+def _check_seeds(where: str, seeds: List[int]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{where}: seeds must name at least one seed, each once.")
+
+
+def _check_names(path: str, data: Dict[str, Any]) -> None:
+    rows = data["rows"]
+    names = list(rows)
+    _check_seeds(path, data["seeds"])
+    for name in data.get("imports", []):
+        if not Path(name).is_file():
+            raise MissingFileError(f"{path}: imports: no such file: {name}")
+    if data.get("baseline", names[0]) not in names:
+        raise ConfigError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")
+    chosen = data.get("robustness", {}).get("rows", names)
+    _check_type(f"{path}: robustness: rows", chosen, list)
+    if unknown := [row for row in chosen if row not in names]:
+        raise ConfigError(f"{path}: robustness: rows: {unknown} are not rows of the study.")
+    for name, row in rows.items():
+        _check_references(f"{path}: rows: {name}", row, rows)
+
+
+def _check_references(where: str, row: Dict[str, Any], rows: Dict[Any, Dict[str, Any]]) -> None:
+    """A row whose time is another's needs that one, and a teacher must not wait for other rows."""
+    other = row.get("time_of")
+    if other is not None and "time_of" in rows.get(other, row):
+        raise ConfigError(f"{where}: time_of {other!r} is no row that has steps of its own.")
+    if {"teacher", "time_of"} & set(rows.get(row.get("teacher"), {})):
+        raise ConfigError(f"{where}: teacher {row['teacher']!r} is a row with teacher or time_of.")
+
+
+def _checked_tune(where: str, tune: Dict[str, Any], rows: Dict[Any, Any]) -> Dict[str, Any]:
+    tune = _keys(where, tune, _TUNE, {"test", "steps", "rows"})
+    tune["rows"] = _checked_rows(f"{where}: rows", tune["rows"], _TRIED)
+    before: List[Any] = []
+    for name, row in tune["rows"].items():
+        _check_references(f"{where}: rows: {name}", row, rows)
+        if not row.get("try"):
+            raise ConfigError(f"{where}: rows: {name}: try: give at least one list of KEY, VALUE.")
+        if "tuned" in row and row["tuned"] not in before:
+            raise ConfigError(f"{where}: rows: {name}: tuned {row['tuned']!r} is no row above it.")
+        before.append(name)
+    counts = {name: len(row["try"]) for name, row in tune["rows"].items()}
+    if len(set(counts.values())) > 1 and not tune.get("unequal"):
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ConfigError(
+            f"{where}: rows have unequal numbers of tries ({said}): give each as many, or write "
+            "unequal: true, which the report then says."
+        )
+    return tune

@@ -1,0 +1,120 @@
+"""Tuning: as many tries for every row of `tune`, on images that the study does not report."""
+
+import math
+from typing import Any, Dict, List
+
+from ..errors import ConfigError
+from .commands import teacher_of
+from .equal_time import config_of, measure_paces
+from .found import read_found, tuned_file, write_found
+from .plan import Study, build_study, load_study
+from .trainings import read_result, run_study
+
+
+def run_plan(study: Study, jobs: int = 1) -> List[str]:
+    """Train the teachers, time steps where rows have `time_of`, then run all that is not finished.
+
+    Args:
+        study: see `check_tuned`.
+        jobs: trainings at the same time.
+
+    Returns:
+        List[str]: one line for each run that failed.
+    """
+    if study.teachers and (failed := run_study(study.only(study.teachers), jobs)):
+        return failed
+    measure_paces(study, jobs)
+    return run_study(load_study(study.path), jobs)
+
+
+def check_tuned(study: Study) -> None:
+    """Rows that take options from `tune` need what it chose, with the tries of the plan.
+
+    Raises:
+        ConfigError: it was not tuned, or with other tries.
+    """
+    file, todo = tuned_file(study.data), f"run d2kd study {study.path} --tune first."
+    if study.untuned:
+        raise ConfigError(f"{study.path}: {file} lacks what rows {study.untuned} take: {todo}")
+    found = read_found(file)
+    if found and "tune" in study.data and found.get("tune") != _section(study):
+        raise ConfigError(f"{study.path}: {file} was written for another `tune`: {todo}")
+
+
+def tune_study(study: Study, jobs: int = 1) -> List[str]:
+    """Run every try of the plan's `tune`, and write the best of each row when all are done.
+
+    Args:
+        study: its yaml has `tune`.
+        jobs: trainings at the same time.
+
+    Returns:
+        List[str]: one line for each run that failed; nothing is written then.
+
+    Raises:
+        ConfigError: there is no `tune`, or a row is trained or tested on its images.
+    """
+    if "tune" not in study.data:
+        raise ConfigError(f"{study.path} has nothing to tune: write `tune` into it.")
+    check_images(study)
+    rows = study.data["tune"]["rows"]
+    used = {row.get("teacher") for row in rows.values()}
+    teachers = study.only(name for name in study.rows if name in used)
+    if teachers.rows and (failed := run_study(teachers, jobs)):
+        return failed
+    chosen: Dict[str, Dict[str, Any]] = {}
+    for name, row in rows.items():
+        before = chosen[row["tuned"]]["options"] if "tuned" in row else []
+        tries = _tries(study, name, before)
+        if failed := run_study(tries, jobs):
+            return failed
+        chosen[name] = _best(tries, row["try"], before)
+    write_found(tuned_file(study.data), {"tune": _section(study), "rows": chosen})
+    return []
+
+
+def check_images(study: Study) -> None:
+    """What is tuned on must not be what a row is trained or tested on.
+
+    Raises:
+        ConfigError: it is; names are compared, not images.
+    """
+    test = study.data["tune"]["test"]
+    for row, words in study.trained.items():
+        datasets = config_of(words, distils=False).DATASETS
+        if test in {*datasets.TRAIN, *datasets.TEST}:
+            raise ConfigError(
+                f"{study.path}: tune: test: row {row!r} is trained or tested on {test!r}: tune on "
+                "other images."
+            )
+
+
+def _section(study: Study) -> Dict[str, Any]:
+    return {"metric": study.metric, "seed": 0, **study.data["tune"]}
+
+
+def _tries(study: Study, name: str, before: List[Any]) -> Study:
+    """A study whose rows are the tries of one row, behind options that were chosen before."""
+    tune = _section(study)
+    row = tune["rows"][name]
+    fixed = ["SOLVER.MAX_ITER", tune["steps"], "DATASETS.TEST", str((tune["test"],))]
+    kept = {**row, "teacher": teacher_of(study.data, row), "tuned": ""}
+    rows = {
+        f"tune/{name}/{number}": {
+            **kept, "options": [*row.get("options", []), *before, *pairs, *fixed]
+        }
+        for number, pairs in enumerate(row["try"], 1)
+    }  # fmt: skip
+    data = {**study.data, "rows": rows, "seeds": [tune["seed"]]}
+    return build_study(study.path, data, study.text)
+
+
+def _best(tries: Study, options: List[List[Any]], before: List[Any]) -> Dict[str, Any]:
+    """The options of the best try with those before them, and every try with its result."""
+    tried = []
+    for run, pairs in zip(tries.runs, options, strict=True):
+        result = read_result(run) or {}
+        tried.append({"options": pairs, **{k: result[k] for k in (tries.metric, "seconds")}})
+    values = [x[tries.metric] for x in tried]
+    best = max(range(len(tried)), key=lambda i: -1 if math.isnan(values[i]) else values[i])
+    return {"options": [*before, *options[best]], "best": best + 1, "tried": tried}
