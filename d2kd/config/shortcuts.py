@@ -1,13 +1,14 @@
 """Distillation, and data of one's own, switched on from the command line for any plain config."""
 
 from pathlib import Path
-from typing import Sequence, Tuple
+from typing import Sequence
 
 from detectron2.config import CfgNode
 
 from ..data.folder import read_dataset_folder
 from ..errors import ConfigError, class_count_key
-from .loading import teacher_config
+
+_CHECK_IMAGES = 100  # that a teacher is evaluated on; seconds for small detectors
 
 
 def distil(
@@ -19,10 +20,10 @@ def distil(
         cfg: of a detector, or already of a distillation, whose student and options then stay.
         teachers: configs, model-zoo names or folders of runs.
         weights: their checkpoints; those of the zoo or the run where there are fewer.
-        methods: names of heads, also several with commas; `default_methods` if empty.
+        methods: names of heads, also several with commas; those of the config if none.
 
     Raises:
-        ConfigError: a teacher is missing or its config cannot be read.
+        ConfigError: a teacher is missing.
     """
     if not teachers and not cfg.DISTILL.TEACHER.CONFIG_FILES:
         raise ConfigError(
@@ -35,20 +36,11 @@ def distil(
     if teachers:
         cfg.DISTILL.TEACHER.CONFIG_FILES = tuple(teachers)
         cfg.DISTILL.TEACHER.WEIGHTS = tuple(weights) or ("",)
+        cfg.DISTILL.TEACHER.CHECK_IMAGES = cfg.DISTILL.TEACHER.CHECK_IMAGES or _CHECK_IMAGES
     elif weights:
         cfg.DISTILL.TEACHER.WEIGHTS = tuple(weights)
     named = tuple(name.strip() for text in methods for name in text.split(",") if name.strip())
-    cfg.DISTILL.HEADS = named or tuple(cfg.DISTILL.HEADS) or default_methods(cfg)
-
-
-def default_methods(cfg: CfgNode) -> Tuple[str, ...]:
-    """PKD, which suits every pair, and BCKD where student and teacher 0 are of one dense family.
-
-    That pair of methods is the one that was measured on the most data sets here.
-    """
-    teacher, student = teacher_config(cfg, 0), cfg.DISTILL.STUDENT
-    dense = student != "GeneralizedRCNN"
-    return ("PKD", "BCKD") if dense and teacher.MODEL.META_ARCHITECTURE == student else ("PKD",)
+    cfg.DISTILL.HEADS = named or tuple(cfg.DISTILL.HEADS)
 
 
 def use_data(cfg: CfgNode, folder: Path) -> None:

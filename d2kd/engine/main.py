@@ -21,6 +21,7 @@ from ..config.keys import flatten
 from ..config.loading import merge_config_file, merge_options, without_pretrained
 from ..config.locate import resolve_config_file
 from ..config.naming import construct
+from ..config.pairs import choose_distillation
 from ..config.run_length import LENGTH, OF_LENGTH, fit_run
 from ..config.shortcuts import distil, use_data
 from ..config.unread import say_unread_keys
@@ -73,10 +74,14 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     if args.data:
         use_data(cfg, Path(args.data))
     cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
-    if args.teacher or args.distill or args.teacher_weights:
+    shortcut = args.teacher or args.distill or args.teacher_weights
+    begins = shortcut and (cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.DISTILL.HEADS)
+    if shortcut:
         distil(cfg, args.teacher, args.teacher_weights, args.distill)
     own = cfg.clone()
     merge_options(cfg, args.opts)
+    if begins:
+        choose_distillation(cfg, args.opts[::2], _begun(args, cfg, own))
     if trains:
         tests = bool(args.data and cfg.DATASETS.TEST)
         fit_run(cfg, own, args.opts[::2], tests, _begun(args, cfg, own))

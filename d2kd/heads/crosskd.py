@@ -68,7 +68,8 @@ class CrossKD(DistillationHead):
             cls_weight, reg_weight: weights; -1 for the published ones: 1 and 4 for distributions, 1
                 and 1 for anchor deltas, 0.4 and 0.75 for distances.
             quality_weight: weight of the quality term, >= 0; published for ATSS.
-            block: tower blocks of the student in use; -1 for the published 3, 2 for distances.
+            block: tower blocks of the student in use; -1 for the published 3, 2 for distances, or
+                for all of shorter towers (ours).
             project: 1x1 convolutions where tower widths differ.
             all_ranks: see above.
 
@@ -81,7 +82,8 @@ class CrossKD(DistillationHead):
         published = _PUBLISHED[coding]
         self.cls_weight = published[0] if cls_weight == -1 else cls_weight
         self.reg_weight = published[1] if reg_weight == -1 else reg_weight
-        self.block = _BLOCK[coding] if block == -1 else block
+        shortest = min(student.num_convs, teacher.num_convs)
+        self.block = min(_BLOCK[coding], shortest) if block == -1 else block
         check_options("CrossKD", {"QUALITY_WEIGHT": quality_weight, "BLOCK": self.block})
         _check_towers(student, teacher, self.block, project)
         self.coding, self.all_ranks, self.num_classes = coding, all_ranks, student.num_classes

@@ -43,11 +43,12 @@ def test_one_key_distils_with_defaults(runs):
     cfg = get_d2kd_cfg()
     cfg.merge_from_file(str(runs / "student" / "config.yaml"))
     assert cfg.MODEL.META_ARCHITECTURE == "Distiller" and cfg.DISTILL.STUDENT == "RetinaNet"
-    assert list(cfg.DISTILL.HEADS) == ["PKD", "BCKD"]
+    assert list(cfg.DISTILL.HEADS) == ["CrossKD", "PKD"]
+    assert cfg.DISTILL.BALANCE.SHARES == (0.25,) and cfg.DISTILL.INIT_FROM_TEACHER == "neck+head"
     assert cfg.MODEL.RETINANET.NUM_CLASSES == 2
     assert cfg.DATASETS.TRAIN == ("cells_train",) and cfg.DATASETS.TEST == ("cells_val",)
     row = json.loads((runs / "student" / "metrics.json").read_text().splitlines()[0])
-    assert row["loss_PKD_feat"] > 0 and row["loss_BCKD_cls"] > 0
+    assert row["loss_PKD_feat"] > 0 and row["loss_CrossKD_cls"] > 0
     record = json.loads((runs / "student" / "run.json").read_text())
     assert list(record["weights"]) == [str(runs / "teacher" / "model_final.pth")]
 
@@ -118,6 +119,7 @@ def test_predict(runs, tmp_path):
     (tmp_path / "photos" / "more").mkdir(parents=True)
     shutil.copy(images[0], tmp_path / "photos" / "more")
     done = d2kd("predict", runs / "student", tmp_path / "photos", "--threshold", "0",
+                "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0,
                 "--output", tmp_path / "out", "--coco", tmp_path / "found.json")  # fmt: skip
     assert done.exit_code == 0, done.output[-500:]
     assert (tmp_path / "out" / "more" / f"{images[0].stem}.png").is_file()

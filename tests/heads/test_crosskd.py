@@ -1,6 +1,7 @@
 """CrossKD: identity, where gradient goes, regression losses by hand, explained mistakes."""
 
 import copy
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -158,8 +159,15 @@ def test_projection_of_other_widths():
     assert len(CrossKD(*specs, project=True).project) == 2
 
 
+def test_shorter_towers_are_used_whole():
+    student, teacher = build("GFL"), build("GFL")
+    specs = [build_adapter(x).spec() for x in (student, teacher)]
+    shorter = dataclasses.replace(specs[0], num_convs=2)
+    assert CrossKD(*specs).block == 3 and CrossKD(shorter, specs[1]).block == 2
+
+
 @pytest.mark.parametrize(("student", "teacher", "options", "match"), [
-    ({"num_convs": 2}, {}, {}, "BLOCK is 3, but the student.s towers have 2"),
+    ({"num_convs": 2}, {}, {"block": 3}, "BLOCK is 3, but the student.s towers have 2"),
     ({}, {"box_coding": "anchor_delta"}, {}, "coded alike"),
     ({}, {"reg_max": 8}, {}, "bins to 16.*bins to 8"),
     ({}, {}, {"cls_weight": -2.0}, "DISTILL.CrossKD.CLS_WEIGHT must be at least 0"),

@@ -12,7 +12,9 @@ from detectron2.structures import Boxes, Instances
 from d2kd.config.loading import load_config
 from d2kd.data import load_dataset, register_custom_datasets
 from d2kd.engine.hooks.teacher_check import TeacherCheck
+from d2kd.engine.main import argument_parser, resolve_config
 from d2kd.errors import MissingFileError
+from tests.conftest import ROOT
 from tests.helpers import d2kd, write_config
 
 NAMES = ["red", "green"]
@@ -165,13 +167,20 @@ def test_without_a_test_set_that_is_said(cfg, caplog):
         TeacherCheck(cfg)
 
 
+def test_the_default_is_of_the_option_teacher_alone():
+    folder = ROOT / "configs" / "quickstart"
+    args = argument_parser().parse_args(["--config-file", str(folder / "distilled.yaml")])
+    assert resolve_config(args).DISTILL.TEACHER.CHECK_IMAGES == 0
+    args.teacher = [str(folder / "teacher.yaml")]
+    assert resolve_config(args).DISTILL.TEACHER.CHECK_IMAGES == 100
+
+
 def test_a_run_and_its_resumption(tmp_path, squares):
     """One line, a value for each evaluation, and the plain run that was named."""
     config, plain = write_config(tmp_path, squares, SOLVER__MAX_ITER=2), tmp_path / "plain"
     assert d2kd("train", config, "--output", plain).exit_code == 0
     run = ["train", config, "--output", tmp_path / "out", "--teacher", plain, "--distill", "PKD",
-           "DISTILL.TEACHER.CHECK_IMAGES", 100, "DISTILL.TEACHER.CHECK_AGAINST", plain,
-           "TEST.EVAL_PERIOD", 2]  # fmt: skip
+           "DISTILL.TEACHER.CHECK_AGAINST", plain, "TEST.EVAL_PERIOD", 2]  # fmt: skip
     assert d2kd(*run, "SOLVER.MAX_ITER", 3).exit_code == 0
     assert d2kd(*run, "SOLVER.MAX_ITER", 5, "--resume").exit_code == 0
     log = (tmp_path / "out" / "log.txt").read_text()

@@ -1,0 +1,63 @@
+"""What --teacher switches on by itself."""
+
+import pytest
+import yaml
+
+from d2kd.engine.main import argument_parser, resolve_config
+from tests.conftest import ROOT
+
+OWN = str(ROOT / "configs" / "own")
+KINDS = {
+    "one dense family": ("student", "teacher", ("CrossKD", "PKD"), "neck+head"),
+    "two-stage": ("student_faster", "teacher_faster", ("PKD", "RoIKD"), "neck+head"),
+    "dense from two-stage": ("student", "teacher_faster", ("PKD",), "neck"),
+    "two-stage from dense": ("student_faster", "teacher", ("PKD",), "neck"),
+}
+
+
+def resolved(student, teacher, *opts, distill=(), **more):
+    args = argument_parser().parse_args(["--config-file", f"{OWN}/{student}.yaml"])
+    args.teacher, args.distill, args.opts = [f"{OWN}/{teacher}.yaml"], list(distill), list(opts)
+    for key, value in more.items():
+        setattr(args, key, value)
+    return resolve_config(args).DISTILL
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_pairs(kind):
+    student, teacher, methods, inherited = KINDS[kind]
+    found = resolved(student, teacher)
+    assert found.HEADS == methods and found.INIT_FROM_TEACHER == inherited
+    assert found.BALANCE.SHARES == (0.5 / len(methods),) and found.BALANCE.PERIOD == 10
+
+
+def test_other_classes_compare_features_alone():
+    assert resolved("student", "teacher", "MODEL.GFL.NUM_CLASSES", "3").HEADS == ("PKD",)
+
+
+def test_two_dense_families_compare_features_alone(tmp_path):
+    path = tmp_path / "fcos.yaml"
+    base = {"_BASE_": f"{OWN}/teacher.yaml", "MODEL": {"META_ARCHITECTURE": "ATSS"}}
+    path.write_text(yaml.safe_dump(base))
+    found = resolved("student", "teacher", "DISTILL.TEACHER.CONFIG_FILES", f"('{path}',)")
+    assert found.HEADS == ("PKD",) and found.INIT_FROM_TEACHER == "neck"
+
+
+def test_what_is_typed_stays():
+    found = resolved("student", "teacher", "DISTILL.BCKD.WEIGHT", "2.0", distill=["BCKD,LD"])
+    assert found.HEADS == ("BCKD", "LD") and found.BALANCE.SHARES == ()
+    shares = resolved("student", "teacher", "DISTILL.BALANCE.SHARES", "(0.1,)",
+                      "DISTILL.INIT_FROM_TEACHER", "none")  # fmt: skip
+    assert shares.BALANCE.SHARES == (0.1,) and shares.INIT_FROM_TEACHER == "none"
+    assert shares.BALANCE.PERIOD == 10
+
+
+def test_a_run_that_goes_on_keeps_its_methods(tmp_path):
+    """It was begun when --teacher chose others."""
+    begun = {"DISTILL": {"HEADS": ["PKD", "BCKD"], "INIT_FROM_TEACHER": "none",
+                         "BALANCE": {"SHARES": [], "PERIOD": 0}}}  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun))
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    found = resolved("student", "teacher", "OUTPUT_DIR", str(tmp_path), resume=True)
+    assert tuple(found.HEADS) == ("PKD", "BCKD") and found.INIT_FROM_TEACHER == "none"
+    assert tuple(found.BALANCE.SHARES) == () and found.BALANCE.PERIOD == 0
