@@ -14,6 +14,7 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file, merge_options, without_pretrained
 from d2kd.config.locate import resolve_config_file
 from d2kd.config.model_zoo import zoo_config_file
+from d2kd.engine.main import argument_parser, resolve_config
 from d2kd.solver import build_lr_scheduler, build_optimizer
 from d2kd.study import load_study
 
@@ -41,7 +42,8 @@ def test_there_are_configs():
     assert len(DISTILLED) >= 8 and len(STOCK) >= 6 and len(CONFIGS) > len(DISTILLED) + len(STOCK)
 
 
-ABSTRACT = ("/schedules/", "Base-AnchorPoint", "Base-timm-ResNet", "Base-crowdhuman")
+ABSTRACT = ("/schedules/", "Base-AnchorPoint", "Base-timm-ResNet", "Base-crowdhuman",
+            "Base-photographs", "Base-people", "Base-aquarium")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if not any(w in p for w in ABSTRACT)])
@@ -58,9 +60,10 @@ def test_config_builds(path, monkeypatch):
         assert len(model.heads) == len(cfg.DISTILL.HEADS)
 
 
+OF_PEOPLE = "studies/configs/people/gfl_teacher.yaml"  # teacher of several studies
 STUDIES = sorted(
     p.relative_to(ROOT).as_posix()
-    for p in (ROOT / "studies").glob("*/*.yaml")
+    for p in [*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/*.yaml")]
     if p.parent.name != "robustness"
 )
 
@@ -68,10 +71,18 @@ STUDIES = sorted(
 @pytest.mark.parametrize("path", STUDIES)
 def test_every_row_of_a_study_builds(path, monkeypatch):
     monkeypatch.setattr(d2kd.teachers.teacher, "load_detector", lambda *args: None)
-    for runs in load_study(path).rows.values():
-        cfg = load(runs[0].command[2])
-        merge_options(cfg, runs[0].command[3:])
+    study = load_study(path)
+    teachers = {str(study.rows[row][0].folder): study.trained[row][0] for row in study.teachers}
+    for words in study.trained.values():
+        args = argument_parser().parse_args(["--config-file", *words])
+        args.teacher = [teachers.get(x, OF_PEOPLE) for x in args.teacher]
+        args.teacher_weights = ["x.pth" for _ in args.teacher]
+        cfg = resolve_config(args)
+        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
         build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
+    for row in study.data.get("tune", {"rows": {}})["rows"].values():
+        for pairs in row["try"]:
+            merge_options(load(row["config"]), list(map(str, pairs)))
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "/schedules/" in p])
