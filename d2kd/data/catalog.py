@@ -66,7 +66,7 @@ def few_images(count: int) -> str:
     """What follows from a test set of fewer images than `FEW`."""
     return (
         f"{count} images: on fewer than {FEW}, AP moves by several points by chance. Hold more "
-        "images back, or compare runs of several seeds"
+        "images back"
     )
 
 

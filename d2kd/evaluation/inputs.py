@@ -1,6 +1,7 @@
 """What a model's weights and its teachers were trained on: channels, statistics, sizes."""
 
 import logging
+import os
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
@@ -98,8 +99,10 @@ def pixel_doubt(cfg: CfgNode, weights: str, key: str, remedy: str) -> str:
 
 
 def _of_run(weights: str) -> Optional[Pixels]:
-    path = Path(weights.partition("#sha256=")[0]).with_name("config.yaml") if weights else None
-    if path is None or not path.is_file():
+    if not weights:
+        return None
+    path = Path(os.path.dirname(weights.partition("#sha256=")[0]), "config.yaml")
+    if not path.is_file():
         return None
     try:
         keys = dict(flatten(read_yaml(path)))

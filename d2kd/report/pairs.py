@@ -49,6 +49,10 @@ def compare_runs(runs: Sequence[RunFolder]) -> List[Comparison]:
 
 
 def _add(run: RunFolder, plain: Sequence[RunFolder], group: Comparison) -> None:
+    seed = run.config.get("SEED", -1)
+    if twin := [x.name for x, _ in group.equal if x.config.get("SEED", -1) == seed != -1]:
+        group.without.setdefault(f"a repetition of {twin[0]}", []).append(run.name)
+        return
     group.runs.append(run)
     found, reason = _counterparts(run, plain)
     equal = [x for x in found if x.planned == run.planned]
@@ -69,7 +73,6 @@ def _add(run: RunFolder, plain: Sequence[RunFolder], group: Comparison) -> None:
 def _counterparts(run: RunFolder, plain: Sequence[RunFolder]) -> Tuple[List[RunFolder], str]:
     """Finished plain runs of the same student, data and seed; if there is none, why."""
     checks: List[Tuple[str, Callable[[RunFolder], bool]]] = [
-        ("not finished, or no box AP in results.json", lambda x: run.done),
         ("no plain student of this architecture is among the runs; train it with the same command "
          "without --teacher and --distill, and name its folder too",
          lambda x: not [k for k in _different(run, x) if k.startswith("MODEL.")
@@ -81,6 +84,8 @@ def _counterparts(run: RunFolder, plain: Sequence[RunFolder]) -> Tuple[List[RunF
         ("the plain student, {}, is not finished, or has no box AP in results.json",
          lambda x: x.done),
     ]  # fmt: skip
+    if not run.done:
+        return [], "not finished, or no box AP in results.json"
     for reason, fits in checks:
         found = [x for x in plain if fits(x)]
         if not found:

@@ -77,6 +77,18 @@ def test_three_seeds_by_hand(tmp_path):
     assert [(x.name, x.change) for x in found.longer] == [("AP", 0), ("AP75", 0)]
 
 
+def test_a_repetition_is_no_second_seed(tmp_path):
+    runs = [run(tmp_path / "plain", 40.0)]
+    runs += [run(tmp_path / name, 41.0, heads=("PKD",)) for name in ("kd", "again")]
+    found = only(runs)
+    assert found.rows[0].seeds == 1 and "again: a repetition of kd." in found.notes
+
+
+def test_alone(tmp_path):
+    found = only([run(tmp_path / "kd", 41.0, heads=("PKD",))])
+    assert found.notes[0].startswith("kd: no plain student of this architecture")
+
+
 @pytest.mark.parametrize(("distilled", "words"), [
     ([38.0, 38.5], "hurts with 2 seeds"),
     ([40.0, 41.0], "makes no difference that 2 seeds can show"),
