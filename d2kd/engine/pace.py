@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Callable, Tuple
@@ -16,6 +17,7 @@ from detectron2.utils.events import EventStorage
 
 from ..cores import usable_cores
 from ..data import register_custom_datasets
+from .hooks.build import build_distillation_hooks
 from .log_file import log_to
 from .trainer import DistillationTrainer
 
@@ -58,14 +60,16 @@ def take_turns(
     distilled: Callable[[], object],
     turns: int = TURNS,
     clock: Callable[[], float] = time.perf_counter,
+    steps: int = STEPS,
 ) -> Pace:
     """Time two jobs in alternation; another job that comes, stays or goes slows neighbours alike.
 
     Args:
-        plain: does STEPS plain steps.
-        distilled: does STEPS distilled steps.
+        plain: does `steps` plain steps.
+        distilled: does `steps` distilled steps.
         turns: of each.
         clock: seconds.
+        steps: in a turn.
 
     Returns:
         Pace: its ratio is the median of those of every distilled turn to the plain ones before
@@ -77,7 +81,7 @@ def take_turns(
         (distilled if index % 2 else plain)()
         seconds.append(clock() - start)
     ratios = [seconds[i] / seconds[i + side] for i in range(1, 2 * turns, 2) for side in (-1, 1)]
-    return Pace(statistics.median(seconds[::2]) / STEPS, statistics.median(ratios), turns)
+    return Pace(statistics.median(seconds[::2]) / steps, statistics.median(ratios), turns)
 
 
 class Steps:
@@ -87,14 +91,24 @@ class Steps:
         """Build it; OUTPUT_DIR is to be thrown away."""
         register_custom_datasets(cfg)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-        self.trainer, self.storage = DistillationTrainer(cfg), EventStorage()
+        self.trainer = trainer = DistillationTrainer(cfg)
+        trainer.storage, trainer.iter = EventStorage(), trainer.max_iter // 2  # behind any ramp
+        hooks = build_distillation_hooks(cfg) if trainer.distiller else []
+        self.hooks = [hook for hook in hooks if hook is not None]
+        for hook in self.hooks:
+            hook.trainer = trainer
 
     def __call__(self, steps: int = STEPS) -> None:
-        """Train: data, losses, gradients and optimizer, without the hooks."""
-        cuda = torch.cuda.is_available()
-        with self.storage, torch.jit.optimized_execution(cuda):  # as in `DistillationTrainer.train`
+        """Train: data, losses, gradients, optimizer, and of the hooks those of a distillation."""
+        cuda, trainer = torch.cuda.is_available(), self.trainer
+        with trainer.storage, torch.jit.optimized_execution(cuda):  # as `DistillationTrainer.train`
             for _ in range(steps):
-                self.trainer.run_step()
+                for hook in self.hooks:
+                    hook.before_step()
+                trainer.run_step()
+                for hook in self.hooks:
+                    hook.after_step()
+                trainer.iter += 1
         if cuda:
             torch.cuda.synchronize()
 
@@ -102,20 +116,29 @@ class Steps:
 def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS) -> Pace:
     """Time the steps of two trainings on this machine, on models that are thrown away.
 
+    Where `DISTILL.BALANCE.PERIOD` measures again and again, a turn is as long as that period, and
+    what the first steps measure is not timed.
+
     Args:
         plain: config of a training.
         distilled: of the other.
-        turns: of each.
+        turns: of each, of STEPS steps; there are fewer where a turn is longer, but at least 3.
     """
+    balance = distilled.DISTILL.BALANCE
+    steps = max(STEPS, balance.PERIOD if balance.SHARES else 0)
+    first = WARM_UP + (balance.STEPS if balance.SHARES else 0)
     with TemporaryDirectory() as name, log_to(Path(name)):
         jobs = []
         for cfg in (plain.clone(), distilled.clone()):
             cfg.defrost()
             cfg.OUTPUT_DIR = name
+            cfg.DISTILL.TEACHER.CHECK_IMAGES = cfg.DISTILL.PICTURES.PERIOD = 0
             jobs.append(Steps(cfg))
-        for job in jobs:
-            job(WARM_UP)
-        return take_turns(jobs[0], jobs[1], turns)
+        for job, count in zip(jobs, (WARM_UP, first), strict=True):
+            job(count)
+        turns = turns if steps == STEPS else max(3, turns * STEPS // steps)
+        plain_steps, distilled_steps = (partial(job, steps) for job in jobs)
+        return take_turns(plain_steps, distilled_steps, turns, steps=steps)
 
 
 def device_name() -> str:

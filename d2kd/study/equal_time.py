@@ -26,7 +26,7 @@ def config_of(words: List[str], distils: bool = True) -> CfgNode:
     if not distils:
         args.teacher, args.distill = [], []
     with held_back():  # what there is to say, the run says
-        return resolve_config(args)
+        return resolve_config(args, trains=True)
 
 
 def measure_paces(study: Study, jobs: int = 1) -> None:

@@ -4,7 +4,10 @@ import random
 
 import pytest
 
-from d2kd.engine.pace import STEPS, TURNS, Pace, take_turns
+from d2kd.engine import pace
+from d2kd.engine.hooks.balance import GradientBalance
+from d2kd.engine.pace import STEPS, TURNS, Pace, measure_pace, take_turns
+from tests.engine.hooks.test_exact_resume import config
 
 PLAIN, RATIO = 0.18, 1.9  # seconds, and plain steps in a distilled one
 QUIET = round(800 * RATIO)
@@ -69,3 +72,28 @@ def test_the_pace_of_a_plain_step():
 def test_the_steps_of_the_same_time():
     assert Pace(0.2, 9.0).matched_steps(800) == 7200 and Pace(0.2, 0.7).matched_steps(800) == 560
     assert Pace(0.2, 0.1).matched_steps(1) == 1
+
+
+def test_what_is_measured_again_and_again_is_timed(tmp_path, squares, monkeypatch):
+    """A turn has as many steps as the shares' period; the first measurements are not in it."""
+    keys = {"DISTILL__BALANCE__SHARES": (0.3, 0.1), "DISTILL__BALANCE__STEPS": 2}
+    name = "RetinaNet, PKD and BCKD"
+    cfg = config(name, tmp_path, squares, "run", DISTILL__BALANCE__PERIOD=4, **keys)
+    plain = config("RetinaNet", tmp_path, squares, "plain")
+    measured, timed = [], []
+    measure, take = GradientBalance.measure, pace.take_turns
+
+    def counted(hook, *args):
+        measured.append(hook.trainer.iter)
+        measure(hook, *args)
+
+    def turns(first, second, count, steps):
+        timed.append((len(measured), steps, count))
+        return take(first, second, count, steps=steps)
+
+    monkeypatch.setattr(GradientBalance, "measure", counted)
+    monkeypatch.setattr(pace, "take_turns", turns)
+    found = measure_pace(plain, cfg, turns=2)
+    ((before, steps, count),) = timed
+    assert before >= 2 and (steps, count) == (4, 3) and found.turns == 3
+    assert len(measured) == before + count and not list(tmp_path.glob("run/*"))
