@@ -27,7 +27,7 @@ class Study:
         rows: row -> its runs.
         trained: row -> the words of its `d2kd train` but for steps of the same time, seed, folder.
         teachers: rows that others have as teacher; they are run first.
-        open: rows whose steps of the same time are still to be measured.
+        untimed: rows whose steps of the same time are still to be measured.
         untuned: rows whose options are still to be tuned.
         only_named: rows that are not run, but reported with their commands.
         imports: Python files that every run executes first, as `--import` does.
@@ -47,7 +47,7 @@ class Study:
     rows: Dict[str, List[Run]]
     trained: Dict[str, List[str]]
     teachers: List[str]
-    open: List[str]
+    untimed: List[str]
     untuned: List[str]
     only_named: List[str]
     imports: List[str]
@@ -114,7 +114,7 @@ def build_study(path: str, data: Dict[str, Any], text: str) -> Study:
         },
         trained=trained,
         teachers=teachers,
-        open=[name for name, words in steps.items() if not words[1].isdigit()],
+        untimed=[name for name, words in steps.items() if not words[1].isdigit()],
         untuned=[name for name, row in rows.items() if row.get("tuned", "") not in {"", *tuned}],
         only_named=[name for name, row in rows.items() if not row.get("run", True)],
         imports=data.get("imports", []),

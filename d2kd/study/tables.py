@@ -64,7 +64,7 @@ def equal_times(study: Study) -> List[str]:
     """How many steps each row with `time_of` has, and from which measurement."""
     found = read_found(study.output / PACE)
     lines = []
-    for row in (x for x in study.trained if x in found and x not in study.open):
+    for row in (x for x in study.trained if x in found and x not in study.untimed):
         pace = {key: for_markdown(value) for key, value in found[row].items() if key != "commands"}
         lines.append(
             f"- {for_markdown(row)}: {pace['steps']} steps; a step of {pace['time_of']} takes as "

@@ -40,7 +40,10 @@ def assert_stays(path, options=()):
     assert cfg == before
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+WHOLE = [x for x in CONFIGS if "studies/configs" not in x or "/Base-" not in x]
+
+
+@pytest.mark.parametrize("path", WHOLE)
 def test_every_config_stays_as_it_is_at_its_own_length(path):
     assert_stays(path)
 
@@ -48,7 +51,8 @@ def test_every_config_stays_as_it_is_at_its_own_length(path):
 def test_every_row_of_every_study_stays_as_it_is():
     rows = [runs[0].command[2:-4] for path in STUDIES for runs in load_study(path).rows.values()]
     for config_file, *options in sorted(set(map(tuple, rows))):
-        assert_stays(config_file, options)
+        if "--teacher" not in options:
+            assert_stays(config_file, options)
 
 
 def test_a_short_run_warms_up_decays_saves_and_says_so(caplog):

@@ -16,7 +16,7 @@ from d2kd import DistillationTrainer
 from d2kd.config.loading import load_config
 from d2kd.cores import own_cores, share_cores, usable_cores
 from d2kd.data import loader_workers, register_custom_datasets
-from d2kd.engine.hooks.teacher_check import evaluate_teacher
+from d2kd.engine.hooks.first_images import FirstImages
 from d2kd.robustness import load_plan, run_plan
 from tests.conftest import ROOT
 from tests.helpers import write_config
@@ -69,14 +69,9 @@ def test_a_training_with_its_evaluation(path, one_core, caplog):
 
 
 def test_the_check_of_a_teacher(path, one_core):
-    class Teacher:
-        input_format = "BGR"
-        autocast = warnings.catch_warnings  # any context
-
     cfg = load_config(str(path), [])
     register_custom_datasets(cfg)
-    Teacher.detector = build_model(cfg).eval()
-    assert evaluate_teacher(Teacher, cfg, 2) >= 0
+    assert FirstImages(cfg, 2).evaluate(build_model(cfg), "BGR").ap >= 0
 
 
 def test_robustness(path, tmp_path, one_core):
