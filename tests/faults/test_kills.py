@@ -1,6 +1,7 @@
 """A kill at any moment changes no weight, no evaluation, no best model and no row of metrics."""
 
 import json
+import multiprocessing
 import os
 import random
 import sys
@@ -21,6 +22,10 @@ from tests.faults.conftest import FULL
 
 KILLED = 9
 PERIODS = {"together": (6, 6), "evaluated often": (9, 6), "rarely": (4, 8)}  # checkpoint, test
+
+
+CLEAN = multiprocessing.get_context("forkserver")  # no threads of autograd are forked
+CLEAN.set_forkserver_preload([__name__])
 
 
 def build(folder, squares, name, periods):
@@ -70,22 +75,28 @@ def child(rank, ranks, store, cfg, kill, resume):
 
 def run(cfg, kill=None, resume=False, ranks=1):
     """Exit codes of the ranks; where one is killed, the others end as well."""
-    pids, store = [], f"{cfg.OUTPUT_DIR}_{random.getrandbits(64)}"
-    for rank in range(ranks):
-        pid = os.fork()
-        if not pid:
-            code = 1
-            try:
-                sys.stdout = sys.stderr = open(f"{store}.log", "a")  # noqa: SIM115
-                child(rank, ranks, store, cfg, kill, resume)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    store = f"{cfg.OUTPUT_DIR}_{random.getrandbits(64)}"
+    ranks_of = [CLEAN.Process(target=logged_child, args=(rank, ranks, store, cfg, kill, resume))
+                for rank in range(ranks)]  # fmt: skip
+    for process in ranks_of:
+        process.start()
+    for process in ranks_of:
+        process.join()
+    return [process.exitcode for process in ranks_of]
+
+
+def logged_child(rank, ranks, store, *args):
+    """As `child`, with its output in a file; ends without waiting for threads."""
+    code = 1
+    try:
+        sys.stdout = sys.stderr = open(f"{store}.log", "a")  # noqa: SIM115
+        child(rank, ranks, store, *args)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def rows(folder):
