@@ -49,7 +49,10 @@ def test_every_config_stays_as_it_is_at_its_own_length(path):
 
 
 def test_every_row_of_every_study_stays_as_it_is():
-    rows = [runs[0].command[2:-4] for path in STUDIES for runs in load_study(path).rows.values()]
+    rows = [
+        runs[0].command[2:-4] for study in map(load_study, STUDIES)
+        for row, runs in study.rows.items() if row not in study.untimed
+    ]  # fmt: skip
     for config_file, *options in sorted(set(map(tuple, rows))):
         if "--teacher" not in options:
             assert_stays(config_file, options)
