@@ -1,39 +1,31 @@
 """What --teacher switches on where nothing else is said, by the kinds of student and teacher."""
 
 import logging
-from typing import Any, Collection, Dict, List, Mapping, Tuple
+from typing import Any, Collection, Dict, Mapping, Tuple
 
 from detectron2.config import CfgNode
 
 from ..errors import class_count_key
+from .keys import flatten
 from .loading import merge_options, teacher_config
 
 SHARE = 0.5  # of the gradient norm, of all methods together
 PERIOD = 10  # iterations from one measurement of the shares to the next
+_SHARES = "DISTILL.BALANCE.SHARES"
 _TWO_STAGE = "GeneralizedRCNN"
 
 
-def default_methods(cfg: CfgNode) -> Tuple[str, ...]:
-    """Methods for a student and teacher 0, by the four kinds of pairs.
+def default_methods(cfg: CfgNode, teacher: CfgNode) -> Tuple[str, ...]:
+    """Methods for a student and its first teacher, by the four kinds of pairs.
 
     One dense family: CrossKD and PKD. Two-stage: PKD and RoIKD. Two dense families, dense with
     two-stage, or other numbers of classes: PKD, which compares features alone.
     """
-    teacher, student = teacher_config(cfg, 0), cfg.DISTILL.STUDENT
-    if not _one_family(cfg) or _classes(teacher, student) != _classes(cfg, student):
+    student = cfg.DISTILL.STUDENT
+    classes = {dict(flatten(x))[class_count_key(student)] for x in (cfg, teacher)}
+    if teacher.MODEL.META_ARCHITECTURE != student or len(classes) > 1:
         return ("PKD",)
     return ("PKD", "RoIKD") if student == _TWO_STAGE else ("CrossKD", "PKD")
-
-
-def _one_family(cfg: CfgNode) -> bool:
-    return bool(teacher_config(cfg, 0).MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT)
-
-
-def _classes(cfg: CfgNode, detector: str) -> int:
-    node: Any = cfg
-    for name in class_count_key(detector).split("."):
-        node = node[name]
-    return int(node)
 
 
 def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str, Any]) -> None:
@@ -45,22 +37,26 @@ def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str
     Args:
         cfg: of a distillation, with what was typed.
         typed: the keys that were typed, which stay.
-        begun: of a run that goes on: its keys, which stay too.
+        begun: of a distillation that goes on: its keys, which stay too; those that its version did
+            not have keep their defaults.
     """
-    inherited = "neck+head" if _one_family(cfg) else "neck"
-    keys: Dict[str, Any] = {"DISTILL.INIT_FROM_TEACHER": inherited}
+    teacher, now = teacher_config(cfg, 0), dict(flatten(cfg))
+    alike = teacher.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
+    keys: Dict[str, Any] = {"DISTILL.INIT_FROM_TEACHER": "neck+head" if alike else "neck"}
     heads = cfg.DISTILL.HEADS
     if not heads:
-        heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg)
+        heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg, teacher)
     if "CrossKD" in heads:
         keys["DISTILL.CrossKD.PROJECT"] = True
     weighed = any(f"DISTILL.{head}.WEIGHT" in typed for head in heads)
-    if not weighed and not cfg.DISTILL.COMPILE:
-        keys["DISTILL.BALANCE.SHARES"] = (round(SHARE / len(heads), 4),)
+    off = _SHARES in typed and not now[_SHARES]
+    if not (weighed or off or cfg.DISTILL.COMPILE):
+        keys[_SHARES] = (round(SHARE / len(heads), 4),)
         keys["DISTILL.BALANCE.PERIOD"] = PERIOD
-    chosen: List[str] = []
-    for key, value in keys.items():
-        if key not in typed:
-            merge_options(cfg, [key, begun.get(key, value)])
-            chosen += [key, repr(begun.get(key, value))]
-    logging.getLogger(__name__).info("By --teacher: %s", " ".join(chosen))
+    if begun.get("DISTILL.HEADS"):
+        keys = {key: begun.get(key, now[key]) for key in keys}
+    chosen = {key: value for key, value in keys.items() if key not in typed}
+    for key, value in chosen.items():
+        merge_options(cfg, [key, value])
+    said = " ".join(f"{key} {value!r}" for key, value in chosen.items())
+    logging.getLogger(__name__).info("By --teacher: %s", said)

@@ -80,11 +80,12 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
         distil(cfg, args.teacher, args.teacher_weights, args.distill)
     own = cfg.clone()
     merge_options(cfg, args.opts)
+    begun = _begun(args, cfg, own) if begins or trains else {}
     if begins:
-        choose_distillation(cfg, args.opts[::2], _begun(args, cfg, own))
+        choose_distillation(cfg, args.opts[::2], begun)
     if trains:
         tests = bool(args.data and cfg.DATASETS.TEST)
-        fit_run(cfg, own, args.opts[::2], tests, _begun(args, cfg, own))
+        fit_run(cfg, own, args.opts[::2], tests, begun)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
         logging.getLogger(__name__).warning("No GPU found: MODEL.DEVICE is set to cpu.")

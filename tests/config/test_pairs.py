@@ -50,14 +50,17 @@ def test_what_is_typed_stays():
                       "DISTILL.INIT_FROM_TEACHER", "none")  # fmt: skip
     assert shares.BALANCE.SHARES == (0.1,) and shares.INIT_FROM_TEACHER == "none"
     assert shares.BALANCE.PERIOD == 10
+    published = resolved("student", "teacher", "DISTILL.BALANCE.SHARES", "()")
+    assert published.BALANCE.SHARES == () and published.BALANCE.PERIOD == 0
 
 
-def test_a_run_that_goes_on_keeps_its_methods(tmp_path):
-    """It was begun when --teacher chose others."""
+@pytest.mark.parametrize("balance", [{"SHARES": [], "PERIOD": 0}, {"SHARES": [0.3]}])
+def test_a_run_that_goes_on_keeps_its_methods(tmp_path, balance):
+    """It was begun when --teacher chose others, or when there was no PERIOD."""
     begun = {"DISTILL": {"HEADS": ["PKD", "BCKD"], "INIT_FROM_TEACHER": "none",
-                         "BALANCE": {"SHARES": [], "PERIOD": 0}}}  # fmt: skip
+                         "BALANCE": balance}}  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun))
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     found = resolved("student", "teacher", "OUTPUT_DIR", str(tmp_path), resume=True)
     assert tuple(found.HEADS) == ("PKD", "BCKD") and found.INIT_FROM_TEACHER == "none"
-    assert tuple(found.BALANCE.SHARES) == () and found.BALANCE.PERIOD == 0
+    assert list(found.BALANCE.SHARES) == balance["SHARES"] and found.BALANCE.PERIOD == 0
