@@ -44,7 +44,7 @@ def study(plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ..
         return
     room.check_tuned(found)
     failed = [] if report else room.run_plan(found, jobs)
-    found = room.load_study(plan)  # with the steps that were found
+    found = found.with_what_was_found()
     if found.robustness and not report:
         room.run_robustness(found, jobs)
     more = room.collect_more(found) | (room.collect_robustness(found) if found.robustness else {})

@@ -62,6 +62,10 @@ class Study:
         rows = [runs for row, runs in self.rows.items() if row not in self.only_named]
         return [run for seed in self.seeds for runs in rows for run in runs if run.seed == seed]
 
+    def with_what_was_found(self) -> "Study":
+        """The same plan, not read again, with steps and options that were found since."""
+        return build_study(self.path, self.data, self.text)
+
     def only(self, rows: Iterable[str]) -> "Study":
         """The same with these rows alone."""
         return replace(self, rows={row: self.rows[row] for row in rows})

@@ -7,7 +7,7 @@ from ..errors import ConfigError
 from .commands import teacher_of
 from .equal_time import config_of, measure_paces
 from .found import read_found, tuned_file, write_found
-from .plan import Study, build_study, load_study
+from .plan import Study, build_study
 from .trainings import read_result, run_study
 
 
@@ -24,7 +24,7 @@ def run_plan(study: Study, jobs: int = 1) -> List[str]:
     if study.teachers and (failed := run_study(study.only(study.teachers), jobs)):
         return failed
     measure_paces(study, jobs)
-    return run_study(load_study(study.path), jobs)
+    return run_study(study.with_what_was_found(), jobs)
 
 
 def check_tuned(study: Study) -> None:

@@ -207,3 +207,15 @@ def test_equal_time(folder, monkeypatch):
     rows["KD"]["options"] = ["SOLVER.MAX_ITER", 50]
     write(tune=None, rows=rows, output="new")
     assert d2kd().exit_code == 0 and len(measured) == 2
+
+
+def test_a_plan_that_is_edited_meanwhile_counts_when_it_is_read_again(tmp_path):
+    """So that no row or import of it escapes the checks of the first reading."""
+    path = tmp_path / "plan.yaml"
+    plan = {"output": str(tmp_path / "out"), "seeds": [1],
+            "rows": {"a": {"config": "configs/quickstart/student.yaml"}}}  # fmt: skip
+    path.write_text(yaml.safe_dump(plan))
+    study = load_study(str(path))
+    path.write_text(yaml.safe_dump({**plan, "seeds": [2], "imports": [__file__]}))
+    again = study.with_what_was_found()
+    assert again == study and not again.imports
