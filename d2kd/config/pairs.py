@@ -32,7 +32,8 @@ def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str
     """Choose how a plain config is distilled where it was not said, in place, and say it.
 
     The methods hold `SHARE` of the gradient in equal parts, instead of their published weights,
-    and the student starts from the teacher's FPN, and from its head where that is of one kind.
+    and the student starts from the teacher's FPN, and from its head where that is of one kind. The
+    teacher's maps have the memory order of the student's.
 
     Args:
         cfg: of a distillation, with what was typed.
@@ -43,6 +44,8 @@ def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str
     teacher, now = teacher_config(cfg, 0), dict(flatten(cfg))
     alike = teacher.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
     keys: Dict[str, Any] = {"DISTILL.INIT_FROM_TEACHER": "neck+head" if alike else "neck"}
+    if cfg.MODEL.CHANNELS_LAST:
+        keys["DISTILL.TEACHER.CHANNELS_LAST"] = True
     heads = cfg.DISTILL.HEADS
     if not heads:
         heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg, teacher)
