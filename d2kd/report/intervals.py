@@ -1,7 +1,7 @@
 """How far the difference of two runs depends on the test images."""
 
 import warnings
-from typing import Dict, Tuple
+from typing import Dict, Sequence, Tuple
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..evaluation import FastCOCOEvaluator
 from ..evaluation.bootstrap import ClassMatches, bootstrap, match, weighted_ap
 from ..text import file_name
+from .pairs import Pair
 from .runs import RunFolder, noted
 
 _RESAMPLES = 400
@@ -19,17 +20,21 @@ Intervals = Dict[str, Tuple[float, float]]
 """Metric, such as "bbox/AP" -> ends of an interval."""
 
 
-def intervals(distilled: RunFolder, plain: RunFolder) -> Intervals:
-    """95 % intervals of distilled minus plain; {} where detections are missing, which is noted."""
-    found = [_matches(run) for run in (distilled, plain)]
-    if not all(found):
+def intervals(pairs: Sequence[Pair]) -> Intervals:
+    """95 % intervals of distilled minus plain, the mean of all pairs.
+
+    {} where detections are missing, which is noted.
+    """
+    found = [_matches(run) for pair in pairs for run in pair]
+    if not found or not all(found):
         return {}
-    ap = bootstrap([list(x.values()) for x in found], _RESAMPLES)
+    ap = bootstrap([list(x.values()) for x in found], max(100, _RESAMPLES // len(pairs)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # samples without an object
         measures = {"bbox/AP": np.nanmean(ap, (2, 3)), "bbox/AP75": np.nanmean(ap[:, :, 5], 2)}
         measures |= {f"bbox/AP-{name}": ap[..., k].mean(2) for k, name in enumerate(found[0])}
-        ends = {k: np.nanquantile(x[:, 0] - x[:, 1], [0.025, 0.975]) for k, x in measures.items()}
+        changes = {k: (x[:, ::2] - x[:, 1::2]).mean(1) for k, x in measures.items()}
+        ends = {k: np.nanquantile(x, [0.025, 0.975]) for k, x in changes.items()}
     return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
 
 

@@ -22,7 +22,8 @@ class Comparison:
     Attributes:
         runs: the distilled ones.
         equal: pairs of equal steps.
-        longer: pairs whose plain run has more steps and took about the same time, or more.
+        longer: pairs whose plain run has more steps and took about the same time, or more; the
+            nearest.
         without: why runs have no counterpart -> their names.
     """
 
@@ -33,8 +34,10 @@ class Comparison:
 
     @property
     def different(self) -> List[str]:
-        """Keys beside those of distillation that differ in the pairs of equal steps."""
-        return list(dict.fromkeys(key for pair in self.equal for key in _different(*pair)))
+        """Keys that differ in the pairs, beside those of distillation and of the length."""
+        pairs = self.equal or self.longer
+        keys = dict.fromkeys(key for pair in pairs for key in _different(*pair))
+        return [key for key in keys if self.equal or key not in _STEPS]
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> List[Comparison]:
@@ -50,23 +53,28 @@ def compare_runs(runs: Sequence[RunFolder]) -> List[Comparison]:
 
 def _add(run: RunFolder, plain: Sequence[RunFolder], group: Comparison) -> None:
     seed = run.config.get("SEED", -1)
-    if twin := [x.name for x, _ in group.equal if x.config.get("SEED", -1) == seed != -1]:
+    pairs = [*group.equal, *group.longer]
+    if twin := [x.name for x, _ in pairs if x.config.get("SEED", -1) == seed != -1]:
         group.without.setdefault(f"a repetition of {twin[0]}", []).append(run.name)
         return
     group.runs.append(run)
     found, reason = _counterparts(run, plain)
+    if seed == -1:  # without a seed nothing pairs runs: each plain one counts once
+        used = [id(x) for _, x in pairs]
+        found = [x for x in found if id(x) not in used]
+        reason = reason or "without SEED, and no further plain run is among the runs"
     equal = [x for x in found if x.planned == run.planned]
     longer = [x for x in found if x.planned > run.planned
               and 0 < (1 - EQUAL_TIME) * run.hours <= x.hours]  # fmt: skip
-    used = [id(x) for _, x in group.equal]  # of runs without a seed each is taken once, if it can
     if equal:
-        best = min(equal, key=lambda x: (len(_different(run, x)), used.count(id(x))))
+        best = min(equal, key=lambda x: len(_different(run, x)))
         group.equal.append((run, best))
-    else:
+    elif not longer:
         reason = reason or f"no plain run has {run.planned:.0f} steps too (SOLVER.MAX_ITER)"
         group.without.setdefault(reason, []).append(run.name)
-    if longer and equal:
-        best = min(longer, key=lambda x: (len(set(_different(run, x)) - {*_STEPS}), x.hours))
+    if longer:
+        keys = {id(x): len(set(_different(run, x)) - {*_STEPS}) for x in longer}
+        best = min(longer, key=lambda x: (keys[id(x)], abs(x.hours - run.hours)))
         group.longer.append((run, best))
 
 

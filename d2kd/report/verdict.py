@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
     Attributes:
         se: standard error of `change`, nan for one seed.
-        low, high: two standard errors around `change`; for one seed a 95 % interval over the
+        low, high: a 95 % interval of `change`, by Student's t over seeds; for one seed over the
             test images, nan where detections are missing.
     """
 
@@ -77,16 +77,21 @@ def _subject(found: Comparison, with_names: bool) -> str:
 
 def _verdict(found: Comparison, subject: str) -> Verdict:
     without = [f"{', '.join(names)}: {reason}." for reason, names in found.without.items()]
-    if not found.equal:
+    images = intervals(found.equal or found.longer)
+    rows, longer = _rows(found.equal, images), _rows(found.longer, images)[:2]
+    first = rows or longer
+    if not first:
         return Verdict(f"No verdict on {subject[0].lower()}{subject[1:]}.", without)
-    rows, longer = _rows(found.equal), _rows(found.longer)[:2]
-    sure = "the standard error" if rows[0].seeds > 1 else "a 95 % interval over the test images"
-    sure = "" if math.isnan(rows[0].low) else f", in brackets {sure}"
-    text = f"{subject} {rows[0].claim}: {_listed(rows[:2])}{sure}; {_time(found, longer)}"
+    sure = "the standard error" if first[0].seeds > 1 else "a 95 % interval over the test images"
+    sure = "" if math.isnan(first[0].low) else f", in brackets {sure}"
+    parts = [f"{rows[0].claim}: {_listed(rows[:2])}{sure}"] if rows else []
+    parts.append(_time(found, longer) + ("" if rows else sure))
     if len(rows) > 3:
         most = sorted(rows[2:], key=lambda x: -abs(x.change))[:3]
-        text += f"; the largest changes of {len(rows) - 2} classes: {_listed(most)}"
-    return Verdict(f"{text}.", [*_notes(found), *without], rows, longer)
+        parts.append(f"the largest changes of {len(rows) - 2} classes: {_listed(most)}")
+    notes = [*_notes(found, images), *without]
+    colon = "" if rows else ":"
+    return Verdict(f"{subject}{colon} {'; '.join(parts)}.", notes, rows, longer)
 
 
 def _listed(rows: Sequence[Row]) -> str:
@@ -96,7 +101,7 @@ def _listed(rows: Sequence[Row]) -> str:
 def _time(found: Comparison, longer: Sequence[Row]) -> str:
     if longer:
         factor = spread_of([plain.hours / run.hours for run, plain in found.longer]).mean
-        when = f"in {factor:.1f} times its time" if factor > 1 + EQUAL_TIME else "in equal time"
+        when = f"that took {factor:.2f} times its time"
         return f"against plain training {when} it {longer[0].claim}: {_listed(longer)}"
     steps = [(d.hours / d.steps) / (p.hours / p.steps) for d, p in found.equal if p.hours]
     ratio = spread_of(steps).mean
@@ -110,23 +115,29 @@ def _time(found: Comparison, longer: Sequence[Row]) -> str:
     )
 
 
-def _notes(found: Comparison) -> List[str]:
-    seeds, different = len(found.equal), found.different
-    chance = 200 * student_t.sf(2, seeds - 1)
-    note = f"With {seeds} seeds, chance alone gives two standard errors in {chance:.0f} % of cases."
-    if seeds == 1:
-        note = "One seed is weaker than several: how much another seed changes is not known."
-    return [note] + [f"Beside distillation, {', '.join(different[:5])} differ."] * bool(different)
+def _notes(found: Comparison, images: Intervals) -> List[str]:
+    pairs, different = found.equal or found.longer, found.different
+    width = student_t.ppf(0.975, len(pairs) - 1)
+    notes = [
+        f"With {len(pairs)} seeds, 95 % are {width:.1f} standard errors on each side (Student's "
+        "t); that interval must leave out 0 for a help or a harm."
+    ]
+    if len(pairs) == 1:
+        notes = ["One seed is weaker than several: how much another seed changes is not known."]
+    elif images:
+        low, high = images["bbox/AP"]
+        notes.append(f"Other test images of this kind: AP {low:+.1f} to {high:+.1f} (95 %).")
+    return notes + [f"Beside distillation, {', '.join(different[:5])} differ."] * bool(different)
 
 
-def _rows(pairs: Sequence[Pair]) -> List[Row]:
+def _rows(pairs: Sequence[Pair], images: Intervals) -> List[Row]:
     """AP, AP75, and AP of each class that all have."""
     if not pairs:
         return []
     runs = [run for pair in pairs for run in pair]
     classes = [k for k in runs[0].results if k.startswith("bbox/AP-")]
     classes = [k for k in classes if all(k in x.results for x in runs)]
-    ends = intervals(*pairs[0]) if len(pairs) == 1 else {}
+    ends = images if len(pairs) == 1 else {}
     return [_row(key, pairs, ends) for key in ("bbox/AP", "bbox/AP75", *classes)]
 
 
@@ -135,7 +146,8 @@ def _row(key: str, pairs: Sequence[Pair], ends: Intervals) -> Row:
         {i: pair[k].results.get(key, math.nan) for i, pair in enumerate(pairs)} for k in (0, 1)
     )
     _, change, _, se = paired_difference(distilled, plain)
-    low, high = ends.get(key, (change - 2 * se, change + 2 * se))
+    wide = student_t.ppf(0.975, len(pairs) - 1) * se
+    low, high = ends.get(key, (change - wide, change + wide))
     means = spread_of(list(plain.values())).mean, spread_of(list(distilled.values())).mean
     name = key.removeprefix("bbox/").removeprefix("AP-")
     return Row(name, len(pairs), *means, change, se, low, high)
