@@ -68,7 +68,7 @@ def find_notes(name: str, split: Split, size: int | None = None) -> list[str]:
     records = [{"width": w, "height": h, "annotations": boxes[i]} for i, (w, h) in known.items()]
     found = small_boxes(records, size, size * _LONGEST, _STRIDE)
     return [f"{found} have a side below {_STRIDE} px, the finest stride of most detectors, at "
-            f"{size} px; 90 % would be larger at {found.size} px"]  # fmt: skip
+            f"{size} px; 90 % would be larger at {found.size} px"] * (found.total > 0)  # fmt: skip
 
 
 def _copies(annotations: list[dict[str, Any]]) -> list[Any]:

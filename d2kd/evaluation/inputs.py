@@ -92,7 +92,10 @@ def pixel_doubt(cfg: CfgNode, weights: str, key: str, remedy: str) -> str:
     ours = Pixels(cfg.INPUT.FORMAT, list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD))
     theirs, name = (_of_run(weights) or _of_address(weights)), f"{key} {weights}"
     if not theirs and not weights:
-        theirs, name = _of_timm(cfg), f"MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME}, whose weights are"
+        theirs, name = (
+            _of_timm(cfg),
+            f"MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME}, whose weights (timm's) are",
+        )
     if not theirs or len(ours.mean) != 3 or not ours.differs(theirs):
         return ""
     return f"{name} trained on other pixels than these ({ours.typed()}): {remedy} {theirs.typed()}."

@@ -80,11 +80,13 @@ def _add(run: RunFolder, plain: Sequence[RunFolder], group: Comparison) -> None:
 
 def _counterparts(run: RunFolder, plain: Sequence[RunFolder]) -> Tuple[List[RunFolder], str]:
     """Finished plain runs of the same student, data and seed; if there is none, why."""
+    others = [_architecture(run, x) for x in plain]
+    nearest = ", ".join(min(others, key=len, default=[])[:3])
     checks: List[Tuple[str, Callable[[RunFolder], bool]]] = [
-        ("no plain student of this architecture is among the runs; train it with the same command "
-         "without --teacher and --distill, and name its folder too",
-         lambda x: not [k for k in _different(run, x) if k.startswith("MODEL.")
-                        and k not in _STARTS] and _detector(x) == _detector(run)),
+        ("no plain student of this architecture is among the runs"
+         + f" ({nearest} differ)" * bool(nearest)
+         + "; train it with the same command without --teacher and --distill, and name its folder "
+         "too", lambda x: not _architecture(run, x)),
         ("trained on other images than {}", lambda x: _data(x, "TRAIN") == _data(run, "TRAIN")),
         ("evaluated on other images than {}", lambda x: _data(x, "TEST") == _data(run, "TEST")),
         (f"another seed than {{}}; train a plain student with SEED {run.config.get('SEED')}",
@@ -109,6 +111,12 @@ def _different(run: RunFolder, other: RunFolder) -> List[str]:
         k for k, x in run.config.items()
         if not k.startswith(aside) and k in other.config and other.config[k] != x
     ]  # fmt: skip
+
+
+def _architecture(run: RunFolder, other: RunFolder) -> List[str]:
+    """Keys of the detector, where its training starts aside, that differ."""
+    keys = [k for k in _different(run, other) if k.startswith("MODEL.") and k not in _STARTS]
+    return keys + ["MODEL.META_ARCHITECTURE"] * (_detector(run) != _detector(other))
 
 
 def _detector(run: RunFolder) -> Any:

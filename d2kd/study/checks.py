@@ -45,6 +45,11 @@ def checked(path: str, data: Any) -> Dict[str, Any]:
     _check_names(path, data)
     if "tune" in data:
         data["tune"] = _checked_tune(f"{path}: tune", data["tune"], data["rows"])
+        for name, row in data["rows"].items():
+            if row.get("tuned", "") not in {"", *data["tune"]["rows"]}:
+                raise ConfigError(
+                    f"{path}: rows: {name}: tuned {row['tuned']!r} is no row of tune."
+                )
     return data
 
 
@@ -127,6 +132,10 @@ def _checked_tune(where: str, tune: Dict[str, Any], rows: Dict[Any, Any]) -> Dic
         _check_references(f"{where}: rows: {name}", row, rows)
         if not row.get("try"):
             raise ConfigError(f"{where}: rows: {name}: try: give at least one list of KEY, VALUE.")
+        if "tuned" in rows.get(row.get("teacher"), {}):
+            raise ConfigError(
+                f"{where}: rows: {name}: teacher {row['teacher']!r} waits for tuning."
+            )
         if "tuned" in row and row["tuned"] not in before:
             raise ConfigError(f"{where}: rows: {name}: tuned {row['tuned']!r} is no row above it.")
         before.append(name)

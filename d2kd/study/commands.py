@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 
 from ..errors import ConfigError
 from ..text import file_name
-from .found import PACE, read_found
+from .found import read_paces
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def words_of(
 
 def steps_of(data: Dict[str, Any], trained: Dict[str, List[str]]) -> Dict[str, List[str]]:
     """SOLVER.MAX_ITER of rows with time_of; where it is not measured yet, whose time it is."""
-    found, steps = read_found(Path(data["output"], PACE)), {}
+    found, steps = read_paces(data), {}
     for name, row in data["rows"].items():
         if other := row.get("time_of"):
             pace = found.get(name, {})

@@ -10,7 +10,7 @@ from ..engine.early_log import held_back
 from ..engine.main import argument_parser, resolve_config
 from ..engine.pace import Pace, device_name, measure_pace
 from ..text import plain
-from .found import PACE, read_found, write_found
+from .found import PACE, read_paces, write_found
 from .plan import Study
 
 
@@ -29,25 +29,36 @@ def config_of(words: List[str], distils: bool = True) -> CfgNode:
         return resolve_config(args, trains=True)
 
 
-def measure_paces(study: Study, jobs: int = 1) -> None:
+def measure_paces(study: Study, jobs: int = 1) -> List[str]:
     """Time the steps of each row with `time_of` and of that row, unless pace.yaml has them.
 
     Args:
         study: its teachers are trained.
         jobs: trainings at the same time, as for `run_study`: they share the cores.
+
+    Returns:
+        List[str]: one line for each row that could not be timed.
     """
-    rows, found = study.data["rows"], read_found(study.output / PACE)
-    for name in (x for x in rows if "time_of" in rows[x] and x not in study.only_named):
-        other = rows[name]["time_of"]
-        commands = [list(study.trained[x]) for x in (name, other)]
-        configs = [config_of(words) for words in commands]
-        if found.get(name, {}).get("commands") != commands:
-            print(f"{plain(name)}: its steps and those of {plain(other)} are timed", flush=True)
-            share_cores(jobs)
-            pace = measure_pace(*configs)
-            found[name] = {"time_of": other, "ratio": round(pace.ratio, 3), "turns": pace.turns,
-                           "seconds": round(pace.plain, 4), "commands": commands,
-                           "device": device_name(), "threads": torch.get_num_threads()}  # fmt: skip
-        pace = Pace(found[name]["seconds"], found[name]["ratio"])
-        found[name]["steps"] = pace.matched_steps(configs[1].SOLVER.MAX_ITER)
-        write_found(study.output / PACE, found)
+    failed = []
+    for name, row in study.data["rows"].items():
+        if "time_of" in row and name not in study.only_named:
+            try:
+                _measure(study, name, row["time_of"], jobs)
+            except (ValueError, OSError, RuntimeError) as error:
+                failed.append(f"{plain(name)}: its steps could not be timed: {error}")
+    return failed
+
+
+def _measure(study: Study, name: str, other: str, jobs: int) -> None:
+    found, commands = read_paces(study.data), [list(study.trained[x]) for x in (name, other)]
+    configs = [config_of(words) for words in commands]
+    if found.get(name, {}).get("commands") != commands:
+        print(f"{plain(name)}: its steps and those of {plain(other)} are timed", flush=True)
+        share_cores(jobs)
+        pace = measure_pace(*configs)
+        found[name] = {"time_of": other, "ratio": round(pace.ratio, 3), "turns": pace.turns,
+                       "seconds": round(pace.plain, 4), "commands": commands,
+                       "device": device_name(), "threads": torch.get_num_threads()}  # fmt: skip
+    pace = Pace(found[name]["seconds"], found[name]["ratio"])
+    found[name]["steps"] = pace.matched_steps(configs[1].SOLVER.MAX_ITER)
+    write_found(study.output / PACE, found)

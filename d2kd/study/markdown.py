@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 from ..evaluation.spread import paired_difference, spread_of
 from ..file_io import write_atomically
 from ..text import for_markdown, for_plot
+from .found import read_paces, read_tuned
 from .plan import Study
 from .tables import (
     Values,
@@ -63,6 +64,8 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     }
     data: Dict[str, Any] = {"study": study.text, **parts.pop(study.metric)}
     data |= {"more": parts} if parts else {}
+    found = {"tuned": read_tuned(study.data), "equal_time": read_paces(study.data)}
+    data |= {key: value for key, value in found.items() if value}
     content = json.dumps(data, indent=1, allow_nan=False)
     write_atomically(study.output / "report.json", lambda path: path.write_text(content))
     write_atomically(study.output / "report.md", lambda path: path.write_text(text, "utf-8"))
@@ -110,7 +113,7 @@ def _plot(study: Study, summary: Dict[str, Dict[str, float]]) -> None:
     axes.set_yticks(range(len(rows)), map(for_plot, rows))
     axes.invert_yaxis()
     metric = for_plot(study.metric)
-    axes.set_xlabel(f"{metric}, mean and standard error over {len(study.seeds)} seeds")
+    axes.set_xlabel(f"{metric}, mean and standard error over seeds")
     if study.baseline in rows:
         axes.axvline(summary[study.baseline]["mean"], color="gray", linestyle=":")
     axes.grid(axis="x", alpha=0.3)

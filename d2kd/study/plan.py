@@ -97,7 +97,7 @@ def build_study(path: str, data: Dict[str, Any], text: str) -> Study:
     """The study of a yaml that `checked` has passed."""
     output, rows = Path(data["output"]), data["rows"]
     robustness = dict(data.get("robustness", {}))
-    tuned = read_tuned(data)
+    tuned = read_tuned(data).get("rows", {})
     teachers = [name for name in rows if name in [row.get("teacher") for row in rows.values()]]
     trained = {name: words_of(path, name, row, data, tuned) for name, row in rows.items()}
     steps = steps_of(data, trained)

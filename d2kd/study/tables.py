@@ -4,7 +4,7 @@ import math
 from typing import Dict, List, Optional
 
 from ..text import for_markdown, markdown_code
-from .found import PACE, read_found, tuned_file
+from .found import read_paces, read_tuned
 from .plan import Study
 
 Values = Dict[str, Dict[int, float]]
@@ -62,7 +62,7 @@ def _mean_and_difference(s: Dict[str, float]) -> str:
 
 def equal_times(study: Study) -> List[str]:
     """How many steps each row with `time_of` has, and from which measurement."""
-    found = read_found(study.output / PACE)
+    found = read_paces(study.data)
     lines = []
     for row in (x for x in study.trained if x in found and x not in study.untimed):
         pace = {key: for_markdown(value) for key, value in found[row].items() if key != "commands"}
@@ -76,7 +76,7 @@ def equal_times(study: Study) -> List[str]:
 
 def table_of_tries(study: Study) -> List[str]:
     """What was tried to tune the rows, with its numbers; the best in bold."""
-    found = read_found(tuned_file(study.data))
+    found = read_tuned(study.data)
     if not found:
         return []
     tune = found["tune"]
@@ -102,7 +102,8 @@ def not_run(study: Study, values: Values) -> List[str]:
         if runs:
             seeds = ", ".join(str(run.seed) for run in runs)
             word, command = "seed" if len(runs) == 1 else "seeds", markdown_code(runs[0].shell)
-            lines.append(f"- {for_markdown(row)}, {word} {seeds}: {command}")
+            first = f" (after d2kd study {study.path} --tune)" if row in study.untuned else ""
+            lines.append(f"- {for_markdown(row)}, {word} {seeds}{for_markdown(first)}: {command}")
     return lines
 
 

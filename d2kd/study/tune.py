@@ -6,7 +6,7 @@ from typing import Any, Dict, List
 from ..errors import ConfigError
 from .commands import teacher_of
 from .equal_time import config_of, measure_paces
-from .found import read_found, tuned_file, write_found
+from .found import read_tuned, tuned_file, write_found
 from .plan import Study, build_study
 from .trainings import read_result, run_study
 
@@ -23,8 +23,9 @@ def run_plan(study: Study, jobs: int = 1) -> List[str]:
     """
     if study.teachers and (failed := run_study(study.only(study.teachers), jobs)):
         return failed
-    measure_paces(study, jobs)
-    return run_study(study.with_what_was_found(), jobs)
+    failed = measure_paces(study, jobs)
+    found = study.with_what_was_found()
+    return failed + run_study(found.only(x for x in found.rows if x not in found.untimed), jobs)
 
 
 def check_tuned(study: Study) -> None:
@@ -36,7 +37,7 @@ def check_tuned(study: Study) -> None:
     file, todo = tuned_file(study.data), f"run d2kd study {study.path} --tune first."
     if study.untuned:
         raise ConfigError(f"{study.path}: {file} lacks what rows {study.untuned} take: {todo}")
-    found = read_found(file)
+    found = read_tuned(study.data)
     if found and "tune" in study.data and found.get("tune") != _section(study):
         raise ConfigError(f"{study.path}: {file} was written for another `tune`: {todo}")
 
@@ -44,12 +45,15 @@ def check_tuned(study: Study) -> None:
 def tune_study(study: Study, jobs: int = 1) -> List[str]:
     """Run every try of the plan's `tune`, and write the best of each row when all are done.
 
+    A try that fails, as by a learning rate that diverges, counts as the worst of its row.
+
     Args:
         study: its yaml has `tune`.
         jobs: trainings at the same time.
 
     Returns:
-        List[str]: one line for each run that failed; nothing is written then.
+        List[str]: if a teacher or all tries of a row failed, one line for each; nothing is written
+            then.
 
     Raises:
         ConfigError: there is no `tune`, or a row is trained or tested on its images.
@@ -66,8 +70,10 @@ def tune_study(study: Study, jobs: int = 1) -> List[str]:
     for name, row in rows.items():
         before = chosen[row["tuned"]]["options"] if "tuned" in row else []
         tries = _tries(study, name, before)
-        if failed := run_study(tries, jobs):
+        failed = run_study(tries, jobs)
+        if len(failed) == len(tries.runs):
             return failed
+        print("\n".join(f"Tried and failed: {line}" for line in failed), end="\n" * bool(failed))
         chosen[name] = _best(tries, row["try"], before)
     write_found(tuned_file(study.data), {"tune": _section(study), "rows": chosen})
     return []
@@ -82,7 +88,7 @@ def check_images(study: Study) -> None:
     test = study.data["tune"]["test"]
     for row, words in study.trained.items():
         datasets = config_of(words, distils=False).DATASETS
-        if test in {*datasets.TRAIN, *datasets.TEST}:
+        if test in {*datasets.TRAIN, *datasets.UNLABELLED, *datasets.TEST}:
             raise ConfigError(
                 f"{study.path}: tune: test: row {row!r} is trained or tested on {test!r}: tune on "
                 "other images."
@@ -114,7 +120,9 @@ def _best(tries: Study, options: List[List[Any]], before: List[Any]) -> Dict[str
     tried = []
     for run, pairs in zip(tries.runs, options, strict=True):
         result = read_result(run) or {}
-        tried.append({"options": pairs, **{k: result[k] for k in (tries.metric, "seconds")}})
-    values = [x[tries.metric] for x in tried]
-    best = max(range(len(tried)), key=lambda i: -1 if math.isnan(values[i]) else values[i])
+        found = {k: result.get(k) for k in (tries.metric, "seconds")}
+        tried.append({"options": pairs, **found})
+    values = [(read_result(run) or {}).get(tries.metric, math.nan) for run in tries.runs]
+    known = [-1.0 if math.isnan(x) else x for x in values]
+    best = known.index(max(known))
     return {"options": [*before, *options[best]], "best": best + 1, "tried": tried}

@@ -63,15 +63,15 @@ def test_three_seeds_by_hand(tmp_path):
                     classes=[50, 40, 35, 41])  # fmt: skip
     longer = by_seed(tmp_path, "longer", [42.0, 43.0, 44.0], steps=18)
     assert only(runs).text == (
-        "Distillation (PKD) makes no difference that 3 seeds can show: AP +2.0 (0.6), AP75 +1.0 (0.3), in brackets the "
-        "standard error; no plain run of equal time is among the runs (a distilled step takes 2.0 "
-        "times as long: SOLVER.MAX_ITER 20); the largest changes of 4 classes: x +10.0 (0.0), "
-        "z -5.0 (0.0), w +1.0 (0.0)."
+        "Distillation (PKD) makes no difference that 3 seeds can show: AP +2.0 (0.6), AP75 +1.0 "
+        "(0.3), in brackets the standard error; no plain run of equal time is among the runs (a "
+        "distilled step takes 2.0 times as long: SOLVER.MAX_ITER 20); the largest changes of 4 "
+        "classes: x +10.0 (0.0), z -5.0 (0.0), w +1.0 (0.0)."
     )
     found = only([*runs, *longer])
     assert (
-        "against plain training that took 0.90 times its time it makes no difference that 3 seeds can show: "
-        "AP +0.0 (0.6), AP75 +0.0 (0.3)" in found.text
+        "against plain training that took 0.90 times its time it makes no difference that 3 seeds "
+        "can show: AP +0.0 (0.6), AP75 +0.0 (0.3)" in found.text
     )
     assert "95 % are 4.3 standard errors" in found.notes[0] and len(found.notes) == 1
     assert [(x.name, x.change) for x in found.rows] == [
@@ -134,7 +134,8 @@ def test_much_longer_runs_are_not_equal_time(tmp_path):
 
 
 @pytest.mark.parametrize(("keys", "reason"), [
-    ({"width": 96}, "no plain student of this architecture is among the runs; train it with"),
+    ({"width": 96}, "no plain student of this architecture is among the runs "
+                    "(MODEL.FPN.OUT_CHANNELS differ); train it with"),
     ({"data": "b"}, "evaluated on other images than plain0, plain1"),
     ({"steps": 8}, "no plain run has 10 steps too (SOLVER.MAX_ITER)"),
 ])  # fmt: skip

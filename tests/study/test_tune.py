@@ -69,6 +69,7 @@ def test_rows_take_what_tuning_chose(folder):
     write()
     refused = d2kd()
     assert refused.exit_code == 1 and not calls()
+    assert "seeds 1, 2 (after d2kd study plan.yaml --tune): `d2kd train" in d2kd("--report").output
     assert "out/tuned.yaml lacks what rows ['plain', 'distilled'] take" in refused.output
     assert "run d2kd study plan.yaml --tune first" in refused.output
 
@@ -114,9 +115,19 @@ def test_a_changed_tune_is_not_reported_as_the_old_one(folder):
     assert "was written for another `tune`: run d2kd study plan.yaml --tune first" in d2kd().output
 
 
-def test_nothing_is_chosen_while_a_try_failed(folder):
+def test_a_try_that_fails_is_the_worst(folder):
+    tries = [["SOLVER.BASE_LR", "diverges"], ["SOLVER.BASE_LR", 0.4]]
+    write({**TUNE, "rows": {"plain": {**PLAIN, "try": tries}}}, rows={"plain": ROWS["plain"]})
+    result = d2kd("--tune")
+    assert result.exit_code == 0 and "| plain | SOLVER.BASE_LR 0.4 | **30.0** |" in result.output
+    assert "Tried and failed: tune/plain/1, seed 0: exit code 1, see " in result.output
+    assert "| plain | SOLVER.BASE_LR diverges | - |" in d2kd("--report").output
+
+
+def test_nothing_is_chosen_where_all_tries_failed(folder):
     teacher = {**PLAIN, "teacher": "nowhere", "try": [[]]}
-    write({**TUNE, "rows": {"plain": {**PLAIN, "try": [[]]}, "distilled": teacher}})
+    tries = {"plain": {**PLAIN, "try": [[]]}, "distilled": teacher}
+    write({**TUNE, "rows": tries}, rows={"plain": ROWS["plain"]})
     result = d2kd("--tune")
     assert "tune/distilled/1, seed 0: exit code 4" in result.output and result.exit_code == 1
     assert not Path("out/tuned.yaml").exists()
@@ -138,7 +149,7 @@ def test_unequal_tries_are_said(folder):
     rows = {"plain": {**PLAIN, "try": [[]]}, "b": {**PLAIN, "try": [[], ["SOLVER.MOMENTUM", 0.5]]}}
     with pytest.raises(ValueError, match=r"unequal numbers of tries \(plain 1, b 2\)"):
         write({**TUNE, "rows": rows})
-    write({**TUNE, "rows": rows, "unequal": True})
+    write({**TUNE, "rows": rows, "unequal": True}, rows={"a": PLAIN})
     assert "**unequal numbers of tries**" in d2kd("--tune").output
 
 
@@ -148,6 +159,7 @@ def test_unequal_tries_are_said(folder):
     ({"methods": "PKD"}, "methods: 'PKD' is no list of texts"),
     ({"time_of": "nothing"}, "time_of 'nothing' is no row that has steps of its own"),
     ({"time_of": "a"}, "time_of 'a' is no row"), ({"teacher": "tall"}, "with teacher or time_of"),
+    ({"tuned": "plane"}, "rows: a: tuned 'plane' is no row of tune"),
     ({"seeds": []}, "rows: a: seeds must name"), ({"seeds": [1.5]}, "seeds: .* whole numbers"),
 ])  # fmt: skip
 def test_mistakes_in_rows(folder, row, match):
@@ -162,6 +174,7 @@ def test_mistakes_in_rows(folder, row, match):
     ({"rows": {"a": PLAIN}}, "rows: a: try: give at least one"),
     ({"rows": {"a": {**PLAIN, "try": [["X"]]}}}, "pairs of KEY and VALUE"),
     ({"rows": {"a": {**PLAIN, "try": [[]], "tuned": "a"}}}, "tuned 'a' is no row above it"),
+    ({"rows": {"a": {**PLAIN, "try": [[]], "teacher": "plain"}}}, "'plain' waits for tuning"),
     ({"rows": {"a": {**PLAIN, "try": [[]], "seeds": [1]}}}, "rows: a: give config and, if wanted"),
 ])  # fmt: skip
 def test_mistakes_in_tune(folder, change, match):
@@ -169,7 +182,10 @@ def test_mistakes_in_tune(folder, change, match):
         write({**TUNE, **change})
 
 
-@pytest.mark.parametrize("text", ["[]", "rows: {plain: {options: 1}}", "rows: 3"])
+@pytest.mark.parametrize("text", [
+    "[]", "rows: {plain: {options: 1}}", "rows: 3", "tune: {metric: a}", "rows: {}",
+    "{tune: {metric: a, test: b, seed: 0, steps: 1}, rows: {a: {options: [], best: 1}}}",
+])  # fmt: skip
 def test_a_record_of_another_kind_is_refused(folder, text):
     Path("kept.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"kept.yaml was not written by d2kd study"):
@@ -177,7 +193,9 @@ def test_a_record_of_another_kind_is_refused(folder, text):
 
 
 def test_a_record_brings_no_options_of_the_command(folder):
-    record = {"tune": {}, "rows": {"plain": {"options": ["--import=x", 1], "tried": []}}}
+    row = {"options": ["--import=x", 1], "tried": [], "best": 1}
+    tune = {"metric": "bbox/AP", "test": "toy_val", "seed": 0, "steps": 60}
+    record = {"tune": tune, "rows": {"plain": row}}
     Path("kept.yaml").write_text(yaml.safe_dump(record))
     with pytest.raises(ValueError, match="'--import=x' is no config, KEY, VALUE or folder"):
         write(tuned="kept.yaml")
@@ -207,6 +225,19 @@ def test_equal_time(folder, monkeypatch):
     rows["KD"]["options"] = ["SOLVER.MAX_ITER", 50]
     write(tune=None, rows=rows, output="new")
     assert d2kd().exit_code == 0 and len(measured) == 2
+
+
+def test_rows_that_cannot_be_timed_do_not_stop_the_others(folder):
+    rows = {"KD": PLAIN, "plain": {**PLAIN, "time_of": "KD"}}
+    Path("out").mkdir()
+    Path("out/pace.yaml").write_text("plain: {steps: 3}")
+    with pytest.raises(ValueError, match=r"out/pace.yaml was not written by d2kd study"):
+        write(tune=None, rows=rows)
+    Path("out/pace.yaml").unlink()
+    write(tune=None, rows=rows)
+    result = d2kd()  # there is no data set toy_train
+    assert "plain: its steps could not be timed: " in result.output and result.exit_code == 1
+    assert len(calls()) == 2 and "| KD | 41.0 | 42.0 |" in result.output
 
 
 def test_a_plan_that_is_edited_meanwhile_counts_when_it_is_read_again(tmp_path):
