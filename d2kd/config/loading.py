@@ -1,7 +1,7 @@
 """Configs from files and options, loaded without running what they hold."""
 
 import difflib
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Sequence, Set
 
 import torch
 from detectron2.config import CfgNode, downgrade_config, upgrade_config
@@ -74,13 +74,16 @@ def _type_hint(error: Exception) -> str:
     return text
 
 
-def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
+def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:
     """Merge a yaml file into `cfg`; see `read_config` for what it may hold.
 
     Args:
         cfg: changed in place.
         path: see `resolve_config_file`.
         key: the option that named the file, for error messages.
+
+    Returns:
+        The keys that it sets; none of a whole config, as a run writes it.
 
     Raises:
         MissingFileError: it, or a file that it starts from, does not exist.
@@ -102,6 +105,8 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> None:
     except (*_MISFITS, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"{key}: {path}: {_type_hint(error)}") from error
     refuse_none(cfg, get_d2kd_cfg(), f"{key}: {path}: ")
+    said = {name for name, _ in flatten(keys)}
+    return said if 2 * len(said) < len(list(flatten(cfg))) else set()
 
 
 def _merge_keys(cfg: CfgNode, keys: Dict[str, Any], path: str) -> None:

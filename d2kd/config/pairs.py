@@ -6,7 +6,8 @@ from typing import Any, Collection, Dict, Mapping, Tuple
 from detectron2.config import CfgNode
 
 from ..errors import class_count_key
-from .keys import flatten
+from .defaults import get_d2kd_cfg
+from .keys import changed_keys, flatten
 from .loading import merge_options, teacher_config
 
 SHARE = 0.5  # of the gradient norm, of all methods together
@@ -28,7 +29,7 @@ def default_methods(cfg: CfgNode, teacher: CfgNode) -> Tuple[str, ...]:
     return ("PKD", "RoIKD") if student == _TWO_STAGE else ("CrossKD", "PKD")
 
 
-def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str, Any]) -> None:
+def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str, Any]) -> None:
     """Choose how a plain config is distilled where it was not said, in place, and say it.
 
     The methods hold `SHARE` of the gradient in equal parts, instead of their published weights,
@@ -37,11 +38,13 @@ def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str
 
     Args:
         cfg: of a distillation, with what was typed.
-        typed: the keys that were typed, which stay.
+        said: the keys that were typed or written, which stay, as all do that are not at their
+            defaults.
         begun: of a distillation that goes on: its keys, which stay too; those that its version did
             not have keep their defaults.
     """
     teacher, now = teacher_config(cfg, 0), dict(flatten(cfg))
+    said = {*said, *changed_keys(cfg, get_d2kd_cfg())}
     alike = teacher.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
     keys: Dict[str, Any] = {"DISTILL.INIT_FROM_TEACHER": "neck+head" if alike else "neck"}
     if cfg.MODEL.CHANNELS_LAST:
@@ -51,15 +54,27 @@ def choose_distillation(cfg: CfgNode, typed: Collection[str], begun: Mapping[str
         heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg, teacher)
     if "CrossKD" in heads:
         keys["DISTILL.CrossKD.PROJECT"] = True
-    weighed = any(f"DISTILL.{head}.WEIGHT" in typed for head in heads)
-    off = _SHARES in typed and not now[_SHARES]
-    if not (weighed or off or cfg.DISTILL.COMPILE):
+    if not (why := _unbalanced(heads, now, said)):
         keys[_SHARES] = (round(SHARE / len(heads), 4),)
         keys["DISTILL.BALANCE.PERIOD"] = PERIOD
     if begun.get("DISTILL.HEADS"):
         keys = {key: begun.get(key, now[key]) for key in keys}
-    chosen = {key: value for key, value in keys.items() if key not in typed}
+    chosen = {key: value for key, value in keys.items() if key not in said}
     for key, value in chosen.items():
         merge_options(cfg, [key, value])
-    said = " ".join(f"{key} {value!r}" for key, value in chosen.items())
-    logging.getLogger(__name__).info("By --teacher: %s", said)
+    text = " ".join(f"{key} {value!r}" for key, value in chosen.items())
+    if why:
+        keys = {key: now[key] for head in heads if (key := f"DISTILL.{head}.WEIGHT") in now}
+        text += "; no shares of the gradient are held, since " + why + ", but the weights are "
+        text += " ".join(f"{key} {value!r}" for key, value in keys.items())
+    logging.getLogger(__name__).info("By --teacher: %s", text)
+
+
+def _unbalanced(heads: Collection[str], now: Mapping[str, Any], said: Collection[str]) -> str:
+    """Why no shares are held; "" if they are."""
+    for key in (f"DISTILL.{head}.WEIGHT" for head in heads):
+        if key in said:
+            return f"{key} is given"
+    if _SHARES in said and not now[_SHARES]:
+        return f"{_SHARES} is empty"
+    return "DISTILL.COMPILE is True" if now["DISTILL.COMPILE"] else ""

@@ -1,11 +1,13 @@
 """Keys that belong to the length of a run and to its batch, fitted to those that it has."""
 
+import contextlib
 import logging
 import math
-from typing import Any, Collection, Iterator, Mapping, Tuple
+from typing import Any, Collection, Dict, Iterator, Mapping, Tuple
 
 from detectron2.config import CfgNode
 
+from ..errors import ConfigError
 from ..solver import STOCK_SCHEDULES
 from .keys import flatten
 from .loading import merge_options
@@ -37,18 +39,21 @@ def fit_run(
         own: the config without it.
         typed: the keys that were typed, which stay.
         tests: whether a run that evaluates only at its end is to do it on the way, too.
-        begun: of a run that goes on, or is repeated: its keys, which stay where they are fitted.
+        begun: of a run that goes on, or is repeated: its keys, with the length that it began with.
+            What was fitted to that stays; where `own` was edited since, it is fitted anew.
 
     Raises:
         ConfigError: a key that this reads has a value that it cannot have.
     """
     now, before, begun = dict(flatten(cfg)), dict(flatten(own)), begun or {}
-    for key in _READ:
-        check_value(key, before[key])
-        check_value(key, now[key])
+    _check(now, before)
     fits = {key: (value, why) for key, value, why in _fits(now, before, tests)}
+    began = {**now, LENGTH: begun.get(LENGTH, now[LENGTH])}
+    check_value(LENGTH, began[LENGTH])
+    then = {key: value for key, value, _ in _fits(began, before, tests)}
     for key in (_WARMUP, _STEPS, _SCHEDULE, *fits):
-        if key in begun and key != _BEST:
+        found = _tuple(begun.get(key))
+        if key != _BEST and found is not None and found in map(_tuple, (before[key], then.get(key))):
             fits[key] = begun[key], "as the run began"
     for key, (value, why) in fits.items():
         if key not in typed and _tuple(value) != _tuple(now[key]):
@@ -57,6 +62,16 @@ def fit_run(
                 "%s is %r instead of %r, %s; type it for another value.",
                 key, _tuple(value), _tuple(now[key]), why,
             )  # fmt: skip
+
+
+def _check(now: Keys, own: Dict[str, Any]) -> None:
+    """Check what is read; wrong values of `own` that were replaced count as what replaced them."""
+    for key in _READ:
+        check_value(key, now[key])
+        with contextlib.suppress(ConfigError):
+            check_value(key, own[key])
+            continue
+        own[key] = now[key]
 
 
 def _fits(now: Keys, own: Keys, tests: bool) -> Iterator[_Fit]:
@@ -71,7 +86,8 @@ def _fits(now: Keys, own: Keys, tests: bool) -> Iterator[_Fit]:
         yield _SCHEDULE, scaled, _in_proportion(length, own[LENGTH])
     if own[_SAVED] < own[LENGTH] and now[_SAVED] >= length:
         yield _SAVED, _quarter(length), f"a quarter of {LENGTH} {length}"
-    if now[_TESTED] >= length or (tests and not now[_TESTED]):
+    at_end = own[_TESTED] == own[LENGTH]  # which is not what a file that sets a length alone says
+    if now[_TESTED] >= length and not at_end or (tests and not now[_TESTED]):
         yield _TESTED, _quarter(length), f"a quarter of {LENGTH} {length}"
     if own[_TESTED] and not now[_TESTED]:
         yield _BEST, "", f"since {_TESTED} is 0, so that there is nothing to choose from"
@@ -79,10 +95,10 @@ def _fits(now: Keys, own: Keys, tests: bool) -> Iterator[_Fit]:
 
 
 def _fit_steps(steps: Tuple[int, ...], length: int, own: int) -> Iterator[_Fit]:
-    if min(steps) >= own:
+    if min(steps) >= max(own, length):
         ends = sorted({max(1, round(length * part)) for part in (2 / 3, 8 / 9)})
         yield _STEPS, tuple(ends), f"since the run ends before, after {LENGTH} {length}"
-    elif length != own:
+    elif length != own and min(steps) < own:
         scaled = sorted({max(1, _scaled(x, length, own)) for x in steps})
         yield _STEPS, tuple(scaled), _in_proportion(length, own)
 

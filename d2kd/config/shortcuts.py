@@ -1,7 +1,7 @@
 """Distillation, and data of one's own, switched on from the command line for any plain config."""
 
 from pathlib import Path
-from typing import Sequence
+from typing import Collection, Sequence
 
 from detectron2.config import CfgNode
 
@@ -12,7 +12,11 @@ _CHECK_IMAGES = 100  # that a teacher is evaluated on; seconds for small detecto
 
 
 def distil(
-    cfg: CfgNode, teachers: Sequence[str], weights: Sequence[str], methods: Sequence[str]
+    cfg: CfgNode,
+    teachers: Sequence[str],
+    weights: Sequence[str],
+    methods: Sequence[str],
+    said: Collection[str] = (),
 ) -> None:
     """Turn the config of a plain detector into one that distils it, in place.
 
@@ -21,6 +25,7 @@ def distil(
         teachers: configs, model-zoo names or folders of runs.
         weights: their checkpoints; those of the zoo or the run where there are fewer.
         methods: names of heads, also several with commas; those of the config if none.
+        said: the keys that were written, which stay.
 
     Raises:
         ConfigError: a teacher is missing.
@@ -36,7 +41,8 @@ def distil(
     if teachers:
         cfg.DISTILL.TEACHER.CONFIG_FILES = tuple(teachers)
         cfg.DISTILL.TEACHER.WEIGHTS = tuple(weights) or ("",)
-        cfg.DISTILL.TEACHER.CHECK_IMAGES = cfg.DISTILL.TEACHER.CHECK_IMAGES or _CHECK_IMAGES
+        if "DISTILL.TEACHER.CHECK_IMAGES" not in said:
+            cfg.DISTILL.TEACHER.CHECK_IMAGES = cfg.DISTILL.TEACHER.CHECK_IMAGES or _CHECK_IMAGES
     elif weights:
         cfg.DISTILL.TEACHER.WEIGHTS = tuple(weights)
     named = tuple(name.strip() for text in methods for name in text.split(",") if name.strip())

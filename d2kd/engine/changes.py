@@ -17,6 +17,7 @@ from .compare import Inputs, find_changes, refuse_changes
 from .provenance import describe_run, write_json
 
 _OF_A_TEACHER = ("MODEL.", "INPUT.FORMAT")
+_OF_TRAINING = "MODEL.CHANNELS_LAST"  # which a teacher does not read
 Holds = Callable[[Any], bool]
 
 
@@ -69,7 +70,8 @@ def inputs_of(cfg: CfgNode, run: Dict[str, Any] | None = None) -> Inputs:
     found = {key: run[key] for key in ("datasets", "weights", "classes")}
     teachers = [dict(flatten(teacher_config(cfg, i))) for i in indices]
     found["teachers"] = [
-        {k: v for k, v in keys.items() if k.startswith(_OF_A_TEACHER)} for keys in teachers
+        {k: v for k, v in keys.items() if k.startswith(_OF_A_TEACHER) and k != _OF_TRAINING}
+        for keys in teachers
     ]
     found |= {"config": dict(flatten(cfg)), "teachers' weights": files}
     return _as_json(found)

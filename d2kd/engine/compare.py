@@ -4,6 +4,8 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tu
 
 from detectron2.data import MetadataCatalog
 
+from ..config.defaults import get_d2kd_cfg
+from ..config.keys import flatten
 from ..errors import ConfigError
 
 Inputs = Dict[str, Any]  # see `d2kd.engine.changes.inputs_of`
@@ -34,7 +36,7 @@ class Change(NamedTuple):
 
 
 def find_changes(before: Inputs, now: Inputs) -> List[Change]:
-    """Differences of what both know."""
+    """Differences of what both know; keys that the version of `before` lacked had their defaults."""
     if not before:
         return []
     old, new = before.get("config", {}), now["config"]
@@ -68,6 +70,7 @@ def refuse_changes(changes: Sequence[Change], anyway: bool) -> None:
 
 
 def _of_keys(old: Dict[str, Any], new: Dict[str, Any], prefix: str) -> Iterator[Change]:
+    old = {**dict(flatten(get_d2kd_cfg())), **old} if old else {}
     for key in new:
         if key in _BY_CONTENT or key not in old or _same(old[key], new[key]):
             continue
@@ -77,6 +80,7 @@ def _of_keys(old: Dict[str, Any], new: Dict[str, Any], prefix: str) -> Iterator[
 
 def _same(old: Any, new: Any) -> bool:
     """A list that is written as text in an old yaml is not understood, so nothing is said of it."""
+    old = list(old) if isinstance(old, tuple) else old
     return old == new or isinstance(old, str) and isinstance(new, list)
 
 

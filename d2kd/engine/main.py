@@ -30,7 +30,7 @@ from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import read_yaml
 from ..text import make_output_plain
-from .changes import check_resumed
+from .changes import check_resumed, read_record
 from .early_log import held_back, say
 from .options import OPTIONS, RESUME_ANYWAY
 from .provenance import describe_run, write_results
@@ -69,20 +69,19 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     """
     import_files(args.imports)
     cfg = get_d2kd_cfg()
-    if args.config_file:
-        merge_config_file(cfg, args.config_file, "--config-file")
+    said = merge_config_file(cfg, args.config_file, "--config-file") if args.config_file else set()
     if args.data:
         use_data(cfg, Path(args.data))
     cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
     shortcut = args.teacher or args.distill or args.teacher_weights
     begins = shortcut and (cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.DISTILL.HEADS)
     if shortcut:
-        distil(cfg, args.teacher, args.teacher_weights, args.distill)
+        distil(cfg, args.teacher, args.teacher_weights, args.distill, said)
     own = cfg.clone()
     merge_options(cfg, args.opts)
     begun = _begun(args, cfg, own) if begins or trains else {}
     if begins:
-        choose_distillation(cfg, args.opts[::2], begun)
+        choose_distillation(cfg, said | {*args.opts[::2]}, begun)
     if trains:
         tests = bool(args.data and cfg.DATASETS.TEST)
         fit_run(cfg, own, args.opts[::2], tests, begun)
@@ -93,13 +92,19 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
 
 
 def _begun(args: Namespace, cfg: CfgNode, own: CfgNode) -> Dict[str, Any]:
-    """The keys of the run that goes on or is repeated, as far as they stay; none of a new one."""
+    """The keys of the run that goes on or is repeated, as far as they stay; none of a new one.
+
+    Its length is that which it began with.
+    """
     folder = Path(cfg.OUTPUT_DIR)
     if args.resume or args.resume_anyway:
         written = folder / "config.yaml", folder / "last_checkpoint"
         if on_first_rank(lambda: all(path.is_file() for path in written)):
             keys = on_first_rank(lambda: read_yaml(written[0]))
-            return dict(flatten(keys)) if isinstance(keys, dict) else {}
+            segments = on_first_rank(lambda: read_record(folder).get("segments", []))
+            lengths = [x["changes"][LENGTH][0] for x in segments if LENGTH in x.get("changes", {})]
+            first = {LENGTH: lengths[0]} if lengths else {}
+            return {**dict(flatten(keys)), **first} if isinstance(keys, dict) else {}
     repeats = os.path.isdir(args.config_file) and LENGTH not in args.opts[::2]
     keys = dict(flatten(own))
     return {key: keys[key] for key in OF_LENGTH} if repeats else {}

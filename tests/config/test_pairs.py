@@ -1,8 +1,12 @@
 """What --teacher switches on by itself."""
 
+import logging
+import os
+
 import pytest
 import yaml
 
+from d2kd.config.loading import load_config
 from d2kd.engine.main import argument_parser, resolve_config
 from tests.conftest import ROOT
 
@@ -16,7 +20,7 @@ KINDS = {
 
 
 def resolved(student, teacher, *opts, distill=(), **more):
-    args = argument_parser().parse_args(["--config-file", f"{OWN}/{student}.yaml"])
+    args = argument_parser().parse_args(["--config-file", os.path.join(OWN, f"{student}.yaml")])
     args.teacher, args.distill, args.opts = [f"{OWN}/{teacher}.yaml"], list(distill), list(opts)
     for key, value in more.items():
         setattr(args, key, value)
@@ -52,6 +56,46 @@ def test_what_is_typed_stays():
     assert shares.BALANCE.PERIOD == 10
     published = resolved("student", "teacher", "DISTILL.BALANCE.SHARES", "()")
     assert published.BALANCE.SHARES == () and published.BALANCE.PERIOD == 0
+
+
+def file_of(folder, base, **distill):
+    """The name, for `resolved`, of a plain config of one's own."""
+    keys = {"_BASE_": f"{OWN}/{base}.yaml", "DISTILL": distill}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(keys))
+    return str(folder / "mine")
+
+
+def test_what_is_written_stays_as_what_is_typed(tmp_path):
+    teacher = {"CHECK_IMAGES": 0}
+    mine = file_of(tmp_path, "student", PKD={"WEIGHT": 2.0}, TEACHER=teacher)
+    found = resolved(mine, "teacher")
+    assert found.BALANCE.SHARES == () and found.INIT_FROM_TEACHER == "neck+head"
+    assert found.TEACHER.CHECK_IMAGES == 0
+    shares = {"SHARES": [0.1]}
+    mine = file_of(tmp_path, "student", BALANCE=shares, INIT_FROM_TEACHER="none")
+    found = resolved(mine, "teacher")
+    assert found.BALANCE.SHARES == (0.1,) and found.INIT_FROM_TEACHER == "none"
+    mine = file_of(tmp_path, "student", INIT_FROM_TEACHER="neck")
+    whole = load_config(f"{mine}.yaml", [])
+    (tmp_path / "whole.yaml").write_text(whole.dump())  # as a run writes it: all keys
+    found = resolved(str(tmp_path / "whole"), "teacher")
+    assert found.BALANCE.SHARES == (0.25,) and found.INIT_FROM_TEACHER == "neck"
+    assert found.TEACHER.CHECK_IMAGES == 100
+
+
+@pytest.mark.parametrize("typed, why", [
+    (["DISTILL.CrossKD.WEIGHT", "2.0"], "DISTILL.CrossKD.WEIGHT is given"),
+    (["DISTILL.COMPILE", "True"], "DISTILL.COMPILE is True"),
+    (["DISTILL.BALANCE.SHARES", "()"], "DISTILL.BALANCE.SHARES is empty"),
+])  # fmt: skip
+def test_without_shares_the_weights_are_said(typed, why, caplog):
+    with caplog.at_level(logging.INFO, "d2kd"):
+        resolved("student", "teacher", *typed)
+    (line,) = [text for text in caplog.messages if "By --teacher" in text]
+    crosskd = 2.0 if "WEIGHT" in why else 1.0
+    assert line.endswith(f"; no shares of the gradient are held, since {why}, but the weights are "
+                         f"DISTILL.CrossKD.WEIGHT {crosskd} DISTILL.PKD.WEIGHT 6.0")  # fmt: skip
+    assert "DISTILL.INIT_FROM_TEACHER 'neck+head'" in line
 
 
 @pytest.mark.parametrize("balance", [{"SHARES": [], "PERIOD": 0}, {"SHARES": [0.3]}])

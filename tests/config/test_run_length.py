@@ -1,6 +1,7 @@
 """Warm-up, steps, periods and learning rate fit the length and the batch of a run."""
 
 import functools
+import json
 
 import pytest
 import yaml
@@ -96,6 +97,37 @@ def test_a_file_that_sets_a_length_alone_is_fitted_too(tmp_path):
     assert (cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD) == (23, 5000)
 
 
+def file_of(folder, solver, period=0):
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"SOLVER": solver, "TEST": {"EVAL_PERIOD": period}}))
+    return path
+
+
+def test_steps_behind_the_end_of_the_file_stay_if_the_run_reaches_them(tmp_path, caplog):
+    path = file_of(tmp_path, {"MAX_ITER": 90, "STEPS": [200, 300]})
+    assert config(path, "SOLVER.MAX_ITER", 1000).SOLVER.STEPS == (200, 300)
+    assert "SOLVER.STEPS" not in caplog.text
+    assert config(path, "SOLVER.MAX_ITER", 150).SOLVER.STEPS == (100, 133)
+    assert "SOLVER.STEPS is (100, 133) instead of (200, 300), since the run ends" in caplog.text
+
+
+def test_an_evaluation_at_the_end_alone_may_be_written(tmp_path):
+    path = file_of(tmp_path, {"MAX_ITER": 400}, 400)
+    for length in (400, 100):
+        assert config(path, "SOLVER.MAX_ITER", length).TEST.EVAL_PERIOD == 400
+    assert config(file_of(tmp_path, {"MAX_ITER": 400}, 300), "SOLVER.MAX_ITER", 300
+                  ).TEST.EVAL_PERIOD == 75  # fmt: skip
+
+
+def test_a_wrong_value_of_a_file_may_be_replaced(tmp_path):
+    path = file_of(tmp_path, {"MAX_ITER": 0, "STEPS": [5, 3], "IMS_PER_BATCH": 0})
+    solver = config(path, "SOLVER.MAX_ITER", 100, "SOLVER.STEPS", "(50,)",
+                    "SOLVER.IMS_PER_BATCH", 4).SOLVER  # fmt: skip
+    assert (solver.MAX_ITER, solver.STEPS, solver.IMS_PER_BATCH) == (100, (50,), 4)
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH is 0"):
+        config(path, "SOLVER.MAX_ITER", 100, "SOLVER.STEPS", "(50,)")
+
+
 def test_the_schedule_of_a_distillation_keeps_its_parts(tmp_path):
     path = tmp_path / "distil.yaml"
     path.write_text("DISTILL: {SCHEDULE: [500, -1]}\nSOLVER: {MAX_ITER: 10000}")
@@ -152,6 +184,23 @@ def test_a_run_that_is_prolonged_keeps_the_schedule_that_it_began_with(tmp_path)
         assert (solver.WARMUP_ITERS, solver.STEPS, solver.BASE_LR) == (12, (80, 107), 0.005)
     longer = config(folder, "SOLVER.MAX_ITER", 40_000, "OUTPUT_DIR", str(tmp_path / "new")).SOLVER
     assert longer.STEPS == (26_667, 35_667)
+
+
+@pytest.mark.parametrize("edit", [{"WARMUP_ITERS": 20}, {"STEPS": [30000, 40000]}])
+def test_an_edited_file_is_not_put_back_as_the_run_began(tmp_path, edit):
+    """So that the check of a resumed run names it."""
+    begun = {"MAX_ITER": 90_000, "WARMUP_ITERS": 1000, "STEPS": [60000, 80000]}
+    folder = run_of(tmp_path / "out", WARMUP_ITERS=12, STEPS=(80, 107), MAX_ITER=240)
+    changes = {"SOLVER.MAX_ITER": [120, 240]}  # it was prolonged since it began
+    record = {"segments": [{"first_iteration": 0, "changes": {}},
+                           {"first_iteration": 120, "changes": changes}]}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record))
+    options = "SOLVER.MAX_ITER", 360, "OUTPUT_DIR", str(folder)
+    solver = config(file_of(tmp_path, begun), *options, resume=True).SOLVER
+    assert (solver.WARMUP_ITERS, solver.STEPS) == (12, (80, 107))
+    solver = config(file_of(tmp_path, {**begun, **edit}), *options, resume=True).SOLVER
+    assert solver.WARMUP_ITERS == edit.get("WARMUP_ITERS", 12)
+    assert solver.STEPS == ((120, 160) if "STEPS" in edit else (80, 107))
 
 
 @pytest.mark.parametrize("pair", [("SOLVER.STEPS", "('a',)"), ("SOLVER.MAX_ITER", 0),

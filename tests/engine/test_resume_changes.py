@@ -173,6 +173,20 @@ def test_keys_that_a_record_lacks_are_unknown():
     assert (change.what, change.before, change.now, change.allowed) == ("SEED", 2, 1, False)
 
 
+@pytest.mark.parametrize("key, value, default", [
+    ("SOLVER.EMA.DECAY", 0.999, 0.0), ("MODEL.CHANNELS_LAST", True, False),
+    ("DISTILL.BALANCE.PERIOD", 10, 0), ("DATALOADER.SKIP_BAD_IMAGES", True, False),
+])  # fmt: skip
+def test_keys_that_its_version_lacked_had_their_defaults(key, value, default):
+    now = {"config": {key: value, "DATASETS.TRAIN": [], "DATASETS.TEST": []}, "datasets": {},
+           "weights": {}, "teachers": [], "classes": []}  # fmt: skip
+    (change,) = find_changes({"config": {"SEED": 1}}, now)
+    assert (change.what, change.before, change.now) == (key, default, value)
+    assert change.allowed == key.startswith("DATALOADER")
+    now["config"][key] = default
+    assert find_changes({"config": {"SEED": 1}}, now) == []
+
+
 def test_a_segment_without_steps_is_replaced_by_the_next():
     """A process that was killed before its first checkpoint had changed something."""
     empty = {"datasets": {}, "weights": {}, "teachers": [], "classes": []}
