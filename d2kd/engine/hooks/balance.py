@@ -19,6 +19,8 @@ from ...losses import mean_over_ranks
 from ...losses.reduce import total
 from .gradient_share import gradient_norms
 
+_LEAST = 1e-6  # ratio of two gradients' norms, under which one is nothing but rounding
+
 
 def balanced_weights(ratios: Dict[str, float], shares: Dict[str, float]) -> Dict[str, float]:
     """Weights that give each head its share of the sum of gradient norms, the task the rest.
@@ -35,8 +37,9 @@ class GradientBalance(HookBase):
     """Sets the heads' weights in the first distilled steps, then leaves them or holds the shares.
 
     After each measured step, a head's weight is what gives it its share of the norms of the
-    gradients at the student's features, the norms' ratios being averaged (geometrically, over
-    ranks and the last measured steps). Weights and shares are logged, the weights also written to
+    gradients at the student's features, the norms' ratios being averaged (geometrically, over the
+    ranks that have both gradients and the last measured steps). A head that has none keeps its
+    weight, which is said. Weights and shares are logged, the weights also written to
     OUTPUT_DIR/balance.yaml and kept in checkpoints. Ours.
     """
 
@@ -60,11 +63,7 @@ class GradientBalance(HookBase):
         self._shares = dict(zip(heads, check_shares(shares, heads), strict=True))
         self._steps, self._output, self._period = steps, output, period
         self._logs: Dict[str, List[float]] = {head: [] for head in heads}
-        self._begins = True
-
-    @property
-    def _measured(self) -> int:
-        return max(map(len, self._logs.values()))
+        self._begins, self._measured = True, 0
 
     def before_train(self) -> None:
         """A resumed run goes on with its weights."""
@@ -88,12 +87,13 @@ class GradientBalance(HookBase):
             sums[head] = total(terms) / (distiller.weights[head] * distiller.scale)
         norms = gradient_norms(sums, list(student.features.values()))
         self._log_shares(norms)
+        self._measured += 1
         for head, found in self._logs.items():
             ratio = norms[head] / norms["task"] if norms["task"] > 0 else 0.0
-            log = math.log(ratio) if 0 < ratio < math.inf else math.nan
-            log = mean_over_ranks(torch.tensor(log, device=distiller.device)).item()
-            if math.isfinite(log):
-                self._logs[head] = [*found, log][-self._steps :]
+            mine = (math.log(ratio), 1.0) if _LEAST < ratio < math.inf else (0.0, 0.0)
+            log, ranks = mean_over_ranks(torch.tensor(mine, device=distiller.device)).tolist()
+            if ranks > 0:
+                self._logs[head] = [*found, log / ranks][-self._steps :]
 
     def _log_shares(self, norms: Dict[str, float]) -> None:
         """The shares of this step, with the weights it has."""
@@ -112,7 +112,16 @@ class GradientBalance(HookBase):
             get_event_storage().put_scalar(f"balance/{head}", weight)
         if self._begins and self._measured >= self._steps:
             self._begins = False
+            self._say_unmeasured()
             self._write_yaml()
+
+    def _say_unmeasured(self) -> None:
+        if heads := [head for head, found in self._logs.items() if not found]:
+            logging.getLogger(__name__).warning(
+                "DISTILL.BALANCE.SHARES: in the first %d distilled steps %s had no gradient at the "
+                "student's features, or the task had none, so the weights of these methods stay%s.",
+                self._steps, ", ".join(heads), " until they have one" * (self._period > 0),
+            )  # fmt: skip
 
     def after_train(self) -> None:
         """Write the last weights."""
@@ -136,8 +145,10 @@ class GradientBalance(HookBase):
 
     def state_dict(self) -> Dict[str, Any]:
         """What was measured."""
-        return {"logs": self._logs}
+        return {"logs": self._logs, "measured": self._measured}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on from there."""
         self._logs = state["logs"]
+        longest = max(map(len, self._logs.values()))
+        self._measured = state.get("measured", longest)  # which earlier versions did not keep

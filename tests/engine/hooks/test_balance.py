@@ -2,16 +2,21 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import yaml
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from d2kd import DistillationTrainer
 from d2kd.config.validate import check_shares
 from d2kd.data import register_custom_datasets
-from d2kd.engine.hooks.balance import balanced_weights
+from d2kd.engine.hooks.balance import GradientBalance, balanced_weights
 from d2kd.engine.hooks.gradient_share import gradient_norms
 from d2kd.errors import ConfigError
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
@@ -96,6 +101,71 @@ def test_a_resumed_run_has_the_same_weights(balanced, tmp_path, steps, period):
         assert_close(whole, parts, rtol=0, atol=0, equal_nan=True)
     files = [(tmp_path / x / "balance.yaml").read_bytes() for x in ("whole", "parts")]
     assert files[0] == files[1]
+
+
+def losses_at(student, **factors):
+    """Terms whose gradient at the only feature has the factors as its norm; 0 for no gradient."""
+    (feature,) = student.features.values()
+    student.losses = {"loss_cls": feature.sum() * factors.pop("task")}
+    terms = {f"loss_{k}_feat": feature.sum() * v if v else feature.detach().sum()
+             for k, v in factors.items()}  # fmt: skip
+    return {**student.losses, **terms}
+
+
+def measured(hook, steps):
+    """Weights of two heads after steps whose gradients have the norms that are given."""
+    distiller = SimpleNamespace(probes={}, scale=1.0, weights={"A": 2.0, "B": 6.0}, device="cpu")
+    hook.trainer = SimpleNamespace(distiller=distiller, iter=0)
+    hook.before_train()
+    for norms in steps:
+        weighted = {k: v * distiller.weights.get(k, 1.0) for k, v in norms.items()}
+        hook.before_step()
+        student = SimpleNamespace(features={8: torch.ones(1, requires_grad=True)})
+        losses = losses_at(student, **weighted)
+        if "balance" in distiller.probes:
+            distiller.probes["balance"](losses, student)
+        hook.after_step()
+        hook.trainer.iter += 1
+    return distiller.weights
+
+
+def test_a_share_that_cannot_be_measured_is_said_once(tmp_path, caplog):
+    hook = GradientBalance((0.25,), ("A", "B"), 3, str(tmp_path), period=2)
+    weights = measured(hook, [{"task": 1.0, "A": 0.5, "B": 0.0}] * 8)
+    assert weights == {"A": pytest.approx(0.25 / 0.75 / 0.5), "B": 6.0}
+    (line,) = [text for text in caplog.messages if "DISTILL.BALANCE" in text]
+    assert line.startswith("DISTILL.BALANCE.SHARES: in the first 3 distilled steps B had no ")
+    again = GradientBalance((0.25,), ("A", "B"), 3, str(tmp_path), period=2)
+    again.load_state_dict(hook.state_dict())
+    measured(again, [{"task": 1.0, "A": 0.5, "B": 0.0}] * 3)
+    assert len([text for text in caplog.messages if "DISTILL.BALANCE" in text]) == 1
+
+
+def test_what_is_never_measured_is_not_measured_for_ever(tmp_path, caplog):
+    hook = GradientBalance((0.25,), ("A", "B"), 3, str(tmp_path))
+    weights = measured(hook, [{"task": 0.0, "A": 0.5, "B": 0.5}] * 4)
+    assert weights == {"A": 2.0, "B": 6.0} and not hook.trainer.distiller.probes
+    assert "A, B had no gradient" in caplog.text
+
+
+def on_rank(rank, folder):
+    """One rank's gradients are 0: the task's first, then one head's."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
+    comm.create_local_process_group(2)
+    mine = [{"task": 1.0, "A": 0.5, "B": 2.0}] * 2
+    if rank:
+        mine = [{"task": 0.0, "A": 0.5, "B": 2.0}, {"task": 1.0, "A": 0.0, "B": 0.5}]
+    with EventStorage(0):
+        weights = measured(GradientBalance((0.25,), ("A", "B"), 9, folder), mine)
+    torch.save(weights, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_a_rank_without_gradient_leaves_the_others_measurement(tmp_path):
+    """Ratios: A 0.5 twice; B 2, then the mean of 2 and 0.5, by their logarithms 1."""
+    mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+    assert found[0] == found[1] == {"A": pytest.approx(1.0), "B": pytest.approx(0.5 / 2**0.5)}
 
 
 def test_no_weight_may_be_zero(balanced):
