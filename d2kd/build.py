@@ -105,8 +105,9 @@ def check_options(cfg: CfgNode) -> None:
 _INHERITED = {
     "none": lambda key: False,
     "neck": lambda key: key.startswith(("backbone.fpn_", "backbone.top_block.")),
-    "neck+head": lambda key: not key.startswith("backbone.bottom_up."),
+    "neck+head": lambda key: True,
 }
+_TRUNK = "backbone.bottom_up."
 
 
 def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: str) -> List[str]:
@@ -126,15 +127,18 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     if mode == "none":
         return []
     source = teachers[0].detector.state_dict()
-    wanted = {k: v for k, v in student.state_dict().items() if _INHERITED[mode](k)}
+    state = student.state_dict()
+    trunk = _TRUNK if any(key.startswith(_TRUNK) for key in state) else "backbone."  # without FPN
+    wanted = {k: v for k, v in state.items() if _INHERITED[mode](k) and not k.startswith(trunk)}
     fits = {k: source[k] for k, v in wanted.items() if k in source and source[k].shape == v.shape}
     with torch.no_grad():
         for key, value in fits.items():
             wanted[key].copy_(value)
     left = sorted(set(wanted) - set(fits))
+    more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     logging.getLogger(__name__).info(
-        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied: %s",
-        mode, len(fits), ", ".join(left) or "none",
+        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, since the teacher has none of "
+        "that shape: %s%s", mode, len(fits), ", ".join(left[:8]) or "none", more,
     )  # fmt: skip
     return left
 

@@ -1,7 +1,7 @@
 """What --teacher switches on where nothing else is said, by the kinds of student and teacher."""
 
 import logging
-from typing import Any, Collection, Dict, Mapping, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Tuple
 
 from detectron2.config import CfgNode
 
@@ -14,19 +14,38 @@ SHARE = 0.5  # of the gradient norm, of all methods together
 PERIOD = 10  # iterations from one measurement of the shares to the next
 _SHARES = "DISTILL.BALANCE.SHARES"
 _TWO_STAGE = "GeneralizedRCNN"
+_REGIONS = "MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
+_BY_REGION = "StandardROIHeads", "CascadeROIHeads"
+_ANCHORS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 
 
 def default_methods(cfg: CfgNode, teacher: CfgNode) -> Tuple[str, ...]:
     """Methods for a student and its first teacher, by the four kinds of pairs.
 
     One dense family: CrossKD and PKD. Two-stage: PKD and RoIKD. Two dense families, dense with
-    two-stage, or other numbers of classes: PKD, which compares features alone.
+    two-stage, or predictions that cannot be compared: PKD, which compares features alone.
     """
     student = cfg.DISTILL.STUDENT
-    classes = {dict(flatten(x))[class_count_key(student)] for x in (cfg, teacher)}
-    if teacher.MODEL.META_ARCHITECTURE != student or len(classes) > 1:
+    predicted = [_predicted(x, student) for x in (cfg, teacher)]
+    alike = teacher.MODEL.META_ARCHITECTURE == student and predicted[0] == predicted[1]
+    if not alike or not predicted[0]:
         return ("PKD",)
     return ("PKD", "RoIKD") if student == _TWO_STAGE else ("CrossKD", "PKD")
+
+
+def _predicted(cfg: CfgNode, detector: str) -> List[Any]:
+    """What must be alike where predictions are compared; nothing of RoI heads that RoIKD cannot."""
+    values, count = dict(flatten(cfg)), class_count_key(detector)
+    node = count.removesuffix("NUM_CLASSES")
+    if detector == _TWO_STAGE:
+        name, on_predicted = (values[key] for key in _REGIONS)
+        return [] if on_predicted or name not in _BY_REGION else [values[count]]
+    keys = (count, f"{node}IN_FEATURES", f"{node}REG_MAX", *_ANCHORS)
+    return [_as_list(values.get(key)) for key in keys]
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str, Any]) -> None:

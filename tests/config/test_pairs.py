@@ -1,7 +1,6 @@
 """What --teacher switches on by itself."""
 
 import logging
-import os
 
 import pytest
 import yaml
@@ -10,7 +9,7 @@ from d2kd.config.loading import load_config
 from d2kd.engine.main import argument_parser, resolve_config
 from tests.conftest import ROOT
 
-OWN = str(ROOT / "configs" / "own")
+OWN = ROOT / "configs" / "own"
 KINDS = {
     "one dense family": ("student", "teacher", ("CrossKD", "PKD"), "neck+head"),
     "two-stage": ("student_faster", "teacher_faster", ("PKD", "RoIKD"), "neck+head"),
@@ -20,8 +19,9 @@ KINDS = {
 
 
 def resolved(student, teacher, *opts, distill=(), **more):
-    args = argument_parser().parse_args(["--config-file", os.path.join(OWN, f"{student}.yaml")])
-    args.teacher, args.distill, args.opts = [f"{OWN}/{teacher}.yaml"], list(distill), list(opts)
+    paths = [f"{x}.yaml" if "COCO" in x else f"{OWN / x}.yaml" for x in (student, teacher)]
+    args = argument_parser().parse_args(["--config-file", paths[0]])
+    args.teacher, args.distill, args.opts = paths[1:], list(distill), list(opts)
     for key, value in more.items():
         setattr(args, key, value)
     return resolve_config(args).DISTILL
@@ -37,6 +37,20 @@ def test_kinds_of_pairs(kind):
 
 def test_other_classes_compare_features_alone():
     assert resolved("student", "teacher", "MODEL.GFL.NUM_CLASSES", "3").HEADS == ("PKD",)
+
+
+C4, FPN = "COCO-Detection/faster_rcnn_R_50_C4_1x", "COCO-Detection/faster_rcnn_R_50_FPN_1x"
+
+
+@pytest.mark.parametrize("student, teacher, typed", [
+    (C4, FPN, ()), (FPN, C4, ()),
+    (FPN, FPN, ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", "True")),
+    ("student", "teacher", ("MODEL.GFL.REG_MAX", "8")),
+    ("student", "teacher", ("MODEL.GFL.IN_FEATURES", "('p3', 'p4', 'p5')")),
+    ("student", "teacher", ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 1.0]]")),
+])  # fmt: skip
+def test_predictions_that_cannot_be_compared_leave_features(student, teacher, typed):
+    assert resolved(student, teacher, *typed).HEADS == ("PKD",)
 
 
 def test_two_dense_families_compare_features_alone(tmp_path):
