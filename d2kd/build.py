@@ -137,8 +137,8 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     left = sorted(set(wanted) - set(fits))
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     logging.getLogger(__name__).info(
-        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, since the teacher has none of "
-        "that shape: %s%s", mode, len(fits), ", ".join(left[:8]) or "none", more,
+        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, the teacher has no such "
+        "shape: %s%s", mode, len(fits), ", ".join(left[:8]) or "none", more,
     )  # fmt: skip
     return left
 

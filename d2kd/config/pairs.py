@@ -41,11 +41,7 @@ def _predicted(cfg: CfgNode, detector: str) -> List[Any]:
         name, on_predicted = (values[key] for key in _REGIONS)
         return [] if on_predicted or name not in _BY_REGION else [values[count]]
     keys = (count, f"{node}IN_FEATURES", f"{node}REG_MAX", *_ANCHORS)
-    return [_as_list(values.get(key)) for key in keys]
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [values.get(key) for key in keys]
 
 
 def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str, Any]) -> None:

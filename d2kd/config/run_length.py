@@ -53,7 +53,11 @@ def fit_run(
     then = {key: value for key, value, _ in _fits(began, before, tests)}
     for key in (_WARMUP, _STEPS, _SCHEDULE, *fits):
         found = _tuple(begun.get(key))
-        if key != _BEST and found is not None and found in map(_tuple, (before[key], then.get(key))):
+        if (
+            key != _BEST
+            and found is not None
+            and found in map(_tuple, (before[key], then.get(key)))
+        ):
             fits[key] = begun[key], "as the run began"
     for key, (value, why) in fits.items():
         if key not in typed and _tuple(value) != _tuple(now[key]):

@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 
 def find_changes(before: Inputs, now: Inputs) -> List[Change]:
-    """Differences of what both know; keys that the version of `before` lacked had their defaults."""
+    """Differences of what both know; keys that the version of `before` lacks had their defaults."""
     if not before:
         return []
     old, new = before.get("config", {}), now["config"]
