@@ -17,6 +17,7 @@ README = ROOT / "README.md"
 #   scikit-learn     2024-5206
 QUICKSTART = ["timm>=1.0.31", "scikit-learn>=1.5.0"]
 EXPORT = ["onnx>=1.21.0", "onnxruntime>=1.23.0", "onnxscript>=0.5.6"]
+SPLIT = ["imagehash>=4.3.2"]
 DOCS = ["sphinx", "myst-parser", "furo", "latex2mathml"]
 
 setup(
@@ -65,10 +66,12 @@ setup(
         "export": EXPORT,
         "docs": DOCS,
         # and imagecorruptions-imaug without its dependencies, for the reason above
+        "split": SPLIT,
         "robustness": ["numba>=0.60.0", "scikit-image>=0.24.0"],
         "dev": [
             *QUICKSTART,
             *EXPORT,
+            *SPLIT,
             "adversarial-robustness-toolbox",
             "hypothesis",
             "import-linter",

@@ -1,6 +1,7 @@
 """Class names that are recorded with a run, and how two lists of them differ."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def difference(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
     folded = [_fold(ours), _fold(theirs)]
     pairs = zip(*folded, ours, theirs, strict=True)
     return [f"{i}: {a!r} and {b!r}" for i, (x, y, a, b) in enumerate(pairs) if x != y]
+
+
+def similar(names: Sequence[str]) -> list[str]:
+    """Pairs of names that may mean one class, as `"'Car' and 'cars'"`.
+
+    They differ in case, spaces, ``_``, ``-`` and the s of a plural alone.
+    """
+    groups = defaultdict(list)
+    plain = {name: re.sub(r"[\s_-]+", "", name.casefold()) for name in names}
+    known = {*plain.values()}
+    for name, short in plain.items():
+        singular = (short.removesuffix(end) for end in ("es", "s") if short.endswith(end))
+        groups[next((x for x in singular if x in known), short)].append(name)
+    return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
 
 
 def is_reordered(ours: Sequence[str], theirs: Sequence[str]) -> bool:

@@ -29,7 +29,12 @@ def write_coco(path: Path, images: Sequence[dict[str, Any]], classes: Sequence[s
             polygons: for each box a list of x, y, x, y ... in px, empty if it has none.
         classes: names in the order of their ids, from 1.
     """
-    text = json.dumps(to_coco(images, list(classes))) + "\n"
+    write_json(path, to_coco(images, list(classes)))
+
+
+def write_json(path: Path, coco: dict[str, Any]) -> None:
+    """Write what `to_coco` or `read_coco` gives; the same input gives the same bytes."""
+    text = json.dumps({key: value for key, value in coco.items() if key != "linked"}) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

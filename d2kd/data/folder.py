@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..errors import ConfigError, MissingFileError
+from ..file_io import write_atomically
 from .coco_files import choose_files, coco_files, image_folder
 from .coco_json import classes_in_order, read_coco
 from .layouts import advice, convert_first
@@ -26,7 +27,7 @@ class Split(NamedTuple):
     classes: list[str]
 
 
-def read_dataset_folder(folder: Path) -> dict[str, Split]:
+def read_dataset_folder(folder: Path, anywhere: bool = False) -> dict[str, Split]:
     """Find "train", "val" and "test" in a folder, as far as they exist.
 
     What `write_index` wrote; or else json files whose name, or whose folder's, says the split, as
@@ -34,13 +35,17 @@ def read_dataset_folder(folder: Path) -> dict[str, Split]:
     the only json file there is, as train. Images are looked for by the first file names in the json
     file: in folders named after the split, ``images`` and ``JPEGImages``, then in all others.
 
+    Args:
+        folder: of the data set, or its ``dataset.yaml``.
+        anywhere: whether `folder` stands for the images of which none of the first is found.
+
     Raises:
         ConfigError: none of them, with what was found; for YOLO's and VOC's layouts with the
             command that converts them.
     """
     folder = Path(os.path.expanduser(folder))
     if os.path.isfile(folder) and folder.suffix in (".yaml", ".yml"):
-        if not _is_index(folder):
+        if not is_index(folder):
             raise ConfigError(convert_first(folder, "yolo"))
         folder = folder.parent
     if os.path.isfile(folder):
@@ -54,7 +59,7 @@ def read_dataset_folder(folder: Path) -> dict[str, Split]:
     chosen = choose_files(folder, found, folder / INDEX)
     if not chosen:
         raise ConfigError(advice(folder, places, found))
-    return {name: _read_split(path, folder, places) for name, path in chosen.items()}
+    return {name: _read_split(path, folder, places, anywhere) for name, path in chosen.items()}
 
 
 def write_index(folder: Path, splits: dict[str, Path], images: Path) -> Path:
@@ -64,16 +69,18 @@ def write_index(folder: Path, splits: dict[str, Path], images: Path) -> Path:
         ConfigError: a ``dataset.yaml`` of another kind is there; it is left as it is.
     """
     path = folder / INDEX
-    if path.exists() and not _is_index(path):
+    if path.exists() and not is_index(path):
         raise ConfigError(f"{path} exists and is not d2kd's: choose another folder to write to.")
     root = os.path.relpath(images.resolve(), folder.resolve())
     data = {split: {"json": path.name, "images": root} for split, path in splits.items()}
-    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-    return path
+    text = yaml.safe_dump(data, sort_keys=False)
+    write_atomically(folder / INDEX, lambda file: file.write_text(text, encoding="utf-8"))
+    return folder / INDEX
 
 
-def _is_index(path: Path) -> bool:
-    return path.name == INDEX and _holds_splits(read_data_yaml(path))
+def is_index(path: Path) -> bool:
+    """Whether a file is a ``dataset.yaml`` as `write_index` writes it."""
+    return path.is_file() and path.name == INDEX and _holds_splits(read_data_yaml(path))
 
 
 def _holds_splits(data: dict[str, Any]) -> bool:
@@ -96,9 +103,15 @@ def _read_index(folder: Path) -> dict[str, Split]:
     return splits
 
 
-def _read_split(path: Path, folder: Path, places: list[Place]) -> Split:
+def _read_split(path: Path, folder: Path, places: list[Place], anywhere: bool) -> Split:
     coco = read_coco(path)
-    return Split(path, image_folder(path, coco, folder, places), _class_names(coco))
+    try:
+        images = image_folder(path, coco, folder, places)
+    except MissingFileError:
+        if not anywhere:
+            raise
+        images = folder
+    return Split(path, images, _class_names(coco))
 
 
 def _class_names(coco: dict[str, Any]) -> list[str]:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import features
+
 from ..file_io import read_head
 from .listing import listed
 
@@ -17,6 +19,7 @@ SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes.split
 _NOT_READ = {".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".eps", ".exr", ".fits", ".hdr",
              ".heic", ".heif", ".icns", ".ico", ".jxl", ".nef", ".orf", ".pcx", ".pfm", ".psd",
              ".qoi", ".raw", ".rw2", ".sgi", ".svg", ".xbm", ".xpm"}  # fmt: skip
+_READERS = "save them as JPEG or PNG: ImageMagick reads most, heif-convert HEIC, Pillow 12 AVIF"
 DRAWING = "drawn by d2kd predict"
 """What the pictures of `d2kd predict` carry in their head: they are no images of a data set."""
 _HEAD = 4096  # bytes
@@ -42,14 +45,15 @@ def list_images(folder: Path) -> ImageFiles:
     nor are the pictures of `d2kd predict`.
     """
     files, closed = _walk(folder)
-    images = [x for x in files if x.suffix.lower() in SUFFIXES]
+    unread = _NOT_READ if features.check("avif") else _NOT_READ | {".avif"}
+    images = [x for x in files if x.suffix.lower() in SUFFIXES - unread]
     hidden = {x for x in images if _is_hidden(x.relative_to(folder))}
     drawn = {x for x in images if x not in hidden and is_drawing(x)}
-    others = [x for x in files if x.suffix.lower() in _NOT_READ]
+    others = [x for x in files if x.suffix.lower() in unread]
     left_out = [
         *listed(sorted(hidden), "hidden files are left out"),
         *listed(sorted(drawn), "pictures that d2kd predict drew are left out"),
-        *listed(others, "files are of formats that are not read: save them as JPEG or PNG"),
+        *listed(others, f"files are of formats that are not read ({_READERS})"),
         *listed(closed, "folders cannot be opened"),
     ]
     return ImageFiles([x for x in images if x not in hidden | drawn], left_out)

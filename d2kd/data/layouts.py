@@ -14,6 +14,25 @@ from .voc import has_annotations
 from .yolo import draft, find_data_yaml, has_labels
 
 
+def layout_of(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> tuple[str, Path]:
+    """What there is and what is converted: "coco", "voc", "yolo", "labels" (no data.yaml) or "".
+
+    Args:
+        folder: of the data set, or its data.yaml.
+        places: the folders below it.
+        found: json files in COCO's format, which go before others.
+    """
+    if found or folder.is_file():
+        return ("yolo" if folder.suffix in (".yaml", ".yml") else "coco"), folder
+    for place in places:
+        if has_annotations(place):
+            return "voc", _voc_root(place, folder)
+    for place in places:
+        if (source := find_data_yaml(place.folder)).is_file():
+            return "yolo", source
+    return "labels" if any(map(has_labels, places)) else "", folder
+
+
 def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
     """Say what a folder without a data set in COCO's format seems to be, and what to do.
 
@@ -22,15 +41,12 @@ def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
         places: the folders below it.
         found: json files in COCO's format of which none is known to be a split.
     """
-    if found:
+    kind, source = layout_of(folder, places, found)
+    if kind == "coco":
         return _several(folder, places, found)
-    for place in places:
-        if has_annotations(place):
-            return convert_first(_voc_root(place, folder), "voc")
-    for place in places:
-        if (source := find_data_yaml(place.folder)).is_file():
-            return convert_first(source, "yolo")
-    if any(map(has_labels, places)):
+    if kind in ("voc", "yolo"):
+        return convert_first(source, kind)
+    if kind == "labels":
         source = folder / "data.yaml"
         return (
             f"--data {folder} is in YOLO's layout, but has no data.yaml. Write one, for example "

@@ -12,6 +12,7 @@ from detectron2.structures import BoxMode
 
 from .catalog import FEW, few_images
 from .class_names import difference
+from .class_table import LONGEST
 from .coco_json import read_coco
 from .findings import lines_of
 from .folder import Split
@@ -20,7 +21,7 @@ from .listing import listed, repeated
 from .records import check_json
 from .small_boxes import small_boxes
 
-_LONGEST, _STRIDE = 5 / 3, 8  # times the shorter side; px
+_STRIDE = 8  # px
 
 
 def find_problems(split: Split, read_images: bool = True) -> list[str]:
@@ -66,7 +67,7 @@ def find_notes(name: str, split: Split, size: int | None = None) -> list[str]:
         boxes[a["image_id"]].append({"bbox": a["bbox"], "bbox_mode": BoxMode.XYWH_ABS})
     known = {image: sides for image, sides in checked.sizes.items() if sides}
     records = [{"width": w, "height": h, "annotations": boxes[i]} for i, (w, h) in known.items()]
-    found = small_boxes(records, size, size * _LONGEST, _STRIDE)
+    found = small_boxes(records, size, size * LONGEST, _STRIDE)
     return [f"{found} have a side below {_STRIDE} px, the finest stride of most detectors, at "
             f"{size} px; 90 % would be larger at {found.size} px"] * (found.total > 0)  # fmt: skip
 

@@ -133,7 +133,7 @@ def _sizes(
     images: list[dict[str, Any]], folder: Path
 ) -> tuple[dict[Any, Size | None], list[Finding]]:
     """Sizes by image id, as stated or else read from the files, and what was found."""
-    sizes: dict[Any, Size | None] = {x["id"]: _stated(x) for x in images}
+    sizes: dict[Any, Size | None] = {x["id"]: stated_size(x) for x in images}
     missing = [x for x in images if not sizes[x["id"]]]
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda x: _file_size(folder / x["file_name"]), missing))
@@ -147,7 +147,8 @@ def _sizes(
     ]
 
 
-def _stated(image: dict[str, Any]) -> Size | None:
+def stated_size(image: dict[str, Any]) -> Size | None:
+    """Width and height (px) of an entry of a json file; None where they are no sizes."""
     width, height = image.get("width", 0), image.get("height", 0)
     right = all(type(x) in (int, float) and 0 < x < 1e9 and x == int(x) for x in (width, height))
     return (int(width), int(height)) if right else None

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..adapters import DetectorAdapter
 from ..checkpoint import SafeCheckpointer
+from ..data.brief import check_data
 from ..distiller import Distiller
 from ..engine.early_log import held_back
 from ..engine.hooks.gradient_share import gradient_norms
@@ -50,6 +51,7 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
         yield from _describe_steps(trainer)
         for record in (x for x in said if x.levelno >= logging.WARNING):
             yield f"Warning: {record.getMessage()}"
+        yield "\n".join(check_data(cfg))
 
 
 @contextmanager

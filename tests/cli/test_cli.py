@@ -83,7 +83,8 @@ def test_check(runs, squares, tmp_path):
     done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD")
     assert done.exit_code == 0, done.output
     for part in ("student", "teacher 0", str(runs / "teacher" / "model_final.pth"), "features",
-                 "loss_PKD_feat", "backward and update", "12 training images"):  # fmt: skip
+                 "loss_PKD_feat", "backward and update", "12 training images",
+                 "\nData "):  # fmt: skip
         assert part in done.output, part
     assert not (tmp_path / "out").exists()
     done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD",

@@ -43,7 +43,8 @@ def test_formats_that_are_not_read_are_named(tmp_path):
         (tmp_path / name).touch()
     shown = ", ".join(f"{tmp_path / name}" for name in others)
     assert names(tmp_path)[1] == [
-        f"3 files are of formats that are not read: save them as JPEG or PNG: {shown}"
+        "3 files are of formats that are not read (save them as JPEG or PNG: ImageMagick reads "
+        f"most, heif-convert HEIC, Pillow 12 AVIF): {shown}"
     ]
 
 

@@ -13,13 +13,13 @@ bytes. Without lists the folders' names say the split, or all is train; without 
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ..class_names import similar
 from ..coco_json import write_coco
-from ..file_names import folded
 from ..listing import warn_of
 from ..pixels import image_size
 from .annotation import Annotation, read_xml
@@ -57,7 +57,7 @@ def voc_to_coco(
     unknown = sorted(names - set(classes))
     if classes and unknown:
         raise ConfigError(f"objects of {unknown} are not among the classes {' '.join(classes)}")
-    warn_of(logger, _alike(names), "class names differ in case or spaces alone")
+    warn_of(logger, similar(sorted(names)), "class names may be the same")
     output.mkdir(parents=True, exist_ok=True)
     paths = {split: output / f"instances_{found[split].name}.json" for split in images}
     for split, path in paths.items():
@@ -94,10 +94,3 @@ def _explain(split: str, read: Sequence[tuple[Sample, Annotation, tuple[int, int
     }
     for what, samples in findings.items():
         warn_of(logger, (x.annotation.name for x in samples), what, f"{split}: ")
-
-
-def _alike(names: Iterable[str]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names):
-        groups.setdefault(folded(name), []).append(name)
-    return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]

@@ -59,7 +59,7 @@ def find_files(folder: Path) -> Files:
     xmls = root / "Annotations" if (root / "Annotations").is_dir() else root
     found, left_out = list_images(images)
     for line in left_out:
-        logger.warning(f"{plain(images)}: {plain(line)}.")
+        logger.warning(f"{plain(images)}: {plain(line, 400)}.")
     annotations = files_with(walk(xmls, bounded=False), ".xml")
     if xmls == root:
         annotations = [path for path in annotations if _looks_right(path)]

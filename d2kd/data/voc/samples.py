@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...errors import MissingFileError
 from ...text import plain
+from ..coco_files import UNDIVIDED
 from ..listing import warn_of
 from ..split_names import SPLITS, folder_split
 from .annotation import read_xml
@@ -119,7 +120,7 @@ def _folder_splits(files: Files) -> dict[str, Split]:
     elif rest:
         logger.warning(
             f"no list in {plain(files.root / 'ImageSets' / 'Main')} and no folder names a split: "
-            f"all {len(rest):,} images are train, and nothing is left to test on."
+            f"all {len(rest):,} images are train{UNDIVIDED}."
         )
         found["train"] = Split("train", rest)
     return found

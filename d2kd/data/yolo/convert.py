@@ -9,6 +9,7 @@ follow the box; they are left out. An image without a label file has no objects.
 
 import logging
 import os
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from .matching import match_labels
 logger = logging.getLogger(__name__)
 
 
-def yolo_to_coco(data_yaml: Path, output: Path) -> dict[str, Path]:
+def yolo_to_coco(
+    data_yaml: Path, output: Path, needed: Sequence[str] = ("train", "val")
+) -> dict[str, Path]:
     """Convert the splits that a data.yaml names; warnings count what is left out or changed.
 
     Args:
         data_yaml: the file, or the folder that holds it.
         output: where to write ``instances_SPLIT.json``; made if needed.
+        needed: splits without whose images the set is refused; others are left out then.
 
     Returns:
         The json file of each split; file names in them are relative to `image_root`.
@@ -47,7 +51,7 @@ def yolo_to_coco(data_yaml: Path, output: Path) -> dict[str, Path]:
             f"{path} does not exist. Write it, for example {draft(data_yaml, walk(data_yaml))}"
         )
     try:
-        images, classes = _read(path)
+        images, classes = _read(path, needed)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
@@ -60,14 +64,14 @@ def yolo_to_coco(data_yaml: Path, output: Path) -> dict[str, Path]:
     return paths
 
 
-def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+def _read(path: Path, needed: Sequence[str]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """The images of each split, as `write_coco` takes them, and the classes."""
     data, root = read_data_yaml(path), image_root(path)
     reader = LabelReader(read_names(data, path), "kpt_shape" in data)
     given = str(data.get("path") or ".")
     if not os.path.isdir(path.resolve().parent / os.path.expanduser(given)):
         logger.warning(f"{plain(path)}: path: {plain(given)} is taken as {plain(root)}.")
-    found = _find(read_entries(data, path), root, path)
+    found = _find(read_entries(data, path), root, path, needed)
     labels = match_labels(found, root)
     images = {
         split: [_read_image(*pair, root, reader) for pair in zip(x, labels[split], strict=True)]
@@ -80,16 +84,18 @@ def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     return images, reader.classes
 
 
-def _find(entries: dict[str, list[str]], root: Path, path: Path) -> dict[str, list[Path]]:
-    """The images of each split; a test split that is not there is left out."""
+def _find(
+    entries: dict[str, list[str]], root: Path, path: Path, needed: Sequence[str]
+) -> dict[str, list[Path]]:
+    """The images of each split; one that is not there is left out if it is not needed."""
     found = {}
     for split, places in entries.items():
         try:
             found[split] = find_images(places, root, f"{path}, {split}")
         except MissingFileError as error:
-            if split != "test" or len(entries) == 1:
+            if split in needed or len(entries) == 1:
                 raise
-            logger.warning(f"test is left out: {plain(error, 300)}")
+            logger.warning(f"{split} is left out: {plain(error, 300)}")
     return found
 
 

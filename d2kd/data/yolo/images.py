@@ -34,7 +34,7 @@ def find_images(entries: list[str], root: Path, place: str) -> list[Path]:
             files, left_out = list_images(start)
             images.update(_inside(path, root) for path in files)
             for line in left_out:
-                logger.warning(f"{place}: {plain(line)}.")
+                logger.warning(f"{place}: {plain(line, 400)}.")
         elif start.suffix.lower() == ".txt" and os.path.isfile(start):
             images.update(_inside(path, root) for path in _listed(start, root))
         else:
