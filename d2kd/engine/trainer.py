@@ -149,7 +149,8 @@ class DistillationTrainer(Builders):
 
     def evaluate(self) -> Dict[str, Any]:
         """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""
-        return self.test(self.cfg, self._evaluated)
+        results: Dict[str, Any] = self.test(self.cfg, self._evaluated)
+        return results if comm.is_main_process() else {}
 
     def before_train(self) -> None:
         """The hooks' turn; then what a kill may have left undone behind the last checkpoint.

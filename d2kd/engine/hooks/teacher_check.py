@@ -63,6 +63,7 @@ class TeacherCheck(HookBase):
             ConfigError: a teacher's box AP is under the threshold.
         """
         if not self.cfg.DATASETS.TEST:
+            self._aps = None  # a checkpoint may know them
             logger.warning("DATASETS.TEST is empty, so whether the teacher is good on these data, "
                            "and whether distillation helps, is not known.")  # fmt: skip
             return
@@ -145,7 +146,8 @@ class TeacherCheck(HookBase):
         if not math.isfinite(best - ours):  # also behind the first rank
             return {}
         if ours >= best and not self._caught_up:
-            self._caught_up, step = True, self.trainer.iter + 1
+            self._caught_up = True
+            step = min(self.trainer.iter + 1, self.trainer.max_iter)  # after the last step, too
             logger.warning(
                 "From step %d on the teacher has nothing left to teach: its box AP is %.1f and the "
                 'student\'s %.1f on %s. DISTILL.SCHEDULE "(%g, %d)" ends distillation.',
@@ -156,9 +158,11 @@ class TeacherCheck(HookBase):
     def _student(self, results: Results) -> float:
         """Box AP on the same images: that of the evaluation, or one of its own."""
         if self._images.is_whole and evaluator_type(self._images.name) == "coco":
+            if not results:
+                return math.nan
             found = results if len(self.cfg.DATASETS.TEST) == 1 else results[self._images.name]
-            ap: float = found["bbox"]["AP"] if results else math.nan
-            return 0.0 if results and math.isnan(ap) else ap
+            ap: float = found["bbox"]["AP"]
+            return 0.0 if math.isnan(ap) else ap
         average = getattr(self.trainer, "average", None)  # what is evaluated in place of the model
         student = average.detector if average else self.trainer.distiller.student
         found = self._images.evaluate(student, self.cfg.INPUT.FORMAT)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from d2kd.config.loading import load_config
@@ -62,7 +63,7 @@ def hook_on(cfg, detector, student=None, classes=(), count=2):
                               adapter=adapter, autocast=contextlib.nullcontext)  # fmt: skip
     hook = TeacherCheck(cfg)
     distiller = SimpleNamespace(teachers=[teacher], student=student)
-    hook.trainer = SimpleNamespace(distiller=distiller, iter=0)
+    hook.trainer = SimpleNamespace(distiller=distiller, iter=0, max_iter=20)
     return hook
 
 
@@ -105,6 +106,19 @@ def test_why_a_teacher_has_nothing_to_teach(cfg, caplog, ids, parts, why):
     assert "box AP 0.0" in text and f"Likely cause: {why}" in text and level == "WARNING"
 
 
+def test_without_objects_nothing_is_known(cfg, caplog):
+    """Neither a good teacher nor a bad one can be told from images without objects."""
+    name = cfg.DATASETS.TEST[0]
+    records = [{**r, "annotations": []} for r in load_dataset(name, "DATASETS.TEST")]
+    DatasetCatalog.register("empty", lambda: records)
+    MetadataCatalog.get("empty").thing_classes = NAMES
+    cfg.DATASETS.TEST = ("empty",)
+    teacher = Oracle(4)
+    text, level = said(caplog, cfg, teacher)
+    DatasetCatalog.remove("empty")
+    assert "is not known: none of them has an object" in text and level == "WARNING"
+
+
 def test_the_size_is_a_likely_cause(cfg, caplog):
     cfg.INPUT.MIN_SIZE_TEST = 32
     text, _ = said(caplog, cfg, Oracle(0))
@@ -136,7 +150,7 @@ def test_the_advantage_is_of_the_same_images(cfg, caplog, images):
     assert 0 < first < ap
     assert images == 7 or first == pytest.approx(ap - 10.0)
     student.found, evaluation["bbox"]["AP"] = Oracle(4).found, 100.0
-    hook.trainer.iter = 19
+    hook.trainer.iter = 20  # as it is when training has ended
     assert evaluate()["distill"]["teacher_advantage"] == pytest.approx(ap - 100)
     evaluate()
     lines = [x for x in caplog.messages if "nothing left to teach" in x]
@@ -161,7 +175,10 @@ def test_without_a_test_set_that_is_said(cfg, caplog):
     cfg.DATASETS.TEST = ()
     text, level = said(caplog, cfg, None)
     assert "whether distillation helps, is not known" in text and level == "WARNING"
-    assert hook_on(cfg, None).compared(lambda: {"a": 1})() == {"a": 1}
+    resumed = hook_on(cfg, None)
+    resumed.load_state_dict({"aps": [50.0], "images": 100, "caught_up": False})
+    resumed.before_train()
+    assert resumed.compared(lambda: {"a": 1})() == {"a": 1}
     cfg.DISTILL.TEACHER.CHECK_AGAINST = "nowhere"
     with pytest.raises(MissingFileError, match="DISTILL.TEACHER.CHECK_AGAINST: nowhere holds no"):
         TeacherCheck(cfg)

@@ -1,0 +1,49 @@
+"""Two ranks, two test sets, an average, held shares and a teacher's check, in one run."""
+
+import contextlib
+import json
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+from torch.testing import assert_close
+
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file
+from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
+
+
+def on_rank(rank, folder):
+    """A whole run, then one that stops and goes on, in one process of two."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
+    comm.create_local_process_group(2)
+    whole, parts = get_d2kd_cfg(), get_d2kd_cfg()
+    merge_config_file(whole, f"{folder}/whole.yaml", "")
+    merge_config_file(parts, f"{folder}/parts.yaml", "")
+    train(whole)
+    with contextlib.suppress(Interruption):
+        train(parts, stop_before=3)
+    train(parts, resume=True)
+    dist.destroy_process_group()
+
+
+def test_two_test_sets_on_two_ranks(tmp_path, squares):
+    """The first rank alone has the measures, of both sets, and keeps them."""
+    for name in ("whole", "parts"):
+        cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, name, TEST__EVAL_PERIOD=2)
+        first, json_file, images = cfg.DATASETS.CUSTOM[0]
+        cfg.DATASETS.CUSTOM = [[first, json_file, images], ["more", json_file, images]]
+        cfg.DATASETS.TEST, cfg.SOLVER.MAX_ITER = (first, "more"), 4
+        cfg.SOLVER.EMA.DECAY, cfg.SOLVER.BEST_METRIC = 0.5, "more/bbox/AP"
+        cfg.DISTILL.BALANCE.SHARES, cfg.DISTILL.BALANCE.STEPS = (0.2,), 2
+        cfg.DISTILL.BALANCE.PERIOD, cfg.DISTILL.TEACHER.CHECK_IMAGES = 1, 100
+        (tmp_path / f"{name}.yaml").write_text(cfg.dump())
+    mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    for one, parts in zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True):
+        assert_close(parts, one, rtol=0, atol=0, equal_nan=True)
+    kept = json.loads((tmp_path / "parts" / "last_evaluation.json").read_text())
+    assert kept["steps"] == 4 and {"AP", "AP50"} < set(kept["results"]["more"]["bbox"])
+    rows = (tmp_path / "parts" / "metrics.json").read_text()
+    assert rows.count("distill/teacher_advantage") == 2 and "more/bbox/AP50" in rows
