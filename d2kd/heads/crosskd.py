@@ -93,7 +93,7 @@ class CrossKD(DistillationHead):
             "CLS_WEIGHT": self.cls_weight, "REG_WEIGHT": self.reg_weight,
             "QUALITY_WEIGHT": self.quality_weight,
         })  # fmt: skip
-        widths = student.tower_width, teacher.tower_width
+        widths = [_tap_width(x, self.block) for x in (student, teacher)]
         self.project = nn.ModuleList(
             nn.Conv2d(*widths, 1) for _ in range(2 if widths[0] != widths[1] else 0)
         )
@@ -161,6 +161,11 @@ def _taps(output: DetectorOutput, side: int, stride: int) -> List[Tensor]:
     return [output.features[stride], *taps[stride]]
 
 
+def _tap_width(detector: DetectorSpec, block: int) -> int:
+    """Channels of the tower, or of the FPN where no block is run."""
+    return detector.tower_width if block else next(iter(detector.features.values())).channels
+
+
 def _check_coding(student: DetectorSpec, teacher: DetectorSpec) -> None:
     if (student.box_coding, student.reg_max) != (teacher.box_coding, teacher.reg_max):
         raise ValueError(
@@ -178,9 +183,10 @@ def _check_towers(student: DetectorSpec, teacher: DetectorSpec, block: int, proj
             f"blocks and the teacher's {teacher.num_convs}. Set it to at most the smaller number, "
             "or give both at least as many NUM_CONVS."
         )
-    if student.tower_width != teacher.tower_width and not project:
+    widths = [_tap_width(x, block) for x in (student, teacher)]
+    if widths[0] != widths[1] and not project:
         raise ValueError(
             f"DISTILL.HEADS: CrossKD needs towers of equal width; the student has "
-            f"{student.tower_width} channels and the teacher {teacher.tower_width}. Set "
+            f"{widths[0]} channels and the teacher {widths[1]}. Set "
             "MODEL.FPN.OUT_CHANNELS alike, or DISTILL.CrossKD.PROJECT True (ours, not published)."
         )

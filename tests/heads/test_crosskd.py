@@ -151,6 +151,18 @@ def test_boxes_without_area_are_finite():
     assert all(bool(p.grad.isfinite().all()) for p in student.parameters())
 
 
+@pytest.mark.parametrize("convs", [(0, 2), (2, 0), (0, 0)])
+def test_towers_without_blocks_cross_at_the_pyramid(convs):
+    student = build("GFL", convs[0])
+    teacher = build("GFL", convs[1], channels=12, seed=1)
+    options = {"CrossKD": {"PROJECT": True}}
+    model = distill(student, [teacher], ("CrossKD",), options=options).train()
+    losses = model(make_batch())
+    assert losses["loss_CrossKD_cls"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_projection_of_other_widths():
     student, teacher = build("GFL"), build("GFL", channels=16)
     specs = build_adapter(student).spec(), build_adapter(teacher).spec()

@@ -83,7 +83,7 @@ class TeacherCheck(HookBase):
     def _references(self) -> Dict[str, float]:
         """Box AP of the plain student, by what it is called; empty where none is known."""
         found, start = {}, self.cfg.MODEL.WEIGHTS
-        if recorded_classes(start):
+        if recorded_classes(start) and not self.trainer.start_iter:
             student, name = self.trainer.distiller.student, f"the student at its start ({start})"
             found[name] = self._images.evaluate(student, self.cfg.INPUT.FORMAT)
         if folder := self.cfg.DISTILL.TEACHER.CHECK_AGAINST:

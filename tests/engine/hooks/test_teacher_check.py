@@ -63,7 +63,7 @@ def hook_on(cfg, detector, student=None, classes=(), count=2):
                               adapter=adapter, autocast=contextlib.nullcontext)  # fmt: skip
     hook = TeacherCheck(cfg)
     distiller = SimpleNamespace(teachers=[teacher], student=student)
-    hook.trainer = SimpleNamespace(distiller=distiller, iter=0, max_iter=20)
+    hook.trainer = SimpleNamespace(distiller=distiller, iter=0, max_iter=20, start_iter=0)
     return hook
 
 
@@ -134,6 +134,12 @@ def test_a_student_that_starts_as_good(cfg, caplog, tmp_path):
     caplog.clear()
     text, level = said(caplog, cfg, Oracle(3), Oracle(2))
     assert "not better" not in text and level == "INFO"
+    hook = hook_on(cfg, Oracle(2), Oracle(3))
+    hook.trainer.start_iter = 5  # resumed with other CHECK_IMAGES: it is not at its start
+    with caplog.at_level(logging.INFO, "d2kd"):
+        caplog.clear()
+        hook.before_train()
+    assert "at its start" not in caplog.text and "box AP" in caplog.text
 
 
 @pytest.mark.parametrize("images", [100, 7])
