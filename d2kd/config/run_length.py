@@ -17,9 +17,9 @@ from .validate import check_value
 LENGTH = "SOLVER.MAX_ITER"
 _BATCH, _RATE, _STEPS = "SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.STEPS"
 _WARMUP, _SCHEDULE = "SOLVER.WARMUP_ITERS", "DISTILL.SCHEDULE"
-_SAVED, _TESTED, _BEST = "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "SOLVER.BEST_METRIC"
-OF_LENGTH = (_WARMUP, _STEPS, _SCHEDULE, _SAVED, _TESTED)
-_READ = (LENGTH, _BATCH, _RATE, _STEPS, _WARMUP, _SAVED, _TESTED)
+_SAVED, TESTED, _BEST = "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "SOLVER.BEST_METRIC"
+OF_LENGTH = (_WARMUP, _STEPS, _SCHEDULE, _SAVED, TESTED)
+_READ = (LENGTH, _BATCH, _RATE, _STEPS, _WARMUP, _SAVED, TESTED)
 _OPTIMIZED = {"SGD": ("in proportion", 1.0), "AdamW": ("with the square root", 0.5)}
 
 Keys = Mapping[str, Any]
@@ -90,11 +90,11 @@ def _fits(now: Keys, own: Keys, tests: bool) -> Iterator[_Fit]:
         yield _SCHEDULE, scaled, _in_proportion(length, own[LENGTH])
     if own[_SAVED] < own[LENGTH] and now[_SAVED] >= length:
         yield _SAVED, _quarter(length), f"a quarter of {LENGTH} {length}"
-    at_end = own[_TESTED] == own[LENGTH]  # which is not what a file that sets a length alone says
-    if now[_TESTED] >= length and not at_end or (tests and not now[_TESTED]):
-        yield _TESTED, _quarter(length), f"a quarter of {LENGTH} {length}"
-    if own[_TESTED] and not now[_TESTED]:
-        yield _BEST, "", f"since {_TESTED} is 0, so that there is nothing to choose from"
+    at_end = own[TESTED] == own[LENGTH]  # which is not what a file that sets a length alone says
+    if now[TESTED] >= length and not at_end or (tests and not now[TESTED]):
+        yield TESTED, _quarter(length), f"a quarter of {LENGTH} {length}"
+    elif not now[TESTED]:
+        yield _BEST, "", f"since {TESTED} is 0, so that there is nothing to choose from"
     yield from _fit_rate(now, own)
 
 

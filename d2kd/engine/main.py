@@ -22,7 +22,7 @@ from ..config.loading import merge_config_file, merge_options, without_pretraine
 from ..config.locate import resolve_config_file
 from ..config.naming import construct
 from ..config.pairs import choose_distillation
-from ..config.run_length import LENGTH, OF_LENGTH, fit_run
+from ..config.run_length import LENGTH, OF_LENGTH, TESTED, fit_run
 from ..config.shortcuts import distil, use_data
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
@@ -83,7 +83,7 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     if begins:
         choose_distillation(cfg, said | {*args.opts[::2]}, begun)
     if trains:
-        tests = bool(args.data and cfg.DATASETS.TEST)
+        tests = bool(args.data and cfg.DATASETS.TEST) and TESTED not in said
         fit_run(cfg, own, args.opts[::2], tests, begun)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"

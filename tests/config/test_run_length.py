@@ -156,6 +156,18 @@ def test_without_evaluations_there_is_no_best_one(caplog):
     assert cfg.SOLVER.BEST_METRIC == "bbox/AP50"  # and training refuses it
 
 
+def test_a_file_may_leave_evaluations_out(tmp_path, caplog):
+    path = tmp_path / "mine.yaml"
+    own = {"_BASE_": str(ROOT / "configs" / "own" / "student.yaml"), "TEST": {"EVAL_PERIOD": 0}}
+    path.write_text(yaml.safe_dump(own))
+    data = tmp_path / "coco"
+    d2kd("convert", "yolo", yolo_set(tmp_path / "own"), data)
+    for given in ("", data):
+        cfg = config(path, data=given)
+        assert cfg.TEST.EVAL_PERIOD == 0 and cfg.SOLVER.BEST_METRIC == ""
+    assert "SOLVER.BEST_METRIC is '' instead of 'bbox/AP', since TEST" in caplog.text
+
+
 def run_of(folder, **solver):
     """A run's folder as far as a config needs it."""
     folder.mkdir()
