@@ -53,8 +53,7 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
 
     Args:
         cfg: of a distillation, with what was typed.
-        said: the keys that were typed or written, which stay, as all do that are not at their
-            defaults.
+        said: the keys that were typed or written, which stay, as do all that are not defaults.
         begun: of a distillation that goes on: its keys, which stay too; those that its version did
             not have keep their defaults.
     """
@@ -69,7 +68,8 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
         heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg, teacher)
     if "CrossKD" in heads:
         keys["DISTILL.CrossKD.PROJECT"] = True
-    if not (why := _unbalanced(heads, now, said)):
+    weights = [f"DISTILL.{head}.WEIGHT" for head in heads]
+    if not (why := _unbalanced(weights, now, said)):
         keys[_SHARES] = (round(SHARE / len(heads), 4),)
         keys["DISTILL.BALANCE.PERIOD"] = PERIOD
     if begun.get("DISTILL.HEADS"):
@@ -79,17 +79,13 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
         merge_options(cfg, [key, value])
     text = " ".join(f"{key} {value!r}" for key, value in chosen.items())
     if why:
-        keys = {key: now[key] for head in heads if (key := f"DISTILL.{head}.WEIGHT") in now}
-        text += "; no shares of the gradient are held, since " + why + ", but the weights are "
-        text += " ".join(f"{key} {value!r}" for key, value in keys.items())
+        text += f"; no shares of the gradient are held, since {why}, but the weights are "
+        text += " ".join(f"{key} {now[key]!r}" for key in weights if key in now)
     logging.getLogger(__name__).info("By --teacher: %s", text)
 
 
-def _unbalanced(heads: Collection[str], now: Mapping[str, Any], said: Collection[str]) -> str:
+def _unbalanced(weights: Collection[str], now: Mapping[str, Any], said: Collection[str]) -> str:
     """Why no shares are held; "" if they are."""
-    for key in (f"DISTILL.{head}.WEIGHT" for head in heads):
-        if key in said:
-            return f"{key} is given"
-    if _SHARES in said and not now[_SHARES]:
-        return f"{_SHARES} is empty"
-    return "DISTILL.COMPILE is True" if now["DISTILL.COMPILE"] else ""
+    causes = [f"{key} is given" for key in weights if key in said]
+    causes += [f"{_SHARES} is empty"] * (_SHARES in said and not now[_SHARES])
+    return " and ".join([*causes, *["DISTILL.COMPILE is True"] * now["DISTILL.COMPILE"]])

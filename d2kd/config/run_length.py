@@ -52,12 +52,8 @@ def fit_run(
     check_value(LENGTH, began[LENGTH])
     then = {key: value for key, value, _ in _fits(began, before, tests)}
     for key in (_WARMUP, _STEPS, _SCHEDULE, *fits):
-        found = _tuple(begun.get(key))
-        if (
-            key != _BEST
-            and found is not None
-            and found in map(_tuple, (before[key], then.get(key)))
-        ):
+        unedited = map(_tuple, (before[key], then.get(key)))
+        if key in begun and key != _BEST and _tuple(begun[key]) in unedited:
             fits[key] = begun[key], "as the run began"
     for key, (value, why) in fits.items():
         if key not in typed and _tuple(value) != _tuple(now[key]):

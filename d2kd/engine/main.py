@@ -92,10 +92,7 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
 
 
 def _begun(args: Namespace, cfg: CfgNode, own: CfgNode) -> Dict[str, Any]:
-    """The keys of the run that goes on or is repeated, as far as they stay; none of a new one.
-
-    Its length is that which it began with.
-    """
+    """The keys that a run which goes on or is repeated began with; none of a new one."""
     folder = Path(cfg.OUTPUT_DIR)
     if args.resume or args.resume_anyway:
         written = folder / "config.yaml", folder / "last_checkpoint"
@@ -103,8 +100,8 @@ def _begun(args: Namespace, cfg: CfgNode, own: CfgNode) -> Dict[str, Any]:
             keys = on_first_rank(lambda: read_yaml(written[0]))
             segments = on_first_rank(lambda: read_record(folder).get("segments", []))
             lengths = [x["changes"][LENGTH][0] for x in segments if LENGTH in x.get("changes", {})]
-            first = {LENGTH: lengths[0]} if lengths else {}
-            return {**dict(flatten(keys)), **first} if isinstance(keys, dict) else {}
+            begun = dict(flatten(keys)) if isinstance(keys, dict) else {}
+            return {**begun, LENGTH: lengths[0]} if lengths else begun
     repeats = os.path.isdir(args.config_file) and LENGTH not in args.opts[::2]
     keys = dict(flatten(own))
     return {key: keys[key] for key in OF_LENGTH} if repeats else {}

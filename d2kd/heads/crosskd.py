@@ -93,7 +93,7 @@ class CrossKD(DistillationHead):
             "CLS_WEIGHT": self.cls_weight, "REG_WEIGHT": self.reg_weight,
             "QUALITY_WEIGHT": self.quality_weight,
         })  # fmt: skip
-        widths = [_tap_width(x, self.block) for x in (student, teacher)]
+        widths = _tap_width(student, self.block), _tap_width(teacher, self.block)
         self.project = nn.ModuleList(
             nn.Conv2d(*widths, 1) for _ in range(2 if widths[0] != widths[1] else 0)
         )
