@@ -6,11 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import yaml
-from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from d2kd import DistillationTrainer
@@ -146,26 +142,6 @@ def test_what_is_never_measured_is_not_measured_for_ever(tmp_path, caplog):
     weights = measured(hook, [{"task": 0.0, "A": 0.5, "B": 0.5}] * 4)
     assert weights == {"A": 2.0, "B": 6.0} and not hook.trainer.distiller.probes
     assert "A, B had no gradient" in caplog.text
-
-
-def on_rank(rank, folder):
-    """One rank's gradients are 0: the task's first, then one head's."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
-    comm.create_local_process_group(2)
-    mine = [{"task": 1.0, "A": 0.5, "B": 2.0}] * 2
-    if rank:
-        mine = [{"task": 0.0, "A": 0.5, "B": 2.0}, {"task": 1.0, "A": 0.0, "B": 0.5}]
-    with EventStorage(0):
-        weights = measured(GradientBalance((0.25,), ("A", "B"), 9, folder), mine)
-    torch.save(weights, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
-
-
-def test_a_rank_without_gradient_leaves_the_others_measurement(tmp_path):
-    """Ratios: A 0.5 twice; B 2, then the mean of 2 and 0.5, by their logarithms 1."""
-    mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
-    assert found[0] == found[1] == {"A": pytest.approx(1.0), "B": pytest.approx(0.5 / 2**0.5)}
 
 
 def test_no_weight_may_be_zero(balanced):

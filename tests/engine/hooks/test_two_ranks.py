@@ -1,24 +1,36 @@
-"""Two ranks, two test sets, an average, held shares and a teacher's check, in one run."""
+"""Hooks on two ranks: two test sets, an average, held shares and a teacher's check."""
 
 import contextlib
 import json
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
+from d2kd.engine.hooks.balance import GradientBalance
+from tests.engine.hooks.test_balance import measured
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
+
+NORMS = [  # of gradients, on each rank
+    [{"task": 1.0, "A": 0.5, "B": 2.0}, {"task": 1.0, "A": 0.5, "B": 2.0}],
+    [{"task": 0.0, "A": 0.5, "B": 2.0}, {"task": 1.0, "A": 0.0, "B": 0.5}],
+]
 
 
 def on_rank(rank, folder):
-    """A whole run, then one that stops and goes on, in one process of two."""
+    """A measurement, a whole run, then one that stops and goes on, in one process of two."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
     comm.create_local_process_group(2)
+    with EventStorage(0):
+        weights = measured(GradientBalance((0.25,), ("A", "B"), 9, folder), NORMS[rank])
+    torch.save(weights, f"{folder}/{rank}.pth")
     whole, parts = get_d2kd_cfg(), get_d2kd_cfg()
     merge_config_file(whole, f"{folder}/whole.yaml", "")
     merge_config_file(parts, f"{folder}/parts.yaml", "")
@@ -29,8 +41,12 @@ def on_rank(rank, folder):
     dist.destroy_process_group()
 
 
-def test_two_test_sets_on_two_ranks(tmp_path, squares):
-    """The first rank alone has the measures, of both sets, and keeps them."""
+def test_two_ranks(tmp_path, squares):
+    """A rank without a gradient leaves the measurement to the other one.
+
+    Ratios: A 0.5 twice; B 2, then the mean of 2 and 0.5, by their logarithms 1. The first rank
+    alone has the measures, of both test sets, and keeps them.
+    """
     for name in ("whole", "parts"):
         cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, name, TEST__EVAL_PERIOD=2)
         first, json_file, images = cfg.DATASETS.CUSTOM[0]
@@ -41,6 +57,8 @@ def test_two_test_sets_on_two_ranks(tmp_path, squares):
         cfg.DISTILL.BALANCE.PERIOD, cfg.DISTILL.TEACHER.CHECK_IMAGES = 1, 100
         (tmp_path / f"{name}.yaml").write_text(cfg.dump())
     mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    weights = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+    assert weights[0] == weights[1] == {"A": pytest.approx(1), "B": pytest.approx(0.5 / 2**0.5)}
     for one, parts in zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True):
         assert_close(parts, one, rtol=0, atol=0, equal_nan=True)
     kept = json.loads((tmp_path / "parts" / "last_evaluation.json").read_text())
