@@ -55,7 +55,8 @@ def data(
     count += _print(compare_splits(splits))
     if teacher:
         count += _print(compare_classes(classes, _classes_of(teacher)))
-    echo(f"{count} problems." if count else "No problem found.")
+    hint = " --output NEW writes labels without the images that cannot be used." * (not output)
+    echo(f"{count} problems.{hint}" if count else "No problem found.")
     sys.exit(count > 0)
 
 

@@ -1,5 +1,6 @@
 """Annotation files in Pascal VOC's format: encodings, odd content, and files made to harm."""
 
+import json
 import logging
 import time
 
@@ -100,7 +101,25 @@ def test_what_is_said_of_all_files(tmp_path, caplog):
         Image.new("RGB", (20, 10)).save(tmp_path / f"{name}.jpg")
     with caplog.at_level(logging.WARNING):
         voc_to_coco(tmp_path, tmp_path / "out")
-    for text in ("1 xml files have polygons, of which the boxes alone are read: a.xml",
+    for text in ("1 xml files have polygons that cannot be read, of whose objects the boxes are "
+                 "taken: a.xml",
                  "1 xml files have boxes before pixel 1", "1 class names may be the same: "
                  "'Cat' and 'cat'"):  # fmt: skip
         assert caplog.text.count(text) == 1
+
+
+@pytest.mark.parametrize("polygon", [
+    "<x1>3</x1><y1>2</y1><x2>11</x2><y2>2</y2><x3>11</x3><y3>9</y3>",
+    "<pt><x>3</x><y>2</y></pt><pt><x>11</x><y>2</y></pt><pt><x>11</x><y>9</y></pt>",
+])  # fmt: skip
+def test_polygons_are_kept(tmp_path, polygon):
+    """Roboflow's and LabelMe's, from pixel 1 as the boxes; an object without one has its box."""
+    first = xml("cat", box=f"{BOX}<polygon>{polygon}</polygon>")
+    (tmp_path / "a.xml").write_text(
+        first.replace("</annotation>", "") + xml("dog").replace("<annotation>", "")
+    )
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg")
+    path = voc_to_coco(tmp_path, tmp_path / "out")["train"]
+    cat, dog = json.loads(path.read_text())["annotations"]
+    assert cat["segmentation"] == [[2, 1, 10, 1, 10, 8]] and cat["area"] == 28
+    assert "segmentation" not in dog

@@ -71,6 +71,9 @@ def evil_data(squares):
     for folder in ("yolo/images/train", "voc/Annotations", "voc/ImageSets/Main", "voc/JPEGImages"):
         Path(folder).mkdir(parents=True)
     Path("yolo/data.yaml").write_text(f"train: images/train\nnames: {TAG}")
+    shutil.copytree(squares, "notes/images", ignore=shutil.ignore_patterns("*.json"))
+    Path("notes/images/0.txt").write_text("0 0.5 0.5 0.5 0.5")
+    Path("notes/notes.json").write_text(json.dumps({"categories": [{"id": 0, "name": TAG}]}))
     Path("voc/Annotations/0.xml").write_text(ENTITY)
     Path("voc/ImageSets/Main/train.txt").write_text("0\n")
     shutil.copy(squares / "0.png", "voc/JPEGImages/0.png")
@@ -139,6 +142,10 @@ def cases(squares):
         "convert voc": ["convert", "voc", "voc", "out"],
         "data yolo": ["data", "yolo"],
         "data voc": ["data", "voc"],
+        "data yolo, written": ["data", "yolo", "--output", "new1"],
+        "data voc, written": ["data", "voc", "--output", "new2"],
+        "data notes": ["data", "notes", "--output", "new3"],
+        "data eps": ["data", "eps", "--output", "new4", "--pictures", "sheet.png"],
         "train, eps": ["train", "base.yaml", *custom("eps", "eps/squares.json", "eps")],
         "predict eps": ["predict", "base.yaml", "eps", "--weights", "good.pth"],
         "train, remote images": ["train", "base.yaml", *custom("remote", "remote.json", squares)],

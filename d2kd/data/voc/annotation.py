@@ -24,7 +24,7 @@ class Annotation(NamedTuple):
     size: tuple[float, float] | None  # width and height (px), None where they are not stated
     boxes: list[Box]
     filename: str
-    polygons: int  # objects that have one, which is left out
+    polygons: list[list[float] | None]  # of each box, x, y, x, y ... px; [] if it cannot be read
 
 
 def read_xml(path: Path) -> Annotation:
@@ -41,7 +41,7 @@ def read_xml(path: Path) -> Annotation:
             _size(tree),
             [read_object(item) for item in objects],
             (tree.findtext("filename") or "").strip(),
-            sum(item.find("polygon") is not None for item in objects),
+            [read_polygon(item) for item in objects],
         )
     except (ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as e:
         raise ConfigError(f"{path}: not a VOC annotation: {' '.join(str(e).split())}") from None
@@ -65,6 +65,20 @@ def read_object(item: ElementTree.Element) -> Box:
     if not (xmin <= xmax and ymin <= ymax):
         raise ValueError(f"the box {corners} of {name!r} has its corners in the wrong order")
     return name, xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1
+
+
+def read_polygon(item: ElementTree.Element) -> list[float] | None:
+    """The ``<polygon>`` of an object, of ``<x1><y1>...`` or ``<pt><x><y></pt>...``; 0-based px."""
+    polygon = item.find("polygon")
+    if polygon is None:
+        return None
+    texts = [x.text or "" for x in polygon.iter() if re.fullmatch(r"[xy]\d*", x.tag)]
+    try:
+        values = [float(text) - 1 for text in texts]
+    except ValueError:
+        return []
+    whole = len(values) >= 6 and len(values) % 2 == 0 and all(map(math.isfinite, values))
+    return values if whole else []
 
 
 def _parse(data: bytes) -> ElementTree.Element:

@@ -7,6 +7,7 @@ bytes. Without lists the folders' names say the split, or all is train; without 
 
 - VOC's corners are 1-based pixel indices, both inclusive; COCO's box is x, y, width, height from
   the image's corner: x = xmin - 1, y = ymin - 1, width = xmax - x, height = ymax - y.
+- A polygon, as Roboflow and LabelMe write it, is kept with its box.
 - "difficult" objects are ordinary objects (``iscrowd`` 0), as in Detectron2's own VOC reader.
 - The image size is taken from the image file. Boxes that reach outside it are written as they are:
   d2kd clips them when it trains.
@@ -72,9 +73,10 @@ def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[
         annotation = read_xml(sample.annotation)
         read.append((sample, annotation, (width, height)))
         name = sample.image.relative_to(root).as_posix()
-        images.append(
-            {"file_name": name, "width": width, "height": height, "boxes": annotation.boxes}
-        )
+        image = {"file_name": name, "width": width, "height": height, "boxes": annotation.boxes}
+        if any(annotation.polygons):
+            image["polygons"] = [polygon or [] for polygon in annotation.polygons]
+        images.append(image)
     _explain(split, read)
     return images
 
@@ -85,8 +87,8 @@ def _explain(split: str, read: Sequence[tuple[Sample, Annotation, tuple[int, int
         "xml files state another size than the image file's, ignored": [
             x for x, said, size in read if said.size not in (None, size)
         ],
-        "xml files have polygons, of which the boxes alone are read": [
-            x for x, said, _ in read if said.polygons
+        "xml files have polygons that cannot be read, of whose objects the boxes are taken": [
+            x for x, said, _ in read if [] in said.polygons
         ],
         "xml files have boxes before pixel 1, VOC's first: they may count from 0": [
             x for x, said, _ in read if any(min(b[1:3]) < 0 for b in said.boxes)
