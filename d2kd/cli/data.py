@@ -38,7 +38,6 @@ def data(
     from ..data.listing import listed
     from ..data.prepare import prepare_folder
     from ..data.problems import compare_classes, compare_splits, find_notes, find_problems
-    from ..inspection.sheet import write_sheet
 
     splits = prepare_folder(folder, output, val, seed) if output else read_dataset_folder(folder)
     count = 0
@@ -50,6 +49,8 @@ def data(
     echo_lines(tabulate(class_table(splits, size), "keys", "simple"))
     _print(listed(similar(classes), "class names may be the same"))
     if pictures:
+        from ..inspection.sheet import write_sheet
+
         write_sheet(splits, pictures)
         echo(f"wrote {pictures}")
     count += _print(compare_splits(splits))
