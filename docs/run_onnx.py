@@ -1,6 +1,7 @@
-"""Detect objects with an exported file: python run_onnx.py student.onnx photo.jpg
+"""Detect objects with an exported file: python run_onnx.py MODEL PHOTO [DRAWN [THRESHOLD]]
 
-Needs numpy, Pillow and onnxruntime, and nothing else. Prints the detections and draws them.
+Needs numpy, Pillow and onnxruntime, and nothing else. Prints the detections and draws them, from
+the score on at which F1 was best in validation, or from THRESHOLD on.
 """
 
 import json
@@ -32,7 +33,12 @@ def prepare(image, about):
     return padded, scale
 
 
-def detect(session, about, image, threshold=0.5):
+def lowest_score(about):
+    """The threshold of the best F1 in validation; 0.5 where the file has none."""
+    return about.get("best_f1", {}).get("threshold", 0.5)
+
+
+def detect(session, about, image, threshold):
     """Boxes (n, 4) XYXY in pixels of the image, scores (n,) and class indices (n,)."""
     padded, scale = prepare(image, about)
     boxes, scores, classes = session.run(["boxes", "scores", "classes"], {"image": padded})
@@ -41,11 +47,13 @@ def detect(session, about, image, threshold=0.5):
     return boxes, scores[keep], classes[keep]
 
 
-def main(model, photo, output="detections.png"):
+def main(model, photo, output="detections.png", threshold=None):
     session, about = load(model)
+    threshold = float(threshold or lowest_score(about))
+    print(f"score threshold {threshold:g}", file=sys.stderr)
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
     draw = ImageDraw.Draw(image)
-    for box, score, index in zip(*detect(session, about, image), strict=True):
+    for box, score, index in zip(*detect(session, about, image, threshold), strict=True):
         name = about["classes"][index] if about["classes"] else index
         print(f"{name} {score:.4f} " + " ".join(f"{x:.2f}" for x in box))
         draw.rectangle(box.tolist(), outline="red", width=2)

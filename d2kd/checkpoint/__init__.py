@@ -1,5 +1,6 @@
 from .checkpointer import SafeCheckpointer, last_checkpoint, write_final
 from .complete import StrictCheckpointer, load_detector
+from .of_run import run_checkpoint
 from .weights_file import convert_weights, read_weights
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     "last_checkpoint",
     "load_detector",
     "read_weights",
+    "run_checkpoint",
     "write_final",
 ]

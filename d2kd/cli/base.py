@@ -3,7 +3,7 @@
 import difflib
 import os
 from argparse import Namespace
-from typing import Any, Callable, List, NoReturn, Sequence
+from typing import Any, Callable, Dict, List, NoReturn, Sequence
 
 import click
 from click.shell_completion import CompletionItem
@@ -80,7 +80,7 @@ debug_option = click.option(
 def main() -> None:
     """Knowledge distillation of object detectors on Detectron2.
 
-    CONFIG is a yaml file, the folder of a run (its config.yaml and last checkpoint), a config of
+    CONFIG is a yaml file, the folder of a run (its config.yaml and best checkpoint), a config of
     d2kd such as train/gfl_R_50_FPN_1x.yaml, or one of the model zoo such as
     COCO-Detection/retinanet_R_101_FPN_3x.yaml. KEY VALUE pairs behind it override its keys.
     """
@@ -102,13 +102,32 @@ def config_argument(required: bool = True) -> Callable:
     return click.argument("config", required=required, shell_complete=_complete_config)
 
 
+def with_last(function: Callable) -> Callable:
+    """Decorator: the option --weights, of which --last is a value, for `run_weights`."""
+    text = "The run's last checkpoint, not its best."
+    function = click.option("--last", "weights", flag_value=_LAST, help=text)(function)
+    text = "Default: the run's best checkpoint, or the last where none is best."
+    return click.option("--weights", default="", metavar="FILE", help=text)(function)
+
+
+_LAST = "--last"
+_TEACHER_LAST = "The last checkpoint of a --teacher that is a run, not its best."
+_MORE: Dict[str, Callable] = {
+    "weights": with_last,
+    "last": click.option("--last", is_flag=True, help=_TEACHER_LAST),
+}
+
+
 def with_config(*names: str) -> Callable:
-    """Decorator: the arguments CONFIG [KEY VALUE]... and those of `OPTIONS` that are named."""
+    """Decorator: the arguments CONFIG [KEY VALUE]..., and options of `OPTIONS` or `_MORE`."""
 
     def decorate(function: Callable) -> Callable:
         function = click.argument("options", nargs=-1, metavar="[KEY VALUE]...")(function)
         function = config_argument()(function)
         for name in reversed(names):
+            if name in _MORE:
+                function = _MORE[name](function)
+                continue
             metavar, text = OPTIONS[name]
             function = click.option(
                 f"--{name}", name.replace("-", "_") + "_", metavar=metavar, multiple=name != "data",
@@ -127,10 +146,17 @@ def namespace(config: str, options: Sequence[str], **given: Any) -> Namespace:
 
     Raises:
         click.NoSuchOption: see `refuse_options`.
+        ConfigError: `last`, and no teacher whose it is.
     """
     refuse_options([config, *options])
+    from ..checkpoint import last_checkpoint
     from ..engine.main import argument_parser
 
+    if given.pop("last", False):
+        runs = given["teacher_"][len(given["teacher_weights_"]) :]
+        given["teacher_weights_"] += tuple(map(last_checkpoint, runs))
+        if not runs:
+            raise ConfigError("--last: name a run with --teacher, without --teacher-weights.")
     args = argument_parser().parse_args([])
     args.config_file, args.opts = config, list(options)
     for name, value in given.items():
@@ -153,17 +179,19 @@ def refuse_options(words: Sequence[str]) -> None:
 
 
 def run_weights(config: str, weights: str) -> str:
-    """`weights`, or the last checkpoint of a run if CONFIG is its folder.
+    """`weights`, or the checkpoint of a run if CONFIG is its folder, which is said.
 
     Raises:
         ConfigError: neither.
     """
-    from ..checkpoint import last_checkpoint
+    from ..checkpoint import run_checkpoint
 
-    if weights:
+    if weights not in ("", _LAST):
         return weights
     if os.path.isdir(config):
-        return last_checkpoint(config)
+        path, text = run_checkpoint(config, weights == _LAST)
+        echo(f"weights: {text}")
+        return path
     raise ConfigError(
         f"CONFIG {config} is no run's folder, so it has no checkpoint: add --weights FILE."
     )

@@ -10,7 +10,7 @@ from .base import SETTINGS, debug_option, echo, echo_lines, namespace, run_weigh
 
 
 @click.command(context_settings=SETTINGS)
-@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import")
+@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import", "last")
 def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
     """Try two iterations of CONFIG, and say what is wrong.
 
@@ -79,8 +79,7 @@ def maps(
 
 
 @click.command(context_settings=SETTINGS)
-@with_config("data", "import")
-@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@with_config("data", "import", "weights")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("quality"),
               show_default=True, help="Folder of quality.json and quality.png.")  # fmt: skip
 def quality(

@@ -8,7 +8,7 @@ from typing import Any, List, Tuple
 import click
 
 from ..errors import ConfigError
-from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights
+from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights, with_last
 
 _SHOWN = 20
 
@@ -16,18 +16,18 @@ _SHOWN = 20
 @click.command(context_settings=SETTINGS)
 @config_argument()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@with_last
 @click.option("--output", type=click.Path(path_type=Path), default=Path("predictions"),
               show_default=True, help="Folder for the drawn images or videos.")  # fmt: skip
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
-              help="Lowest score.")  # fmt: skip
+@click.option("--threshold", type=click.FloatRange(0, 1),
+              help="Lowest score; default: of the best F1 in validation, or 0.5.")  # fmt: skip
 @click.option("--coco", type=click.Path(path_type=Path), metavar="FILE",
               help="Also write them as COCO json: pseudo-labels to train on.")  # fmt: skip
 @click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
 @debug_option
 def predict(
-    config: str, source: Path, weights: str, output: Path, threshold: float,
-    coco: Path | None, options: Tuple[str, ...],
+    config: str, source: Path, weights: str, output: Path,
+    threshold: float | None, coco: Path | None, options: Tuple[str, ...],
 ) -> None:  # fmt: skip
     """Detect objects in SOURCE: an image, a folder, or a video.
 
@@ -38,18 +38,16 @@ def predict(
     """
     from ..inference.video import VIDEOS
 
-    detector = (config, options, weights)
+    detector = (config, options, weights, threshold)
     if source.suffix.lower() in VIDEOS and source.is_file():
         if coco:
             raise ConfigError("--coco takes images, and SOURCE is a video: leave --coco out.")
-        _video(detector, source, output, threshold)
+        _video(detector, source, output)
     else:
-        _images(detector, source, output, threshold, coco)
+        _images(detector, source, output, coco)
 
 
-def _images(
-    detector: Tuple[Any, ...], source: Path, output: Path, threshold: float, coco: Path | None
-) -> None:
+def _images(detector: Tuple[Any, ...], source: Path, output: Path, coco: Path | None) -> None:
     from ..inference import predict as library
     from ..inference.drawings import drawing_paths
     from ..inference.pseudo_labels import check_target, to_coco, write_labels
@@ -61,7 +59,7 @@ def _images(
         check_target(coco)
     for line in left_out:
         echo(line)
-    predictor, classes = _load(*detector)
+    predictor, classes, threshold = _load(*detector)
     found, failed = [], []
     for x in library.predict_images(predictor, targets, root, threshold, classes):
         if isinstance(x, ValueError):
@@ -77,26 +75,34 @@ def _images(
     _end(failed)
 
 
-def _video(detector: Tuple[Any, ...], source: Path, output: Path, threshold: float) -> None:
+def _video(detector: Tuple[Any, ...], source: Path, output: Path) -> None:
     from ..inference import predict as library
     from ..inference.video import video_path
 
     target = video_path(source, output)
-    predictor, classes = _load(*detector)
+    predictor, classes, threshold = _load(*detector)
     count, stated = library.predict_video(predictor, source, target, threshold, classes)
     echo(f"{target}: {count} frames")
     if count < stated:
         echo(f"{source} states {stated} frames, maybe an estimate; {count} can be read")
 
 
-def _load(config: str, options: Tuple[str, ...], weights: str) -> Tuple[Any, List[str]]:
-    """The predictor and the names of its classes."""
+def _load(
+    config: str, options: Tuple[str, ...], weights: str, threshold: float | None
+) -> Tuple[Any, List[str], float]:
+    """The predictor, the names of its classes and the lowest score."""
     from ..engine.main import resolve_config
+    from ..evaluation.best_f1 import score_threshold
     from ..inference import predict as library
 
     cfg = resolve_config(namespace(config, options))
-    predictor = library.Predictor(cfg, run_weights(config, weights))
-    return predictor, library.class_names(cfg, Path(config) if os.path.isdir(config) else None)
+    weights = run_weights(config, weights)
+    predictor = library.Predictor(cfg, weights)
+    classes = library.class_names(cfg, Path(config) if os.path.isdir(config) else None)
+    if threshold is None:
+        threshold, text = score_threshold(weights)
+        echo(text)
+    return predictor, classes, threshold
 
 
 def _end(failed: List[str]) -> None:

@@ -28,7 +28,7 @@ def robustness(
     """Compare models under corruptions and attacks, and by errors.
 
     PLAN is a yaml that names models, corruptions, other data sets and attacks. With the folders of
-    RUNS instead, their last checkpoints get all corruptions, the attacks and the errors; the first
+    RUNS instead, their best checkpoints get all corruptions, the attacks and the errors; the first
     is the baseline. Killed and started again, it goes on with what is not finished.
 
     \b

@@ -10,8 +10,7 @@ from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_con
 
 
 @click.command(context_settings=SETTINGS)
-@with_config()
-@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@with_config("weights")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("student.onnx"),
               show_default=True, help="An .onnx file, or .pt2 of torch.export.")  # fmt: skip
 @click.option(
@@ -44,8 +43,9 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
               show_default=True, help="One file that holds everything.")  # fmt: skip
 @click.option("--images", type=click.IntRange(0), default=4, show_default=True,
               help="Test images to draw detections on.")  # fmt: skip
+@click.option("--last", is_flag=True, help="Look at the last checkpoints, not at the best.")
 @debug_option
-def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
+def report(runs: Tuple[Path, ...], output: Path, images: int, last: bool) -> None:
     """Write a page that compares the folders of RUNS.
 
     It has curves, AP, speed, pictures and commands.
@@ -55,6 +55,6 @@ def report(runs: Tuple[Path, ...], output: Path, images: int) -> None:
     """
     from ..report import write_report
 
-    for text in write_report(runs, output, images):
+    for text in write_report(runs, output, images, last):
         echo(text)
     echo(f"wrote {output}")

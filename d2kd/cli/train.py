@@ -11,7 +11,7 @@ from .base import SETTINGS, namespace, run_weights, with_config
 
 
 @click.command(context_settings=SETTINGS)
-@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import")
+@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import", "last")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
 @click.option("--resume-anyway", is_flag=True, help=RESUME_ANYWAY + ".")
 @click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")
@@ -36,8 +36,7 @@ def train(config: str, options: Tuple[str, ...], output: str | None, **given: An
 
 
 @click.command("eval", context_settings=SETTINGS)
-@with_config("data", "import")
-@click.option("--weights", default="", metavar="FILE", help="Default: the run's last checkpoint.")
+@with_config("data", "import", "weights")
 @click.option("--output", metavar="FOLDER", help="For results.json; default: CONFIG/eval.")
 @click.option("--num-gpus", default=1, show_default=True, help="Ranks on this machine.")
 def evaluate(

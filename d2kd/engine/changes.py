@@ -1,17 +1,19 @@
 """What a resumed run is made of, compared with what it was made of before."""
 
 import json
+import os
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
+from ..checkpoint import run_checkpoint
 from ..config.keys import flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
-from ..file_io import read_json, read_yaml
+from ..file_io import read_json, read_yaml, sha256_of
 from ..teachers.teacher import teacher_weights
 from .compare import Inputs, find_changes, refuse_changes
 from .provenance import describe_run, write_json
@@ -103,6 +105,19 @@ def check_resumed(cfg: CfgNode, anyway: bool) -> None:
     record = read_record(folder)
     if record and "inputs" not in record:
         write_json(folder / "run.json", {**record, "inputs": before})
+
+
+def begun_teachers(cfg: CfgNode) -> Tuple[str, ...]:
+    """DISTILL.TEACHER.WEIGHTS of a run that goes on: the last of a run that it began with stays."""
+    known = read_record(Path(cfg.OUTPUT_DIR)).get("weights", {}).values()
+    teacher = cfg.DISTILL.TEACHER
+    files = [*teacher.WEIGHTS, *[""] * (len(teacher.CONFIG_FILES) - len(teacher.WEIGHTS))]
+    for index, (name, file) in enumerate(zip(teacher.CONFIG_FILES, files, strict=False)):
+        is_run = known and not file and os.path.isdir(name)
+        if is_run and sha256_of(run_checkpoint(name)[0]) not in known:
+            last = run_checkpoint(name, last=True)[0]
+            files[index] = last if sha256_of(last) in known else ""
+    return tuple(files)
 
 
 def recorded_inputs(folder: Path) -> Inputs:

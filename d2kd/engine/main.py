@@ -30,7 +30,7 @@ from ..data import register_custom_datasets
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import read_yaml
 from ..text import make_output_plain
-from .changes import check_resumed, read_record
+from .changes import begun_teachers, check_resumed, read_record
 from .early_log import held_back, say
 from .options import OPTIONS, RESUME_ANYWAY
 from .provenance import describe_run, write_results
@@ -133,6 +133,7 @@ def _checked_config(args: Namespace) -> CfgNode:
         on_first_rank(lambda: check_folder(cfg, args.resume, args.data))
     register_custom_datasets(cfg)
     if args.resume and not args.eval_only:
+        cfg.DISTILL.TEACHER.WEIGHTS = on_first_rank(lambda: begun_teachers(cfg))
         on_first_rank(lambda: check_resumed(cfg, args.resume_anyway))
     if args.config_file:
         args.config_file = resolve_config_file(args.config_file, "--config-file")

@@ -3,7 +3,7 @@
 OPTIONS = {
     "import": ("FILE", "Python file of yours that registers heads, detectors or data sets"),
     "teacher": ("CONFIG", "distil from this config, model-zoo name or folder of a run"),
-    "teacher-weights": ("FILE", "its checkpoint; default: the zoo's, or the run's last one"),
+    "teacher-weights": ("FILE", "its checkpoint; default: the zoo's, or the run's best one"),
     "distill": ("METHOD", "PKD, or PKD,BCKD; default: what suits student and teacher"),
     "unlabelled": ("FOLDER", "images without annotations, to distil on as well"),
     "data": ("FOLDER", "data set of yours, whose splits and classes are found by its layout"),

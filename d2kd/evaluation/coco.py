@@ -21,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data import load_dataset
 from ..errors import ConfigError
 from ..file_io import read_json
+from .best_f1 import TASK, best_f1
 from .records import Coco
 from .truth import dataset_truth, with_stated_areas
 
@@ -29,9 +30,10 @@ class FastCOCOEvaluator(COCOEvaluator):
     """`COCOEvaluator` whose objects are the data set's records, as training reads them.
 
     Its numbers are those of pycocotools (`use_fast_impl=False`); Detectron2's own fast
-    implementation is neither needed nor used. Images, objects and classes have numbers of their own
-    here, and in `truth`; in coco_instances_results.json they have the ids of the data set's json
-    file.
+    implementation is neither needed nor used. `best_f1` is among its results.
+
+    Images, objects and classes have numbers of their own here, and in `truth`; in
+    coco_instances_results.json they have the ids of the data set's json file.
     """
 
     def __init__(
@@ -68,6 +70,9 @@ class FastCOCOEvaluator(COCOEvaluator):
             evaluation = self._evaluate_task(numbered, task, images) if results else None
             names = self._metadata.thing_classes
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)
+        point = best_f1(self.truth, numbered) if images is None else {}
+        if point:
+            self._results[TASK] = point
 
     def read(self, path: Path) -> List[dict]:
         """The boxes of a coco_instances_results.json, numbered as `truth` is.

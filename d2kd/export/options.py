@@ -37,6 +37,7 @@ class Options:
         nms_threshold: IoU in [0, 1] above which the lower score of a class goes.
         topk: candidates per level before NMS, at least 1.
         max_detections: detections after NMS, at least 1.
+        best_f1: what validation chose, see `d2kd.evaluation.best_f1`; the graph does not use it.
     """
 
     size: Tuple[int, int]
@@ -47,6 +48,7 @@ class Options:
     nms_threshold: Optional[float] = None
     topk: Optional[int] = None
     max_detections: Optional[int] = None
+    best_f1: Optional[Dict[str, float]] = None
 
     def __post_init__(self) -> None:
         """Check what needs no detector.
@@ -107,6 +109,7 @@ def describe(detector: DenseDetector, options: Options) -> Dict[str, Any]:
         "num_classes": detector.num_classes,
         "nms": options.nms,
         **{name: getattr(detector, attribute) for name, attribute in LIMITS.items()},
+        "best_f1": options.best_f1 or {},
         "d2kd_version": __version__,
     }
 

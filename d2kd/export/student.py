@@ -12,6 +12,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from ..data import load_dataset, register_custom_datasets
 from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
+from ..evaluation.best_f1 import score_threshold as shown_from
+from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
 from .check import check_export
 from .measure import measure_export
@@ -68,9 +70,11 @@ def export_student(
         class_names=class_names(cfg, run),
         nms=not no_nms,
         score_threshold=score_threshold,
+        best_f1=stored_best_f1(weights),
     )
     nms = "without NMS" if no_nms else "with NMS"
     yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
+    yield f"metadata: {shown_from(weights)[1]}"
     if check_images:
         yield from _check_and_measure(output, predictor, images[:check_images])
 

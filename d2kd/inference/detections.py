@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..distiller import Distiller
 from ..text import for_plot
 
-THRESHOLD = 0.4  # lowest score that is drawn
+THRESHOLD = 0.4  # lowest score that is drawn in a training
 WIDTH = 480  # px of a panel, at least
 
 
@@ -58,12 +58,12 @@ def truth_of(record: dict) -> Instances:
 
 
 @torch.no_grad()
-def detect(model: torch.nn.Module, image: torch.Tensor) -> Instances:
-    """Detections from `THRESHOLD` on, XYXY px of an image (3, H, W) in 0..255."""
+def detect(model: torch.nn.Module, image: torch.Tensor, threshold: float = THRESHOLD) -> Instances:
+    """Detections from a score on, XYXY px of an image (3, H, W) in 0..255."""
     height, width = image.shape[-2:]
     inputs = [{"image": image, "height": height, "width": width}]
     found = model(inputs)[0]["instances"].to("cpu")
-    return found[found.scores >= THRESHOLD]
+    return found[found.scores >= threshold]
 
 
 def compare_detections(

@@ -1,4 +1,4 @@
-"""Size, speed and detections of the runs' last checkpoints."""
+"""Size, speed and detections of the runs' best checkpoints, or of the last ones."""
 
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -10,9 +10,10 @@ from detectron2.structures import Instances
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..checkpoint import last_checkpoint, load_detector
+from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import load_config
 from ..data import first_test_set, register_custom_datasets
+from ..evaluation.best_f1 import score_threshold
 from ..inference.detections import detect, draw_detections, truth_of
 from ..inference.distillation_maps import picture_batch
 from ..inference.predict import build_student
@@ -42,6 +43,7 @@ class _Model:
     run: RunFolder
     cfg: CfgNode
     detector: nn.Module
+    threshold: float
 
     def input(self, image: Tensor, channels: str) -> Tensor:
         """An image (3, H, W) in the channel order of this model."""
@@ -58,14 +60,15 @@ class _TestImages:
 _Found = Tuple[_Model, List[Instances]]
 
 
-def look_at_models(runs: Sequence[RunFolder], images: int) -> Models:
+def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -> Models:
     """Load, time and try the runs' detectors; what fails is put into the run's `missing`.
 
     Args:
-        runs: whose last checkpoints are loaded.
+        runs: whose checkpoints are loaded.
         images: test images to draw, those of the first run whose data is there.
+        last: load the last checkpoints, not the best.
     """
-    models = [model for run in runs for model in _load(run)]
+    models = [model for run in runs for model in _load(run, last)]
     found = Models({x.run.name: _millions(x.detector) for x in models})
     loaded = (_test_images(x, max(images, _SPEED_IMAGES)) for x in models)
     data = next((x for x in loaded if x), None)
@@ -81,15 +84,18 @@ def _millions(detector: nn.Module) -> float:
     return sum(p.numel() for p in detector.parameters()) / 1e6
 
 
-def _load(run: RunFolder) -> List[_Model]:
+def _load(run: RunFolder, last: bool) -> List[_Model]:
     if not run.config:
         run.missing.append("Speed and detections: without its config the model is not known.")
         return []
     with noted(run, "Speed and detections"):
-        checkpoint, cfg = last_checkpoint(str(run.folder)), load_config(str(run.folder), [])
+        path, text = run_checkpoint(str(run.folder), last)
+        cfg = load_config(str(run.folder), [])
         detector = build_student(cfg)
-        load_detector(detector, checkpoint, str(run.folder))
-        return [_Model(run, cfg, detector)]
+        load_detector(detector, path, str(run.folder))
+        threshold, said = score_threshold(path)
+        run.checkpoint = f"{text}; {said}"
+        return [_Model(run, cfg, detector, threshold)]
     return []
 
 
@@ -107,7 +113,7 @@ def _detections(model: _Model, data: _TestImages) -> List[Instances]:
     """Those in each image; none if the detector fails in one, so that the others are shown."""
     with noted(model.run, "Speed and detections"):
         inputs = [model.input(x["image"], data.channels) for x in data.batch]
-        return [detect(model.detector, x) for x in inputs]
+        return [detect(model.detector, x, model.threshold) for x in inputs]
     return []
 
 

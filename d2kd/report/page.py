@@ -26,17 +26,20 @@ _WIDEST = 1440  # px of a picture
 _LONGEST = 2000  # characters of a value
 
 
-def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List[str]:
+def write_report(
+    folders: Sequence[Path], output: Path, images: int = 4, last: bool = False
+) -> List[str]:
     """Write one self-contained HTML page about runs, side by side.
 
     Args:
         folders: of runs that d2kd trained, complete or not.
         output: the file.
         images: of the first run's DATASETS.TEST to draw detections on.
+        last: look at the last checkpoints of the runs, not at the best.
 
     Returns:
-        List[str]: the verdicts on distilled runs beside plain ones, with notes, and what the runs
-        lack, a sentence each, as the page shows it.
+        List[str]: the verdicts on distilled runs beside plain ones, with notes, which checkpoints
+        were looked at, and what the runs lack, a sentence each, as the page shows it.
 
     Raises:
         ConfigError: a folder is not that of a run.
@@ -44,7 +47,7 @@ def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List
     paths = list(dict.fromkeys(os.path.realpath(x) for x in folders))
     runs = [read_run(Path(x), name) for x, name in zip(paths, _names(paths), strict=True)]
     judged = verdicts(runs)
-    models = look_at_models(runs, images)
+    models = look_at_models(runs, images, last)
     environment = Environment(
         loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined,
         finalize=_plain_text,
@@ -67,7 +70,8 @@ def write_report(folders: Sequence[Path], output: Path, images: int = 4) -> List
     write_atomically(output, lambda part: part.write_text(text, encoding="utf-8"))
     said = [text for verdict in judged for text in (verdict.text, *verdict.notes)]
     missing = [f"{run.name}: {text}" for run in runs for text in run.missing]
-    return [plain(text, _LONGEST) for text in (*said, *missing)]
+    looked = [f"{run.name}: {run.checkpoint}" for run in runs if run.checkpoint]
+    return [plain(text, _LONGEST) for text in (*said, *looked, *missing)]
 
 
 def _names(paths: Sequence[str]) -> List[str]:

@@ -28,6 +28,7 @@ class RunFolder:
         heads: methods; none where nothing is distilled.
         command: what was typed.
         pictures: kind -> PNG files of the last time that they were drawn.
+        checkpoint: which was looked at, and the score from which on its detections are drawn.
         missing: sentences.
     """
 
@@ -41,6 +42,7 @@ class RunFolder:
     heads: List[str] = field(default_factory=list)
     command: str = ""
     pictures: Dict[str, List[Path]] = field(default_factory=dict)
+    checkpoint: str = ""
     missing: List[str] = field(default_factory=list)
 
     @property

@@ -44,6 +44,8 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         (subject.name, cell) for subject, cell in pairs if read_result(plan, subject, cell) is None
     ]
     print(f"{len(pairs) - len(missing)} of {len(pairs)} evaluations are finished", flush=True)
+    for x in subjects:
+        print(f"{plain(x.name)}: {plain(x.cfg.MODEL.WEIGHTS)}", flush=True)
     jobs = min(jobs, len(missing))
     if jobs <= 1:
         _run(plan, subjects, missing)

@@ -70,7 +70,7 @@ def load_plan(path: str, quick: bool = False) -> Plan:
 
 
 def plan_of_runs(folders: Sequence[Path], output: Path, quick: bool = False) -> Plan:
-    """Everything but domain shift, of the last checkpoints of runs; the first is the baseline.
+    """Everything but domain shift, of the best checkpoints of runs; the first is the baseline.
 
     Args:
         folders: of runs; a model is named after its folder or, where two folders have one name,

@@ -10,7 +10,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
 from ..build import student_config
-from ..checkpoint import last_checkpoint, load_detector
+from ..checkpoint import load_detector, run_checkpoint
 from ..checkpoint.address import is_address
 from ..checkpoint.weights_file import split_pin
 from ..config.loading import load_config, without_pretrained
@@ -58,7 +58,7 @@ def load_subject(plan: Plan, name: str) -> Subject:
     model = plan.models[name]
     options = [str(x) for x in model.get("options", ())]
     if os.path.isdir(model["config"]) and "MODEL.WEIGHTS" not in options:
-        options += ["MODEL.WEIGHTS", last_checkpoint(model["config"])]
+        options += ["MODEL.WEIGHTS", run_checkpoint(model["config"])[0]]
     cfg = load_config(model["config"], options)
     cfg = without_pretrained(student_config(cfg))
     if plan.dataset:

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import FrozenSet, List, Optional
+from typing import FrozenSet, List, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -11,7 +11,7 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from ..adapters import DetectorOutput, build_adapter
-from ..checkpoint import last_checkpoint, load_detector
+from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.model_zoo import zoo_checkpoint_url
 from ..config.naming import construct
@@ -115,11 +115,11 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
     options = cfg.DISTILL.TEACHER
     teacher_cfg = teacher_config(cfg, index)
     detector = construct(teacher_cfg, f"DISTILL.TEACHER.CONFIG_FILES[{index}]: ")
-    weights = _weights_path(cfg, index, teacher_cfg)
+    weights, said = _checkpoint(cfg, index, teacher_cfg)
     load_detector(detector, weights, f"DISTILL.TEACHER.WEIGHTS[{index}]")
     logging.getLogger(__name__).info(
         "Teacher %d: %s from %s, weights %s",
-        index, teacher_cfg.MODEL.META_ARCHITECTURE, options.CONFIG_FILES[index], weights,
+        index, teacher_cfg.MODEL.META_ARCHITECTURE, options.CONFIG_FILES[index], said,
     )  # fmt: skip
     teacher = Teacher(
         detector,
@@ -152,20 +152,18 @@ def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputC
 
 def teacher_weights(cfg: CfgNode, index: int) -> str:
     """Path or address of the checkpoint of teacher `index`; it is not read."""
-    return _weights_path(cfg, index, teacher_config(cfg, index))
+    return _checkpoint(cfg, index, teacher_config(cfg, index))[0]
 
 
-def _weights_path(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> str:
+def _checkpoint(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> Tuple[str, str]:
     given, name = cfg.DISTILL.TEACHER.WEIGHTS, cfg.DISTILL.TEACHER.CONFIG_FILES[index]
     path = given[index] if index < len(given) else ""
-    if path:
-        return path
-    if os.path.isdir(name):
-        return last_checkpoint(name)
-    path = zoo_checkpoint_url(name) or teacher_cfg.MODEL.WEIGHTS
+    if not path and os.path.isdir(name):
+        return run_checkpoint(name)
+    path = path or zoo_checkpoint_url(name) or teacher_cfg.MODEL.WEIGHTS
     if not path:
         raise ValueError(
             f"DISTILL.TEACHER.WEIGHTS[{index}] is empty and {name} sets no MODEL.WEIGHTS. Give the "
             "teacher's checkpoint: a file, a URL or a detectron2:// address."
         )
-    return path
+    return path, path

@@ -67,7 +67,7 @@ def test_equals_pycocotools(records, tmp_path, with_masks):
     pairs = [(record, detections(record, rng, with_masks)) for record in records]
     stock = evaluate(COCOEvaluator(NAME, use_fast_impl=False), copy.deepcopy(pairs))
     fast = evaluate(FastCOCOEvaluator(NAME, output_dir=str(tmp_path)), pairs)
-    assert set(fast) == ({"bbox", "segm"} if with_masks else {"bbox"})
+    assert set(fast) == {"best_f1", "bbox"} | ({"segm"} if with_masks else set())
     assert 5 < fast["bbox"]["AP"] < 95
     for task, metrics in stock.items():
         assert list(fast[task]) == list(metrics)

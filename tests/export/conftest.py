@@ -27,6 +27,7 @@ VARIANTS = {
     "GFLv2": {"QUALITY": "DGQP"},
     "SDGQP": {"QUALITY": "SDGQP"},
 }
+BEST_F1 = {"threshold": 0.3, "F1": 0.9, "precision": 0.9, "recall": 0.9}
 META = {"FCOS scaled": "FCOS", "ATSS iou": "ATSS", "GFLv2": "GFL", "SDGQP": "GFL"}
 
 
@@ -81,5 +82,6 @@ def teacher_onnx(teacher, tmp_path_factory):
         pytest.importorskip(package, reason=f"exporting needs {package}")
     path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
     names = [str(digit) for digit in range(10)]
-    export_onnx(teacher, path, size=(128, 128), input_format="RGB", class_names=names)
+    options = {"input_format": "RGB", "class_names": names, "best_f1": BEST_F1}
+    export_onnx(teacher, path, size=(128, 128), **options)
     return path

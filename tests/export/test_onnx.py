@@ -17,7 +17,7 @@ from d2kd.export import (
 )
 from d2kd.export.check import pair_detections
 from tests.conftest import ROOT
-from tests.export.conftest import VARIANTS, lively
+from tests.export.conftest import BEST_F1, VARIANTS, lively
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="exporting needs onnxruntime")
@@ -184,8 +184,9 @@ def test_the_example_of_the_docs_needs_neither_d2kd_nor_torch(
     with torch.no_grad():
         image = torch.from_numpy(digits.images[0].transpose(2, 0, 1).copy()).float()
         stock = teacher([{"image": image}])[0]["instances"]
-    stock = stock[stock.scores >= 0.5]
+    stock = stock[stock.scores >= BEST_F1["threshold"]]
     lines = [line.split() for line in done.stdout.splitlines()]
+    assert f"score threshold {BEST_F1['threshold']}" in done.stderr
     assert len(lines) == len(stock) >= 3 and (tmp_path / "x.png").is_file()
     assert [int(line[0]) for line in lines] == stock.pred_classes.tolist()
     values = torch.tensor([[float(x) for x in line[1:]] for line in lines])

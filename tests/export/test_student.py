@@ -1,5 +1,8 @@
 """From a config and a checkpoint to a checked file."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -34,20 +37,28 @@ def test_a_student_is_written_checked_and_timed(student, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"exporting needs {package}")
     output = tmp_path / "new" / "student.onnx"
-    wrote, checked, cost = export_student(*student, output=output, check_images=3)
+    point = {"threshold": 0.3, "F1": 0.5, "precision": 0.6, "recall": 0.4}
+    results = json.dumps({"results": {"bbox": {"AP": 1.0}, "best_f1": point}})
+    Path(student[1]).with_name("results.json").write_text(results)
+    wrote, stored, checked, cost = export_student(*student, output=output, check_images=3)
+    assert stored == "metadata: score threshold 0.3: the best F1 (0.50) in validation"
     assert wrote == f"wrote {output}: GFL with NMS, 96x96 px"
     assert checked.startswith("checked on 3 images: the same ") and " 0 boxes" not in checked
     assert " ms per image on one CPU thread" in cost
     about = open_exported(output).description
     assert about["classes"] == ["red", "green"] and about["size"] == [96, 96]
+    assert about["best_f1"] == point and about["score_threshold"] == 0.05
 
 
 def test_without_nms_at_a_size_and_without_check(student, tmp_path):
+    Path(student[1]).with_name("results.json").unlink(missing_ok=True)
     output = tmp_path / "student.pt2"
     options = {"size": (60, 100), "no_nms": True, "check_images": 0}
     lines = list(export_student(*student, output=output, **options))
-    assert lines == [f"wrote {output}: GFL without NMS, 64x128 px"]
-    assert open_exported(output).description["nms"] is False
+    assert lines[0] == f"wrote {output}: GFL without NMS, 64x128 px" and len(lines) == 2
+    assert lines[1].startswith("metadata: score threshold 0.5: none is stored")
+    about = open_exported(output).description
+    assert about["nms"] is False and about["best_f1"] == {}
 
 
 def test_a_threshold_that_nothing_reaches_says_so(student, tmp_path):

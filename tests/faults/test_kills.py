@@ -109,8 +109,8 @@ def assert_same(parts, whole):
     assert rows(parts) == rows(whole)
     for name in ("model_best.json", "results.json"):
         a, b = (json.loads((x / name).read_text()) for x in (parts, whole))
-        assert (a.get("results"), a.get("value"), a.get("iteration")) == (
-            b.get("results"), b.get("value"), b.get("iteration"))  # fmt: skip
+        for key in ("results", "value", "iteration", "best_f1"):
+            assert a.get(key) == b.get(key)
     for name in ("model_best.pth", "model_final.pth"):
         a, b = torch.load(parts / name), torch.load(whole / name)
         assert_close(a["model"], b["model"], rtol=0, atol=0)

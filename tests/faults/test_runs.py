@@ -225,6 +225,9 @@ def test_best_and_last_checkpoints(tmp_path, squares):
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
     best = json.loads((folder / "model_best.json").read_text())
     assert best["metric"] == "bbox/AP" and best["iteration"] in (2, 5, 8)
+    rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    seen = {x["iteration"]: {k: x.get(f"best_f1/{k}") for k in best["best_f1"]} for x in rows}
+    assert best["best_f1"] == seen[best["iteration"]]
     assert "trainer" not in torch.load(folder / "model_best.pth")
 
 

@@ -4,22 +4,20 @@ import json
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
 from detectron2.engine.hooks import BestCheckpointer
 from torch import nn
 
 from ...checkpoint import SafeCheckpointer
-from ...errors import ConfigError
-from ...file_io import read_json, write_atomically
-
-NAME = "model_best"
+from ...checkpoint.of_run import BEST, read_best
+from ...evaluation.best_f1 import point_of
+from ...file_io import write_atomically
 
 
 class BestStudent(BestCheckpointer):
     """Writes `model_best.pth`, a plain detector, at each evaluation that is better than all before.
 
-    Value and iteration are in `model_best.json`, which a resumed run goes on from. It is registered
-    on the first rank alone, behind `EvalHook`.
+    Value, iteration and `best_f1` are in `model_best.json`, which a resumed run goes on from. It is
+    registered on the first rank alone, behind `EvalHook`.
     """
 
     def __init__(self, period: int, metric: str, model: nn.Module, folder: str) -> None:
@@ -31,23 +29,14 @@ class BestStudent(BestCheckpointer):
             model: the trained model.
             folder: OUTPUT_DIR.
         """
-        super().__init__(period, _UntaggedCheckpointer(model, folder), metric, file_prefix=NAME)
-        self._record, self._metric = Path(folder, f"{NAME}.json"), metric
+        super().__init__(period, _UntaggedCheckpointer(model, folder), metric, file_prefix=BEST)
+        self._folder, self._metric = Path(folder), metric
 
     def before_train(self) -> None:
         """Go on from the record of the run that is resumed."""
-        if self.trainer.start_iter > 0 and self._record.exists():
-            record = read_json(self._record)
-            try:
-                metric, value, iteration = (record[k] for k in ("metric", "value", "iteration"))
-                is_whole = bool(np.isfinite([value, iteration]).all())
-            except (TypeError, LookupError):
-                is_whole = False
-            if not is_whole:
-                raise ConfigError(f"{self._record} is damaged: delete it, and the best evaluation "
-                                  "is looked for from here on.")  # fmt: skip
-            if metric == self._metric:
-                self.best_metric, self.best_iter = value, iteration
+        record = read_best(self._folder) if self.trainer.start_iter > 0 else None
+        if record and record["metric"] == self._metric:
+            self.best_metric, self.best_iter = record["value"], record["iteration"]
 
     def after_step(self) -> None:
         """Compare, where an evaluation has been."""
@@ -64,8 +53,10 @@ class BestStudent(BestCheckpointer):
     def _write_record(self, before: Optional[int]) -> None:
         if self.best_iter == before:
             return
-        record = {"metric": self._metric, "value": self.best_metric, "iteration": self.best_iter}
-        write_atomically(self._record, lambda part: part.write_text(json.dumps(record)))
+        record = {"metric": self._metric, "value": self.best_metric, "iteration": self.best_iter,
+                  "best_f1": point_of(getattr(self.trainer, "_last_eval_results", {}))}  # fmt: skip
+        path = self._folder / f"{BEST}.json"
+        write_atomically(path, lambda part: part.write_text(json.dumps(record)))
 
 
 class _UntaggedCheckpointer(SafeCheckpointer):

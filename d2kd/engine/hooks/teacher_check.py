@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ...build import student_config
-from ...checkpoint import last_checkpoint, load_detector
+from ...checkpoint import load_detector, run_checkpoint
 from ...config.loading import load_config, without_pretrained
 from ...config.naming import construct
 from ...data.class_names import recorded_classes
@@ -184,6 +184,6 @@ class TeacherCheck(HookBase):
 
 def _checkpoint_of(folder: str) -> str:
     try:
-        return last_checkpoint(folder)
+        return run_checkpoint(folder)[0]
     except MissingFileError as error:
         raise MissingFileError(f"DISTILL.TEACHER.CHECK_AGAINST: {error}") from None
