@@ -97,11 +97,11 @@ def test_parts_that_are_missing_are_named(runs, tmp_path):
 def test_a_detector_that_fails_on_a_later_image_does_not_end_the_report(runs, monkeypatch):
     seen = []
 
-    def detect_or_fail(model, image):
+    def detect_or_fail(model, image, threshold):
         seen.append(id(model))
         if seen.count(seen[0]) == 2 and id(model) == seen[0]:
             raise RuntimeError("too many boxes")
-        return detect(model, image)
+        return detect(model, image, threshold)
 
     monkeypatch.setattr("d2kd.report.models.detect", detect_or_fail)
     first, second = (read_run(x, name) for x, name in zip(runs, "ab", strict=True))
