@@ -9,6 +9,7 @@ from .completion import completion
 from .config import show_config
 from .convert import convert
 from .data import data
+from .distill import distill
 from .inspect import check, detectors, maps, methods, quality
 from .predict import predict
 from .robustness import robustness
@@ -17,6 +18,7 @@ from .study import study
 from .train import evaluate, train
 
 for _command in (
+    distill,
     train,
     evaluate,
     predict,

@@ -5,7 +5,7 @@ import os
 import runpy
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -89,6 +89,21 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
         logging.getLogger(__name__).warning("No GPU found: MODEL.DEVICE is set to cpu.")
     return cfg
+
+
+def config_of(words: List[str], distils: bool = True) -> CfgNode:
+    """The config that the words of a training give.
+
+    Args:
+        words: what follows `d2kd train`; the files behind `--import` have been executed.
+        distils: whether `--teacher` counts, which must have been trained then.
+    """
+    args = argument_parser().parse_args(["--config-file", *words])
+    args.imports = []
+    if not distils:
+        args.teacher, args.distill = [], []
+    with held_back():  # what there is to say, the run says
+        return resolve_config(args, trains=True)
 
 
 def _begun(args: Namespace, cfg: CfgNode, own: CfgNode) -> Dict[str, Any]:

@@ -3,30 +3,13 @@
 from typing import List
 
 import torch
-from detectron2.config import CfgNode
 
 from ..cores import share_cores
-from ..engine.early_log import held_back
-from ..engine.main import argument_parser, resolve_config
+from ..engine.main import config_of
 from ..engine.pace import Pace, device_name, measure_pace
 from ..text import plain
 from .found import PACE, read_paces, write_found
 from .plan import Study
-
-
-def config_of(words: List[str], distils: bool = True) -> CfgNode:
-    """The config of a row.
-
-    Args:
-        words: what follows `d2kd train`; the files behind `--import` have been executed.
-        distils: whether `--teacher` counts, which must have been trained then.
-    """
-    args = argument_parser().parse_args(["--config-file", *words])
-    args.imports = []
-    if not distils:
-        args.teacher, args.distill = [], []
-    with held_back():  # what there is to say, the run says
-        return resolve_config(args, trains=True)
 
 
 def measure_paces(study: Study, jobs: int = 1) -> List[str]:

@@ -3,9 +3,10 @@
 import math
 from typing import Any, Dict, List
 
+from ..engine.main import config_of
 from ..errors import ConfigError
 from .commands import teacher_of
-from .equal_time import config_of, measure_paces
+from .equal_time import measure_paces
 from .found import read_tuned, tuned_file, write_found
 from .plan import Study, build_study
 from .trainings import read_result, run_study

@@ -1,0 +1,135 @@
+"""`d2kd distill`."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Tuple
+
+import click
+
+from .base import debug_option, echo, echo_lines, refuse_options
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_LEFT = {"teacher", "plain", "distilled", "data", "plan.yaml", "finished.yaml", "console.txt",
+         "report.html", "student.onnx"}  # fmt: skip
+
+
+class _Duration(click.ParamType):
+    name = "30m"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        text = str(value).strip().lower()
+        try:
+            seconds = float(text.rstrip("smh")) * _UNITS.get(text[-1:], 60)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            self.fail(f"{value!r} is no time: type 45s, 30m or 2h.", param, ctx)
+        return seconds
+
+
+@click.command("distill")
+@click.argument("folder", type=click.Path())
+@click.option("--output", metavar="FOLDER", help="Default: output/NAME of the folder.")
+@click.option("--time", "seconds", type=_Duration(), help="Of the whole: 30m, 2h.")
+@click.option("--steps", type=click.IntRange(1), help="Of the student.")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Instead of --steps.")
+@click.option("--teacher", default="", metavar="CONFIG", help="A run, or a model-zoo name; "
+              "default: one is trained.")  # fmt: skip
+@click.option("--student", default="", metavar="CONFIG", help="Default: own/student.yaml.")
+@click.option("--size", "--imgsz", "size", type=click.IntRange(32), metavar="PX",
+              help="Shorter side of the images.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), help="Images of a step.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="SOLVER.BASE_LR.")
+@click.option("--device", metavar="NAME", help="MODEL.DEVICE: cpu, cuda, cuda:1.")
+@click.option("--workers", type=click.IntRange(0), help="DATALOADER.NUM_WORKERS.")
+@click.option("--val", type=click.FloatRange(0, 0.9, min_open=True), default=0.2, show_default=True,
+              help="Share to validate on where no split is.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--no-plain", is_flag=True, help="Train no plain student to compare with.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, train nothing.")
+@click.option("--overwrite", is_flag=True, help="Remove what an earlier plan wrote to --output.")
+@click.option("--quiet", is_flag=True, help="What the stages print goes to console.txt alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as json; implies --quiet.")
+@debug_option
+def distill(folder: str, **given: Any) -> None:
+    """From FOLDER, labelled images in any layout, to a distilled, exported student.
+
+    The images are divided where no validation split is; teacher, plain and distilled student are
+    trained, evaluated, compared in a report, and exported. Type the same again to go on.
+
+    \b
+    d2kd distill photos --time 30m
+    """
+    from .. import pipeline
+
+    wishes = _wishes(folder, given)
+    quiet = given["quiet"] or given["as_json"]
+    say = (lambda _: None) if given["as_json"] else echo
+    if given["overwrite"]:
+        _remove(Path(wishes.output))
+    plan = _plan(wishes, given["dry_run"])
+    if not given["as_json"]:
+        echo_lines(str(plan))
+    if given["dry_run"]:
+        return
+    pipeline.run_plan(plan, say, quiet)
+    found = pipeline.summary(plan)
+    if given["as_json"]:
+        click.echo(json.dumps(found))
+        return
+    echo(", ".join(f"{name} {ap} AP" for name, ap in found["AP"].items()))
+    echo(f"{found['student']} in {found['minutes']} min; {', '.join(found['files'].values())}")
+    echo(f"Next: {found['next']}")
+
+
+def _plan(wishes: Any, dry_run: bool) -> Any:
+    """The plan that is there, or a new one, which is written before anything is trained."""
+    from .. import pipeline
+
+    if known := pipeline.read_plan(wishes):
+        return known
+    output = Path(wishes.output)
+    fresh = not output.exists()
+    plan = pipeline.make_plan(wishes)
+    if not dry_run:
+        pipeline.write_plan(plan)
+    elif fresh:
+        shutil.rmtree(output)
+    return plan
+
+
+def _wishes(folder: str, given: Any) -> Any:
+    from ..pipeline import Wishes
+
+    if sum(given[x] is not None for x in ("seconds", "steps", "epochs")) > 1:
+        raise click.UsageError("--time, --steps and --epochs say the same: give one of them.")
+    refuse_options([given["teacher"], given["student"]])
+    keys = {"lr": "SOLVER.BASE_LR", "device": "MODEL.DEVICE", "workers": "DATALOADER.NUM_WORKERS"}
+    options: Tuple[str, ...] = ()
+    for name, key in keys.items():
+        options += (key, str(given[name])) if given[name] is not None else ()
+    return Wishes(
+        folder=folder,
+        output=given["output"] or str(Path("output", Path(folder).resolve().name)),
+        student=given["student"],
+        teacher=given["teacher"],
+        seconds=given["seconds"] or 0.0,
+        steps=given["steps"] or 0,
+        epochs=given["epochs"] or 0.0,
+        size=given["size"] or 0,
+        batch=given["batch"] or 0,
+        val=given["val"],
+        seed=given["seed"],
+        plain=not given["no_plain"],
+        options=options,
+    )
+
+
+def _remove(output: Path) -> None:
+    """Remove what a plan wrote into a folder, and nothing else."""
+    from ..pipeline.plan import PLAN
+
+    if (output / PLAN).is_file():
+        for path in (output / name for name in sorted(_LEFT)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""From a folder of labelled images to a distilled, exported student: a plan, and its stages."""
+
+from .choose import Wishes
+from .plan import Plan, make_plan, read_plan, write_plan
+from .stages import run_plan, summary
+
+__all__ = ["Plan", "Wishes", "make_plan", "read_plan", "run_plan", "summary", "write_plan"]

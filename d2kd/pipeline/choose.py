@@ -1,0 +1,144 @@
+"""Size of the images and length of the trainings, from the data and the time there is."""
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+from detectron2.structures import BoxMode
+
+from ..data.coco_json import read_coco
+from ..data.folder import Split
+from ..data.small_boxes import small_boxes
+
+STRIDE = 8  # px, the finest of the detectors of own/
+STEP = 32  # px between sizes
+SMALLEST, LARGEST = 128, 640  # px of the shorter side
+_AT_LEAST = 320  # px, where the images have as many
+_EPOCHS, _FEWEST, _MOST = 60, 300, 5000  # of a student, where neither time nor steps are given
+_ENOUGH = 200  # steps of a student below which a smaller size is the better use of the time
+TEACHER = 2  # times the steps of a student
+START = 15.0  # seconds of a command before its first step
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user asks for; 0, "" and None leave the choice to the plan.
+
+    Attributes:
+        folder: labelled images, in any layout.
+        output: folder of everything that is written.
+        student, teacher: configs; for the teacher also a run or a model-zoo name, which is not
+            trained then. "" takes those of configs/own.
+        seconds: of the whole.
+        steps: of the student.
+        epochs: of the student, instead of its steps.
+        size: of the images' shorter side, px.
+        batch: images of a step.
+        val: share of the images to validate on where there is no such split.
+        seed: of the division and the trainings.
+        plain: whether a plain student is trained for comparison.
+        options: KEY VALUE pairs for all trainings.
+    """
+
+    folder: str
+    output: str
+    student: str = ""
+    teacher: str = ""
+    seconds: float = 0.0
+    steps: int = 0
+    epochs: float = 0.0
+    size: int = 0
+    batch: int = 0
+    val: float = 0.2
+    seed: int = 1
+    plain: bool = True
+    options: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured at a size of images.
+
+    Attributes:
+        size: px of their shorter side.
+        plain, teacher, distilled: seconds of a step; 0 for a teacher that is not trained.
+        memory: bytes of the largest of them.
+        disk: bytes of the checkpoints of all runs.
+    """
+
+    size: int
+    plain: float
+    teacher: float
+    distilled: float
+    memory: int
+    disk: int
+
+    def at(self, size: int) -> float:
+        """How many times as long a step takes at another size: its pixels."""
+        return (size / self.size) ** 2
+
+
+def choose_size(split: Split) -> int:
+    """Px of the shorter side, a multiple of 32, at which nine of ten boxes reach the stride.
+
+    Not above the images' own size and 640, and not below 320 where they are larger, nor below 128.
+    """
+    coco = read_coco(split.json)
+    boxes: Dict[Any, List[Dict[str, Any]]] = defaultdict(list)
+    for a in coco["annotations"]:
+        boxes[a["image_id"]].append({"bbox": a["bbox"], "bbox_mode": BoxMode.XYWH_ABS})
+    images = [x for x in coco["images"] if x.get("width") and x.get("height")]
+    own = statistics.median([min(x["width"], x["height"]) for x in images] or [LARGEST])
+    records = [
+        {"width": x["width"], "height": x["height"], "annotations": boxes[x["id"]]} for x in images
+    ]
+    found = small_boxes(records, own, math.inf, STRIDE)
+    most = min(LARGEST, STEP * max(1, round(own / STEP)))
+    return max(SMALLEST, min(most, max(found.size, _AT_LEAST)))
+
+
+def choose_steps(wishes: Wishes, images: int, batch: int) -> int:
+    """Steps of the student where the time does not decide."""
+    if wishes.steps:
+        return wishes.steps
+    if wishes.epochs:
+        return max(1, math.ceil(wishes.epochs * images / batch))
+    return min(_MOST, max(_FEWEST, math.ceil(_EPOCHS * images / batch)))
+
+
+def fit_time(
+    wishes: Wishes, size: int, costs: Costs, images: Tuple[int, int], batch: int
+) -> Tuple[int, int]:
+    """Size and steps of the student within `wishes.seconds`; smaller images before few steps."""
+    while True:
+        factor = costs.at(size)
+        fixed, step = _seconds(wishes, costs, factor, images[1], batch)
+        steps = math.floor((wishes.seconds - fixed) / step)
+        if steps >= _ENOUGH or size <= SMALLEST or wishes.size:
+            return size, max(1, steps)
+        size = max(SMALLEST, int(size * 0.8) // STEP * STEP)
+
+
+def estimate(
+    wishes: Wishes, size: int, steps: int, costs: Costs, validation: int, batch: int
+) -> float:
+    """Seconds of everything."""
+    fixed, step = _seconds(wishes, costs, costs.at(size), validation, batch)
+    return fixed + steps * step
+
+
+def _seconds(
+    wishes: Wishes, costs: Costs, factor: float, validation: int, batch: int
+) -> Tuple[float, float]:
+    """Seconds that do not depend on the steps, and those of a step of the student and its share."""
+    trained = {
+        "teacher": 0.0 if wishes.teacher else TEACHER * costs.teacher,
+        "plain": costs.plain * wishes.plain,
+        "distilled": costs.distilled,
+    }
+    runs = sum(x > 0 for x in trained.values())
+    evaluation = 0.4 * costs.plain * factor * validation / batch  # without a backward
+    fixed = START * (runs + 2) + (4 * runs + 1) * evaluation
+    return fixed, factor * sum(trained.values())

@@ -1,0 +1,46 @@
+"""What a step takes here: a few of them, on models that are thrown away."""
+
+import resource
+from typing import List
+
+import torch
+from detectron2.config import CfgNode
+
+from ..config.naming import construct
+from ..data import register_custom_datasets
+from ..engine.main import config_of
+from ..engine.pace import measure_pace
+from .choose import Costs
+
+_TURNS = 3
+_FORWARD = 0.3  # of a teacher's training step, in a step of its student
+
+
+def measure(size: int, student: List[str], other: List[str], given: bool) -> Costs:
+    """Time plain steps beside those of a teacher, or of the distillation from a given one.
+
+    Args:
+        size: px of the images' shorter side in both.
+        student: words behind `d2kd train` of the plain student.
+        other: of the teacher's training; or of the distillation.
+        given: whether `other` is the distillation.
+    """
+    configs = [config_of(words) for words in (student, other)]
+    register_custom_datasets(configs[0])
+    pace = measure_pace(configs[0], configs[1], _TURNS)
+    slow = pace.plain * pace.ratio
+    teacher, distilled = (0.0, slow) if given else (slow, pace.plain + _FORWARD * slow)
+    disk = _disk(configs[0], 2) + (0 if given else _disk(configs[1], 1))
+    return Costs(size, pace.plain, teacher, distilled, _memory(), disk)
+
+
+def _disk(cfg: CfgNode, runs: int) -> int:
+    """Bytes of the checkpoints of runs: weights and AdamW's two moments of each, the best twice."""
+    weights = sum(x.numel() * x.element_size() for x in construct(cfg).state_dict().values())
+    return runs * 3 * weights * (cfg.SOLVER.CHECKPOINTS_TO_KEEP + 2)
+
+
+def _memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,183 @@
+"""What `d2kd distill` will do: written before anything is trained, and read when it goes on."""
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List
+
+import yaml
+
+from ..data.coco_json import summary
+from ..data.prepare import prepare_folder
+from ..engine.main import config_of
+from ..errors import ConfigError
+from ..file_io import read_yaml, write_atomically
+from .choose import TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
+from .measure import measure
+
+PLAN, DATA = "plan.yaml", "data"
+_KEYS = ("asked", "size", "steps", "estimate", "stages")
+_EXPORTED = ("RetinaNet", "FCOS", "ATSS", "GFL")
+_STUDENT = "own/student"  # and what follows in the names of its kin; so has the teacher's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages with their commands, and what they were chosen from.
+
+    Attributes:
+        asked: the fields of `Wishes`.
+        size: px of the images' shorter side.
+        steps: of "teacher", if it is trained, and of "student".
+        estimate: "minutes", "memory_mb" and "disk_mb".
+        stages: name -> words of its command, in their order.
+    """
+
+    asked: Dict[str, Any]
+    size: int
+    steps: Dict[str, int]
+    estimate: Dict[str, float]
+    stages: Dict[str, List[str]]
+
+    @property
+    def output(self) -> Path:
+        """The folder of everything that is written."""
+        return Path(self.asked["output"])
+
+    def __str__(self) -> str:
+        """The plan as it is shown: sizes, costs and the commands to type instead."""
+        costs = self.estimate
+        steps = ", ".join(f"{name} {count:,}" for name, count in self.steps.items())
+        lines = [
+            f"Images at {self.size} px (shorter side), steps: {steps}.",
+            f"About {costs['minutes']:.0f} min, {costs['memory_mb'] / 1024:.1f} GB of memory, "
+            f"{costs['disk_mb'] / 1024:.1f} GB of disk.",
+        ]
+        return "\n".join([*lines, *(shlex.join(words) for words in self.stages.values())])
+
+
+def make_plan(wishes: Wishes) -> Plan:
+    """Read the folder, divide it where there is no validation split, and choose size and steps.
+
+    The data set in COCO's format is written to `output`/data; nothing else is written. Some steps
+    of the trainings are timed on models that are thrown away.
+
+    Raises:
+        ConfigError, MissingFileError: the folder, a config or an option is wrong.
+    """
+    data = Path(wishes.output, DATA)
+    splits = prepare_folder(Path(wishes.folder), data, wishes.val, wishes.seed)
+    counts = summary(splits["train"].json)[0], summary(splits["val"].json)[0]
+    words = _Words(wishes, data)
+    size = wishes.size or choose_size(splits["train"])
+    cfg = config_of(words.plain(size, 1))
+    costs = measure(size, words.plain(size, 1), words.measured(size), bool(wishes.teacher))
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if wishes.seconds:
+        size, steps = fit_time(wishes, size, costs, counts, batch)
+    else:
+        steps = choose_steps(wishes, counts[0], batch)
+    seconds = estimate(wishes, size, steps, costs, counts[1], batch)
+    return Plan(
+        asked=_plain(wishes),
+        size=size,
+        steps={**({} if wishes.teacher else {"teacher": TEACHER * steps}), "student": steps},
+        estimate={"minutes": round(seconds / 60, 1), "memory_mb": round(costs.memory / 2**20),
+                  "disk_mb": round(costs.disk / 2**20)},
+        stages=words.stages(size, steps, cfg.MODEL.META_ARCHITECTURE),
+    )  # fmt: skip
+
+
+def _plain(wishes: Wishes) -> Dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(wishes).items()}
+
+
+class _Words:
+    """The words of all commands."""
+
+    def __init__(self, wishes: Wishes, data: Path) -> None:
+        self._wishes, self._data, self._folder = wishes, data, Path(wishes.output)
+        self._student = wishes.student or f"{_STUDENT}.yaml"
+
+    def plain(self, size: int, steps: int) -> List[str]:
+        """Behind `d2kd train` of the plain student."""
+        return self._training(self._student, [], size, steps)
+
+    def teacher(self, size: int, steps: int) -> List[str]:
+        """Of the teacher: that of own/ which belongs to the student."""
+        kin = (
+            self._student.removeprefix(_STUDENT) if self._student.startswith(_STUDENT) else ".yaml"
+        )
+        return self._training(f"own/teacher{kin}", [], size, steps)
+
+    def distilled(self, size: int, steps: int) -> List[str]:
+        """Of the distilled student."""
+        teacher = self._wishes.teacher or str(self._folder / "teacher")
+        return self._training(self._student, ["--teacher", teacher], size, steps)
+
+    def measured(self, size: int) -> List[str]:
+        """Of what is timed beside the plain student."""
+        return self.distilled(size, 1) if self._wishes.teacher else self.teacher(size, 1)
+
+    def stages(self, size: int, steps: int, detector: str) -> Dict[str, List[str]]:
+        """Name -> command."""
+        wishes, folder = self._wishes, self._folder
+        trained = {} if wishes.teacher else {"teacher": self.teacher(size, TEACHER * steps)}
+        trained |= {"plain": self.plain(size, steps)} if wishes.plain else {}
+        trained["distilled"] = self.distilled(size, steps)
+        commands = {
+            name: ["d2kd", "train", *words, "OUTPUT_DIR", str(folder / name)]
+            for name, words in trained.items()
+        }
+        runs = [str(folder / name) for name in trained]
+        commands["report"] = ["d2kd", "report", *runs, "--output", str(folder / "report.html")]
+        if detector in _EXPORTED:
+            commands["export"] = ["d2kd", "export", str(folder / "distilled"), "--output",
+                                  str(folder / "student.onnx")]  # fmt: skip
+        return commands
+
+    def _training(self, config: str, more: List[str], size: int, steps: int) -> List[str]:
+        wishes = self._wishes
+        longest = -(-size * 4 // 3)
+        pairs = ["INPUT.MIN_SIZE_TRAIN", f"({size},)", "INPUT.MIN_SIZE_TEST", size,
+                 "INPUT.MAX_SIZE_TRAIN", longest, "INPUT.MAX_SIZE_TEST", longest,
+                 "SOLVER.MAX_ITER", steps, "SEED", wishes.seed]  # fmt: skip
+        pairs += ["SOLVER.IMS_PER_BATCH", wishes.batch] if wishes.batch else []
+        return [config, "--data", str(self._data), *more, *map(str, pairs), *wishes.options]
+
+
+def write_plan(plan: Plan) -> None:
+    """Write `output`/plan.yaml."""
+    text = yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True, width=200)
+    plan.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(plan.output / PLAN, lambda path: path.write_text(text, "utf-8"))
+
+
+def read_plan(wishes: Wishes) -> Plan | None:
+    """The plan in `output` that the same wishes have made before, None if there is none.
+
+    Raises:
+        ConfigError: `output` holds another one, or other files, which stay as they are; or it is
+            inside of `folder`.
+    """
+    file = Path(wishes.output, PLAN)
+    if file.resolve().is_relative_to(Path(wishes.folder).resolve()):
+        raise ConfigError(f"--output {wishes.output} is inside of {wishes.folder}: give another.")
+    if not file.is_file():
+        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA}):
+            raise ConfigError(
+                f"--output {wishes.output} holds files that d2kd distill did not write "
+                f"({', '.join(others[:3])}): give another folder."
+            )
+        return None
+    data = read_yaml(file)
+    if not isinstance(data, dict) or set(data) != set(_KEYS):
+        raise ConfigError(f"{file} was not written by d2kd distill: give another --output.")
+    asked = _plain(wishes)
+    if other := [key for key, value in asked.items() if data["asked"].get(key) != value]:
+        said = ", ".join(f"{key} {data['asked'].get(key)!r}" for key in other)
+        raise ConfigError(
+            f"{file} is the plan of another command ({said}): type that again to go on with it, "
+            "give another --output, or begin anew with --overwrite."
+        )
+    return Plan(**data)

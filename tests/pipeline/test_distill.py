@@ -1,0 +1,165 @@
+"""From a folder to a student: what is chosen, the plan, its stages, and one run to the end."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from d2kd.data.folder import Split
+from d2kd.errors import ConfigError
+from d2kd.pipeline import Plan, Wishes, read_plan, run_plan, write_plan
+from d2kd.pipeline.choose import Costs, choose_size, choose_steps, estimate, fit_time
+from tests.helpers import d2kd, write_config
+
+STAGE = """
+import sys
+from pathlib import Path
+words = sys.argv[1:]
+with open("calls.txt", "a") as file: file.write(" ".join(words) + "\\n")
+folder = Path(words[-1])
+folder.mkdir(parents=True, exist_ok=True)
+if words[0] == "train": (folder / "run.json").write_text("{}")
+sys.exit(int(words[1] == "bad.yaml" and len(Path("calls.txt").read_text().splitlines()) < 4))
+"""
+COSTS = Costs(size=256, plain=1.0, teacher=2.0, distilled=1.6, memory=0, disk=0)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("d2kd.py").write_text(STAGE)  # found by `python -m d2kd` before the real one
+    return tmp_path
+
+
+def wishes(**keys):
+    return Wishes(**{"folder": "photos", "output": "out", **keys})
+
+
+def plan(*stages, **keys):
+    commands = {name: ["d2kd", *words.split()] for name, words in stages}
+    asked = json.loads(json.dumps(vars(wishes(**keys))))
+    return Plan(asked, 256, {"student": 10}, {"minutes": 1, "memory_mb": 1, "disk_mb": 1}, commands)
+
+
+def split_of(tmp_path, width, height, side, count=4):
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, side, side],
+              "area": side**2, "iscrowd": 0} for i in range(1, count + 1)]  # fmt: skip
+    images = [{"id": i, "file_name": f"{i}.png", "width": width, "height": height}
+              for i in range(1, count + 1)]  # fmt: skip
+    path = tmp_path / "train.json"
+    data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+    path.write_text(json.dumps(data))
+    return Split(path, tmp_path, ["a"])
+
+
+@pytest.mark.parametrize(("image", "side", "size"), [
+    ((1000, 800), 400, 320),  # large boxes
+    ((1000, 800), 15, 448),  # 8 px of 15 are 427 of 800
+    ((1000, 800), 4, 640), ((4000, 3000), 30, 640),  # never above 640
+    ((200, 150), 100, 160), ((64, 64), 10, 128),  # nor, by much, above the images
+])  # fmt: skip
+def test_size(tmp_path, image, side, size):
+    assert choose_size(split_of(tmp_path, *image, side)) == size
+
+
+def test_steps():
+    assert choose_steps(wishes(steps=7), 1000, 8) == 7
+    assert choose_steps(wishes(epochs=2.5), 100, 8) == 32  # 31.25
+    assert [choose_steps(wishes(), n, 8) for n in (10, 100, 10**6)] == [300, 750, 5000]
+
+
+@pytest.mark.parametrize(("keys", "expected"), [
+    ({}, 433), ({"plain": False}, 516), ({"teacher": "run"}, 1113)])  # fmt: skip
+def test_time_is_kept_and_used(keys, expected):
+    """By hand: (3000 - 15 * 5 - 13 * 5) / (2 * 2 + 1 + 1.6), and with fewer runs."""
+    wanted = wishes(seconds=3000.0, **keys)
+    costs = Costs(256, 1.0, 0.0, 1.6, 0, 0) if "teacher" in keys else COSTS
+    size, steps = fit_time(wanted, 256, costs, (500, 100), 8)
+    found = estimate(wanted, size, steps, costs, 100, 8)
+    assert size == 256 and 3000 - 6.7 < found <= 3000
+    assert steps == expected
+
+
+def test_little_time_takes_smaller_images_before_few_steps():
+    size, steps = fit_time(wishes(seconds=900.0), 256, COSTS, (500, 40), 8)
+    assert size == 192 and steps >= 200
+    assert fit_time(wishes(seconds=1.0), 256, COSTS, (500, 40), 8) == (128, 1)
+    assert fit_time(wishes(seconds=900.0, size=256), 256, COSTS, (500, 40), 8)[0] == 256
+
+
+def test_stages_go_on_where_they_stopped(here):
+    """A stage fails; typed again, the one before is not run again, and that one resumes."""
+    made = plan(("teacher", "train good.yaml OUTPUT_DIR out/teacher"),
+                ("plain", "train bad.yaml OUTPUT_DIR out/plain"),
+                ("report", "report out/plain --output out/r"))  # fmt: skip
+    write_plan(made)
+    said = []
+    with pytest.raises(ConfigError, match="plain ended with exit code 1; what it needs mended"):
+        run_plan(made, said.append)
+    again = read_plan(wishes())
+    assert again == made
+    with pytest.raises(ConfigError):
+        run_plan(again, said.append)
+    run_plan(again, said.append, quiet=True)
+    assert Path("calls.txt").read_text().splitlines() == [
+        "train good.yaml OUTPUT_DIR out/teacher", "train bad.yaml OUTPUT_DIR out/plain",
+        *["train bad.yaml --resume OUTPUT_DIR out/plain"] * 2,
+        "report out/plain --output out/r"]  # fmt: skip
+    assert said.count("[1/3] teacher: finished before") == 2
+
+
+def test_another_plan_stays_as_it_is(here):
+    write_plan(plan(("report", "report a --output out/r")))
+    with pytest.raises(ConfigError, match=r"plan of another command \(seed 1\): type that again"):
+        read_plan(wishes(seed=2))
+    with pytest.raises(ConfigError, match="is inside of photos: give another"):
+        read_plan(wishes(output="photos/out"))
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match=r"did not write \(thesis.tex\): give another folder"):
+        read_plan(wishes(output="mine"))
+    Path("out/plan.yaml").write_text("a: 1")
+    with pytest.raises(ConfigError, match="was not written by d2kd distill"):
+        read_plan(wishes())
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--time", "soon"], "'soon' is no time: type 45s, 30m or 2h"),
+    (["--time", "-3m"], "is no time"),
+    (["--time", "1h", "--steps", 3], "--time, --steps and --epochs say the same"),
+    (["--lr", 0], "not in the range x>0"), (["--val", 0.95], "not in the range"),
+    (["--student", "--import=x"], "No such option"),
+])  # fmt: skip
+def test_wrong_options(here, words, said):
+    result = d2kd("distill", "photos", *words)
+    assert result.exit_code == 2 and said in result.output
+
+
+def test_a_folder_to_the_end(squares, tmp_path, monkeypatch):
+    """A dry run leaves nothing; a plan is kept; the same again does nothing; the result is json."""
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path / "own", squares)
+    done = d2kd("train", config, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", "teacher")
+    assert done.exit_code == 0, done.output
+    words = ["distill", squares, "--student", config, "--teacher", "teacher", "--steps", 2,
+             "--size", 64, "--batch", 4, "--output", "out", "--no-plain"]  # fmt: skip
+    dry = d2kd(*words, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "steps: student 2." in dry.output and not Path("out").exists()
+    assert f"d2kd train {config} --data out/data --teacher teacher" in dry.output
+    done = d2kd(*words, "--json")
+    assert done.exit_code == 0, (done.output, Path("out/console.txt").read_text())
+    found = json.loads(done.output.splitlines()[-1])
+    assert math.isfinite(found["AP"]["distilled"]) and Path(found["files"]["report"]).is_file()
+    assert yaml.safe_load(Path("out/plan.yaml").read_text())["steps"] == {"student": 2}
+    weights = Path("out/distilled/model_final.pth").read_bytes()
+    again = d2kd(*words)
+    assert again.output.count("finished before") == 3, again.output
+    assert Path("out/distilled/model_final.pth").read_bytes() == weights
+    assert "Next: d2kd predict out/distilled" in again.output
+    assert (
+        d2kd(*words, "--dry-run", "--overwrite").exit_code == 0
+        and not Path("out/plan.yaml").exists()
+    )
