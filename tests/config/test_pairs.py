@@ -13,6 +13,7 @@ OWN = ROOT / "configs" / "own"
 KINDS = {
     "one dense family": ("student", "teacher", ("CrossKD", "PKD"), "neck+head"),
     "two-stage": ("student_faster", "teacher_faster", ("PKD", "RoIKD"), "neck+head"),
+    "masks": ("student_mask", "teacher_mask", ("PKD", "RoIKD"), "neck+head"),
     "dense from two-stage": ("student", "teacher_faster", ("PKD",), "neck"),
     "two-stage from dense": ("student_faster", "teacher", ("PKD",), "neck"),
 }
