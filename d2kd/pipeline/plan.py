@@ -116,8 +116,10 @@ class _Words:
         return self._training(self._student, ["--teacher", teacher], size, steps)
 
     def measured(self, size: int) -> List[str]:
-        """Of what is timed beside the plain student."""
-        return self.distilled(size, 1) if self._wishes.teacher else self.teacher(size, 1)
+        """Of what is timed beside the plain student; without balance, 1 or 2 % of a step."""
+        unbalanced = ["DISTILL.BALANCE.SHARES", "()"]
+        given = self._wishes.teacher
+        return [*self.distilled(size, 1), *unbalanced] if given else self.teacher(size, 1)
 
     def stages(self, size: int, steps: int, detector: str) -> Dict[str, List[str]]:
         """Name -> command."""
