@@ -21,9 +21,8 @@ def asked(monkeypatch):
     monkeypatch.setattr(setuptools, "setup", lambda **given: found.update(given))
     monkeypatch.chdir(ROOT)
     runpy.run_path(str(ROOT / "setup.py"))
-    extras = [
-        found["extras_require"][name] for name in ("timm", "quickstart", "export", "robustness")
-    ]
+    names = "timm", "quickstart", "export", "split", "robustness"
+    extras = [found["extras_require"][name] for name in names]
     return {line for lines in (found["install_requires"], *extras) for line in lines}
 
 

@@ -75,6 +75,7 @@ ALLOWED = {
         "quickstart/digits.py": "the files that it wrote",
         "evaluation/coco.py": "detections that it writes",
         "study/trainings.py": "results that its runs wrote, and what their consoles say",
+        "pipeline/stages.py": "what its stages print",
         "robustness/evaluations.py": "results that it wrote",
         "report/runs.py": "what is whole of a run's files, which may be damaged",
         "report/parts.py": "what is whole of a run's files, which may be damaged",

@@ -125,6 +125,7 @@ def test_keypoints_equal_detectron2(folder):
         evaluate(evaluator, records, found)
         for evaluator in (FastCOCOEvaluator(NAME), COCOEvaluator(NAME, use_fast_impl=False))
     ]
+    assert both[0].pop("best_f1")["threshold"] > 0
     assert both[0].keys() == both[1].keys() == {"bbox", "keypoints"}
     for task, values in both[1].items():
         np.testing.assert_allclose(list(both[0][task].values()), list(values.values()), rtol=1e-12)
