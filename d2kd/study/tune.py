@@ -118,12 +118,12 @@ def _tries(study: Study, name: str, before: List[Any]) -> Study:
 
 def _best(tries: Study, options: List[List[Any]], before: List[Any]) -> Dict[str, Any]:
     """The options of the best try with those before them, and every try with its result."""
-    tried = []
-    for run, pairs in zip(tries.runs, options, strict=True):
-        result = read_result(run) or {}
-        found = {k: result.get(k) for k in (tries.metric, "seconds")}
-        tried.append({"options": pairs, **found})
-    values = [(read_result(run) or {}).get(tries.metric, math.nan) for run in tries.runs]
+    results = [read_result(run) or {} for run in tries.runs]
+    tried = [
+        {"options": pairs, **{k: found.get(k) for k in (tries.metric, "seconds")}}
+        for found, pairs in zip(results, options, strict=True)
+    ]
+    values = [found.get(tries.metric, math.nan) for found in results]
     known = [-1.0 if math.isnan(x) else x for x in values]
     best = known.index(max(known))
     return {"options": [*before, *options[best]], "best": best + 1, "tried": tried}
