@@ -59,17 +59,22 @@ def find_notes(name: str, split: Split, size: int | None = None) -> list[str]:
     """
     if name == "train" and not size:
         return []
-    checked = check_json(split.json, split.images)
     if name != "train" or not size:
-        return [few_images(len(checked.sizes))] * (len(checked.sizes) < FEW)
+        count = len(check_json(split.json, split.images).sizes)
+        return [few_images(count)] * (count < FEW)
+    found = small_boxes(sized_records(split), size, size * LONGEST, _STRIDE)
+    return [f"{found} have a side below {_STRIDE} px, the finest stride of most detectors, at "
+            f"{size} px; 90 % would be larger at {found.size} px"] * (found.total > 0)  # fmt: skip
+
+
+def sized_records(split: Split) -> list[dict[str, Any]]:
+    """Images whose sizes are known, with the boxes that training keeps, for `small_boxes`."""
+    checked = check_json(split.json, split.images)
     boxes = defaultdict(list)
     for a in compress(checked.coco["annotations"], checked.annotations.kept):
         boxes[a["image_id"]].append({"bbox": a["bbox"], "bbox_mode": BoxMode.XYWH_ABS})
     known = {image: sides for image, sides in checked.sizes.items() if sides}
-    records = [{"width": w, "height": h, "annotations": boxes[i]} for i, (w, h) in known.items()]
-    found = small_boxes(records, size, size * LONGEST, _STRIDE)
-    return [f"{found} have a side below {_STRIDE} px, the finest stride of most detectors, at "
-            f"{size} px; 90 % would be larger at {found.size} px"] * (found.total > 0)  # fmt: skip
+    return [{"width": w, "height": h, "annotations": boxes[i]} for i, (w, h) in known.items()]
 
 
 def _copies(annotations: list[dict[str, Any]]) -> list[Any]:

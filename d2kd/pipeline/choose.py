@@ -2,14 +2,11 @@
 
 import math
 import statistics
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Tuple
 
-from detectron2.structures import BoxMode
-
-from ..data.coco_json import read_coco
 from ..data.folder import Split
+from ..data.problems import sized_records
 from ..data.small_boxes import small_boxes
 
 STRIDE = 8  # px, the finest of the detectors of own/
@@ -85,15 +82,8 @@ def choose_size(split: Split) -> int:
 
     Not above the images' own size and 640, and not below 320 where they are larger, nor below 128.
     """
-    coco = read_coco(split.json)
-    boxes: Dict[Any, List[Dict[str, Any]]] = defaultdict(list)
-    for a in coco["annotations"]:
-        boxes[a["image_id"]].append({"bbox": a["bbox"], "bbox_mode": BoxMode.XYWH_ABS})
-    images = [x for x in coco["images"] if x.get("width") and x.get("height")]
-    own = statistics.median([min(x["width"], x["height"]) for x in images] or [LARGEST])
-    records = [
-        {"width": x["width"], "height": x["height"], "annotations": boxes[x["id"]]} for x in images
-    ]
+    records = sized_records(split)
+    own = statistics.median([min(x["width"], x["height"]) for x in records] or [LARGEST])
     found = small_boxes(records, own, math.inf, STRIDE)
     most = min(LARGEST, STEP * max(1, round(own / STEP)))
     return max(SMALLEST, min(most, max(found.size, _AT_LEAST)))
