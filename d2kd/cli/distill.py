@@ -1,7 +1,6 @@
 """`d2kd distill`."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Tuple
 
@@ -10,8 +9,6 @@ import click
 from .base import debug_option, echo, echo_lines, refuse_options
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-_LEFT = {"teacher", "plain", "distilled", "data", "plan.yaml", "finished.yaml", "console.txt",
-         "report.html", "student.onnx"}  # fmt: skip
 
 
 class _Duration(click.ParamType):
@@ -34,8 +31,8 @@ class _Duration(click.ParamType):
 @click.option("--time", "seconds", type=_Duration(), help="Of the whole: 30m, 2h.")
 @click.option("--steps", type=click.IntRange(1), help="Of the student.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Instead of --steps.")
-@click.option("--teacher", default="", metavar="CONFIG", help="A run, or a model-zoo name; "
-              "default: one is trained.")  # fmt: skip
+@click.option("--teacher", default="", metavar="CONFIG", help="A run, a model-zoo name, or a "
+              "config to train; default: one of own/.")  # fmt: skip
 @click.option("--student", default="", metavar="CONFIG", help="Default: own/student.yaml.")
 @click.option("--size", "--imgsz", "size", type=click.IntRange(32), metavar="PX",
               help="Shorter side of the images.")  # fmt: skip
@@ -67,8 +64,8 @@ def distill(folder: str, **given: Any) -> None:
     quiet = given["quiet"] or given["as_json"]
     say = (lambda _: None) if given["as_json"] else echo
     if given["overwrite"]:
-        _remove(Path(wishes.output))
-    plan = _plan(wishes, given["dry_run"])
+        pipeline.remove_plan(Path(wishes.output))
+    plan = pipeline.open_plan(wishes, given["dry_run"])
     if not given["as_json"]:
         echo_lines(str(plan))
     if given["dry_run"]:
@@ -81,22 +78,6 @@ def distill(folder: str, **given: Any) -> None:
     echo(", ".join(f"{name} {ap} AP" for name, ap in found["AP"].items()))
     echo(f"{found['student']} in {found['minutes']} min; {', '.join(found['files'].values())}")
     echo(f"Next: {found['next']}")
-
-
-def _plan(wishes: Any, dry_run: bool) -> Any:
-    """The plan that is there, or a new one, which is written before anything is trained."""
-    from .. import pipeline
-
-    if known := pipeline.read_plan(wishes):
-        return known
-    output = Path(wishes.output)
-    fresh = not output.exists()
-    plan = pipeline.make_plan(wishes)
-    if not dry_run:
-        pipeline.write_plan(plan)
-    elif fresh:
-        shutil.rmtree(output)
-    return plan
 
 
 def _wishes(folder: str, given: Any) -> Any:
@@ -124,12 +105,3 @@ def _wishes(folder: str, given: Any) -> Any:
         plain=not given["no_plain"],
         options=options,
     )
-
-
-def _remove(output: Path) -> None:
-    """Remove what a plan wrote into a folder, and nothing else."""
-    from ..pipeline.plan import PLAN
-
-    if (output / PLAN).is_file():
-        for path in (output / name for name in sorted(_LEFT)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -7,12 +7,14 @@ from typing import Any, Tuple
 import click
 
 from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_config
+from .output import PAGE, refuse_existing, with_overwrite
 
 
 @click.command(context_settings=SETTINGS)
 @with_config("weights")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("student.onnx"),
-              show_default=True, help="An .onnx file, or .pt2 of torch.export.")  # fmt: skip
+              show_default=True, help="An .onnx or .pt2 file, or a folder for d2kd.")  # fmt: skip
+@with_overwrite
 @click.option(
     "--size", type=(int, int), metavar="H W", help="px; default: of the first test image."
 )
@@ -20,10 +22,12 @@ from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_con
 @click.option("--score-threshold", type=click.FloatRange(0, 1), help="Default: the config's.")
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
-def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) -> None:
-    """Write a RetinaNet, FCOS, ATSS or GFL student as ONNX.
+def export(
+    config: str, options: Tuple[str, ...], weights: str, overwrite: bool, **given: Any
+) -> None:
+    """Write a RetinaNet, FCOS, ATSS or GFL student as ONNX, or any as a folder.
 
-    The file needs neither d2kd nor Detectron2.
+    The file needs neither d2kd nor Detectron2. The folder is for d2kd: config, weights and classes.
 
     \b
     d2kd export output/distilled --output student.onnx
@@ -31,6 +35,7 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
     from ..engine.main import resolve_config
     from ..export import export_student
 
+    refuse_existing(given["output"], overwrite)
     cfg = resolve_config(namespace(config, options))
     run = Path(config) if os.path.isdir(config) else None
     for line in export_student(cfg, run_weights(config, weights), run, **given):
@@ -48,13 +53,14 @@ def export(config: str, options: Tuple[str, ...], weights: str, **given: Any) ->
 def report(runs: Tuple[Path, ...], output: Path, images: int, last: bool) -> None:
     """Write a page that compares the folders of RUNS.
 
-    It has curves, AP, speed, pictures and commands.
+    It has curves, AP, speed, pictures and commands. A page that is there is replaced.
 
     \b
     d2kd report output/student output/distilled
     """
     from ..report import write_report
 
+    refuse_existing(output, own=PAGE)
     for text in write_report(runs, output, images, last):
         echo(text)
     echo(f"wrote {output}")

@@ -20,6 +20,10 @@ SCORE_TOLERANCE = 1e-4
 Arrays = Tuple[np.ndarray, ...]
 
 
+class NothingToCompare(RunError):
+    """The detector finds nothing in the images that a file is checked on."""
+
+
 @dataclass
 class Comparison:
     """How an exported file compares with its detector.
@@ -62,7 +66,7 @@ def check_export(
         score_tolerance: of scores in [0, 1].
 
     Raises:
-        RunError: detections differ, or there was none to compare.
+        RunError: detections differ; `NothingToCompare`: there was none.
         ConfigError: the file cannot be opened, or is not of such a detector.
     """
     exported = open_exported(path)
@@ -138,7 +142,7 @@ def pair_detections(
 
 def _judge(result: Comparison, path: Path, box_tolerance: float, score_tolerance: float) -> None:
     if result.detections == 0:
-        raise RunError(
+        raise NothingToCompare(
             f"{path}: nothing was compared, since the detector finds no object in "
             f"{result.images} images. Give images with objects, or export with a lower "
             "score_threshold."

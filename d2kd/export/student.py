@@ -15,7 +15,8 @@ from ..errors import ConfigError, MissingFileError
 from ..evaluation.best_f1 import score_threshold as shown_from
 from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
-from .check import check_export
+from .bundle import write_bundle
+from .check import NothingToCompare, check_export
 from .measure import measure_export
 from .options import padded_size
 from .rules import rule_of
@@ -39,7 +40,7 @@ def export_student(
         cfg: of the student, plain or distilled.
         weights: its checkpoint.
         run: folder of the run, for the class names; None for those of the data set.
-        output: an .onnx or .pt2 file; its folder is made.
+        output: an .onnx or .pt2 file, or a folder, which any detector fits into; it is made.
         size: height and width, px, enlarged to what the detector pads to; None for that of the
             first test image as INPUT.MIN_SIZE_TEST resizes it.
         no_nms: write all boxes and scores.
@@ -51,8 +52,16 @@ def export_student(
         RunError: the file does not give the detector's detections.
     """
     writers = {".onnx": export_onnx, ".pt2": export_pt2}
+    if not output.suffix:
+        if size or no_nms or score_threshold is not None:
+            raise ConfigError(
+                f"--output {output} is a folder, which has the detector's own size, NMS and score "
+                "threshold: end the name with .onnx or .pt2."
+            )
+        yield from write_bundle(cfg, weights, run, output)
+        return
     if output.suffix not in writers:
-        raise ConfigError(f"--output {output}: end the name with .onnx or .pt2.")
+        raise ConfigError(f"--output {output}: end the name with .onnx or .pt2, or give a folder.")
     require(*(("onnx", "onnxscript", "onnxruntime") if output.suffix == ".onnx" else ()))
     count = max(check_images, size is None)
     with suppress(*(() if count else (MissingFileError,))):
@@ -82,7 +91,11 @@ def export_student(
 def _check_and_measure(
     output: Path, predictor: Predictor, images: Sequence[np.ndarray]
 ) -> Iterator[str]:
-    found = check_export(output, predictor.detector, images)
+    try:
+        found = check_export(output, predictor.detector, images)
+    except NothingToCompare as error:
+        yield f"not checked. {error}"
+        return
     yield (
         f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, within "
         f"{found.box_difference:.1g} px and scores within {found.score_difference:.1g}"

@@ -26,8 +26,8 @@ class Wishes:
     Attributes:
         folder: labelled images, in any layout.
         output: folder of everything that is written.
-        student, teacher: configs; for the teacher also a run or a model-zoo name, which is not
-            trained then. "" takes those of configs/own.
+        student, teacher: configs; "" takes those of configs/own. A teacher that is a run, or has
+            weights, is not trained.
         seconds: of the whole.
         steps: of the student.
         epochs: of the student, instead of its steps.
@@ -124,7 +124,7 @@ def _seconds(
 ) -> Tuple[float, float]:
     """Seconds that do not depend on the steps, and those of a step of the student and its share."""
     trained = {
-        "teacher": 0.0 if wishes.teacher else TEACHER * costs.teacher,
+        "teacher": TEACHER * costs.teacher,
         "plain": costs.plain * wishes.plain,
         "distilled": costs.distilled,
     }

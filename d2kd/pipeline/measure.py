@@ -16,21 +16,21 @@ _TURNS = 3
 _FORWARD = 0.3  # of a teacher's training step, in a step of its student
 
 
-def measure(size: int, student: List[str], other: List[str], given: bool) -> Costs:
+def measure(size: int, student: List[str], other: List[str], trains_teacher: bool) -> Costs:
     """Time plain steps beside those of a teacher, or of the distillation from a given one.
 
     Args:
         size: px of the images' shorter side in both.
         student: words behind `d2kd train` of the plain student.
         other: of the teacher's training; or of the distillation.
-        given: whether `other` is the distillation.
+        trains_teacher: whether `other` is the teacher's training.
     """
     configs = [config_of(words) for words in (student, other)]
     register_custom_datasets(configs[0])
     pace = measure_pace(configs[0], configs[1], _TURNS)
     slow = pace.plain * pace.ratio
-    teacher, distilled = (0.0, slow) if given else (slow, pace.plain + _FORWARD * slow)
-    disk = _disk(configs[0], 2) + (0 if given else _disk(configs[1], 1))
+    teacher, distilled = (slow, pace.plain + _FORWARD * slow) if trains_teacher else (0.0, slow)
+    disk = _disk(configs[0], 2) + (_disk(configs[1], 1) if trains_teacher else 0)
     return Costs(size, pace.plain, teacher, distilled, _memory(), disk)
 
 

@@ -1,6 +1,7 @@
 """What `d2kd distill` will do: written before anything is trained, and read when it goes on."""
 
 import shlex
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List
@@ -13,12 +14,11 @@ from ..engine.main import config_of
 from ..errors import ConfigError
 from ..file_io import read_yaml, write_atomically
 from .choose import TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
+from .commands import Commands
 from .measure import measure
 
 PLAN, DATA = "plan.yaml", "data"
 _KEYS = ("asked", "size", "steps", "estimate", "stages")
-_EXPORTED = ("RetinaNet", "FCOS", "ATSS", "GFL")
-_STUDENT = "own/student"  # and what follows in the names of its kin; so has the teacher's
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,28 @@ class Plan:
         return "\n".join([*lines, *(shlex.join(words) for words in self.stages.values())])
 
 
+def open_plan(wishes: Wishes, dry_run: bool = False) -> Plan:
+    """The plan that the same wishes have made before, or a new one, which is written to `output`.
+
+    Args:
+        wishes: what is asked for.
+        dry_run: leave nothing of a new one behind.
+
+    Raises:
+        ConfigError, MissingFileError: see `read_plan` and `make_plan`.
+    """
+    if known := read_plan(wishes):
+        return known
+    output = Path(wishes.output)
+    is_fresh = not output.exists()
+    plan = make_plan(wishes)
+    if not dry_run:
+        write_plan(plan)
+    elif is_fresh:
+        shutil.rmtree(output)
+    return plan
+
+
 def make_plan(wishes: Wishes) -> Plan:
     """Read the folder, divide it where there is no validation split, and choose size and steps.
 
@@ -68,10 +90,10 @@ def make_plan(wishes: Wishes) -> Plan:
     data = Path(wishes.output, DATA)
     splits = prepare_folder(Path(wishes.folder), data, wishes.val, wishes.seed)
     counts = summary(splits["train"].json)[0], summary(splits["val"].json)[0]
-    words = _Words(wishes, data)
+    words = Commands(wishes, data)
     size = wishes.size or choose_size(splits["train"])
     cfg = config_of(words.plain(size, 1))
-    costs = measure(size, words.plain(size, 1), words.measured(size), bool(wishes.teacher))
+    costs = measure(size, words.plain(size, 1), words.measured(size), words.trains_teacher)
     batch = cfg.SOLVER.IMS_PER_BATCH
     if wishes.seconds:
         size, steps = fit_time(wishes, size, costs, counts, batch)
@@ -81,7 +103,7 @@ def make_plan(wishes: Wishes) -> Plan:
     return Plan(
         asked=_plain(wishes),
         size=size,
-        steps={**({} if wishes.teacher else {"teacher": TEACHER * steps}), "student": steps},
+        steps={**({"teacher": TEACHER * steps} if words.trains_teacher else {}), "student": steps},
         estimate={"minutes": round(seconds / 60, 1), "memory_mb": round(costs.memory / 2**20),
                   "disk_mb": round(costs.disk / 2**20)},
         stages=words.stages(size, steps, cfg.MODEL.META_ARCHITECTURE),
@@ -90,62 +112,6 @@ def make_plan(wishes: Wishes) -> Plan:
 
 def _plain(wishes: Wishes) -> Dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(wishes).items()}
-
-
-class _Words:
-    """The words of all commands."""
-
-    def __init__(self, wishes: Wishes, data: Path) -> None:
-        self._wishes, self._data, self._folder = wishes, data, Path(wishes.output)
-        self._student = wishes.student or f"{_STUDENT}.yaml"
-
-    def plain(self, size: int, steps: int) -> List[str]:
-        """Behind `d2kd train` of the plain student."""
-        return self._training(self._student, [], size, steps)
-
-    def teacher(self, size: int, steps: int) -> List[str]:
-        """Of the teacher: that of own/ which belongs to the student."""
-        kin = (
-            self._student.removeprefix(_STUDENT) if self._student.startswith(_STUDENT) else ".yaml"
-        )
-        return self._training(f"own/teacher{kin}", [], size, steps)
-
-    def distilled(self, size: int, steps: int) -> List[str]:
-        """Of the distilled student."""
-        teacher = self._wishes.teacher or str(self._folder / "teacher")
-        return self._training(self._student, ["--teacher", teacher], size, steps)
-
-    def measured(self, size: int) -> List[str]:
-        """Of what is timed beside the plain student; without balance, 1 or 2 % of a step."""
-        unbalanced = ["DISTILL.BALANCE.SHARES", "()"]
-        given = self._wishes.teacher
-        return [*self.distilled(size, 1), *unbalanced] if given else self.teacher(size, 1)
-
-    def stages(self, size: int, steps: int, detector: str) -> Dict[str, List[str]]:
-        """Name -> command."""
-        wishes, folder = self._wishes, self._folder
-        trained = {} if wishes.teacher else {"teacher": self.teacher(size, TEACHER * steps)}
-        trained |= {"plain": self.plain(size, steps)} if wishes.plain else {}
-        trained["distilled"] = self.distilled(size, steps)
-        commands = {
-            name: ["d2kd", "train", *words, "OUTPUT_DIR", str(folder / name)]
-            for name, words in trained.items()
-        }
-        runs = [str(folder / name) for name in trained]
-        commands["report"] = ["d2kd", "report", *runs, "--output", str(folder / "report.html")]
-        if detector in _EXPORTED:
-            commands["export"] = ["d2kd", "export", str(folder / "distilled"), "--output",
-                                  str(folder / "student.onnx")]  # fmt: skip
-        return commands
-
-    def _training(self, config: str, more: List[str], size: int, steps: int) -> List[str]:
-        wishes = self._wishes
-        longest = -(-size * 4 // 3)
-        pairs = ["INPUT.MIN_SIZE_TRAIN", f"({size},)", "INPUT.MIN_SIZE_TEST", size,
-                 "INPUT.MAX_SIZE_TRAIN", longest, "INPUT.MAX_SIZE_TEST", longest,
-                 "SOLVER.MAX_ITER", steps, "SEED", wishes.seed]  # fmt: skip
-        pairs += ["SOLVER.IMS_PER_BATCH", wishes.batch] if wishes.batch else []
-        return [config, "--data", str(self._data), *more, *map(str, pairs), *wishes.options]
 
 
 def write_plan(plan: Plan) -> None:

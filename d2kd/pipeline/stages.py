@@ -1,6 +1,6 @@
 """Running a plan: one process for each stage; what is finished is not run again."""
 
-import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,10 +9,12 @@ from typing import Any, Callable, Dict, List
 
 import yaml
 
+from ..checkpoint.of_run import read_best
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml, write_atomically
-from .plan import Plan
+from .commands import FOLDER, MODEL, REPORT, RUNS
+from .plan import DATA, PLAN, Plan
 
 FINISHED = "finished.yaml"  # stage -> its command and seconds
 CONSOLE = "console.txt"
@@ -67,22 +69,42 @@ def _finished(plan: Plan) -> Dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def remove_plan(output: Path) -> None:
+    """Remove what a plan and its stages wrote into a folder, and nothing else."""
+    if (output / PLAN).is_file():
+        for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
+            path = output / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def summary(plan: Plan) -> Dict[str, Any]:
-    """What came out: AP of each run, files, seconds, and what to type next."""
-    runs = [name for name in ("teacher", "plain", "distilled") if name in plan.stages]
-    ap = {name: _ap(plan.output / name / "results.json") for name in runs}
-    files = {"report": "report.html", "export": "student.onnx"}
+    """What came out of a plan.
+
+    Returns:
+        Dict: "AP" of each run (box AP of the best checkpoint, 0 to 100; None without one), "files"
+        and the folder "student", "minutes" of all stages, and "next", a command to type.
+    """
+    runs = [name for name in RUNS if name in plan.stages]
+    ap = {name: _ap(plan.output / name) for name in runs}
     seconds = sum(x.get("seconds", 0) for x in _finished(plan).values())
     return {
         "AP": ap,
-        "files": {k: str(plan.output / x) for k, x in files.items() if k in plan.stages},
+        "files": {k: _output(plan.stages[k]) for k in ("report", "export") if k in plan.stages},
         "student": str(plan.output / "distilled"),
         "minutes": round(seconds / 60, 1),
         "next": f"d2kd predict {plan.output / 'distilled'} FOLDER_OF_PHOTOS",
     }
 
 
-def _ap(file: Path) -> float | None:
-    results = read_json(file) if os.path.isfile(file) else {}
+def _output(words: List[str]) -> str:
+    return words[words.index("--output") + 1]
+
+
+def _ap(run: Path) -> float | None:
+    best = read_best(run)
+    if best and best["metric"] == "bbox/AP":
+        return round(best["value"], 2)
+    file = run / "results.json"
+    results = read_json(file) if file.is_file() else {}
     value = results.get("results", {}).get("bbox", {}).get("AP")
     return round(value, 2) if isinstance(value, (int, float)) else None

@@ -11,6 +11,7 @@ from d2kd.data.folder import Split
 from d2kd.errors import ConfigError
 from d2kd.pipeline import Plan, Wishes, read_plan, run_plan, write_plan
 from d2kd.pipeline.choose import Costs, choose_size, choose_steps, estimate, fit_time
+from d2kd.pipeline.commands import Commands
 from tests.conftest import ROOT
 from tests.helpers import d2kd
 
@@ -177,3 +178,23 @@ def test_a_folder_to_the_end(squares, tmp_path, monkeypatch):
     assert again.output.count("finished before") == 3, again.output
     assert Path("out/distilled/model_final.pth").read_bytes() == weights
     assert "Next: d2kd predict out/distilled" in again.output
+
+
+def test_a_config_without_weights_is_trained_as_the_teacher(here):
+    """Of a config that has weights, of a run and of the zoo, no training is planned."""
+    Path("mine.yaml").write_text("MODEL: {META_ARCHITECTURE: GFL, WEIGHTS: ''}")
+    Path("trained.yaml").write_text("MODEL: {META_ARCHITECTURE: GFL, WEIGHTS: mine.pth}")
+    Path("run").mkdir()
+    zoo = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    found = {x: Commands(wishes(teacher=x), Path("data")).stages(64, 5, "GFL")
+             for x in ("mine.yaml", "trained.yaml", "run", zoo)}  # fmt: skip
+    assert found["mine.yaml"]["teacher"][2] == "mine.yaml"
+    assert ["--teacher", "out/teacher"] == found["mine.yaml"]["distilled"][5:7]
+    assert not [x for x, y in found.items() if "teacher" in y and x != "mine.yaml"]
+    assert ["--teacher", zoo] == found[zoo]["distilled"][5:7]
+
+
+def test_a_two_stage_student_is_exported_as_a_folder():
+    made = Commands(wishes(), Path("data"))
+    names = {x: made.stages(64, 5, x)["export"][4] for x in ("GFL", "GeneralizedRCNN")}
+    assert names == {"GFL": "out/student.onnx", "GeneralizedRCNN": "out/student"}

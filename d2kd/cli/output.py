@@ -1,0 +1,38 @@
+"""What is at --output already."""
+
+from pathlib import Path
+from typing import Callable
+
+import click
+
+from ..errors import ConfigError
+from ..file_io import read_head
+
+_HEAD = 1024  # bytes
+PAGE = b'<meta name="generator" content="d2kd">'
+"""What the head of a report has."""
+
+
+def with_overwrite(function: Callable) -> Callable:
+    """Decorator: the option --overwrite, for `refuse_existing`."""
+    text = "Replace what is at --output."
+    return click.option("--overwrite", is_flag=True, help=text)(function)
+
+
+def refuse_existing(output: Path, overwrite: bool = False, own: bytes = b"") -> None:
+    """Keep what a user has at --output.
+
+    Args:
+        output: a file or folder.
+        overwrite: whether the user lets it be replaced.
+        own: what the head of a file has that d2kd wrote, and may replace.
+
+    Raises:
+        ConfigError: it exists, unless it is an empty folder.
+    """
+    is_used = any(output.iterdir()) if output.is_dir() else output.exists()
+    if own and output.is_file() and own in read_head(output, _HEAD):
+        return
+    if is_used and not overwrite:
+        hint = "" if own else ", or add --overwrite"
+        raise ConfigError(f"--output {output} exists: name another{hint}.")

@@ -1,0 +1,84 @@
+"""The commands that a plan stands for."""
+
+from pathlib import Path
+from typing import Dict, List
+
+from ..config.loading import load_config
+from ..config.model_zoo import zoo_checkpoint_url
+from .choose import TEACHER, Wishes
+
+RUNS = ("teacher", "plain", "distilled")
+REPORT, MODEL, FOLDER = "report.html", "student.onnx", "student"
+_EXPORTED = ("RetinaNet", "FCOS", "ATSS", "GFL")
+_STUDENT = "own/student"  # and what follows in the names of its kin; so has the teacher's
+
+
+class Commands:
+    """The words of all commands of a plan; the data set is in `data`.
+
+    Attributes:
+        trains_teacher: whether none is given, or a config that has no weights yet.
+    """
+
+    def __init__(self, wishes: Wishes, data: Path) -> None:
+        self._wishes, self._data, self._folder = wishes, data, Path(wishes.output)
+        self._student = wishes.student or f"{_STUDENT}.yaml"
+        self.trains_teacher = not (wishes.teacher and _has_weights(wishes.teacher))
+
+    def plain(self, size: int, steps: int) -> List[str]:
+        """Behind `d2kd train` of the plain student."""
+        return self._training(self._student, [], size, steps)
+
+    def teacher(self, size: int, steps: int) -> List[str]:
+        """Of the teacher: the given one, or that of own/ which belongs to the student."""
+        kin = (
+            self._student.removeprefix(_STUDENT) if self._student.startswith(_STUDENT) else ".yaml"
+        )
+        return self._training(self._wishes.teacher or f"own/teacher{kin}", [], size, steps)
+
+    def distilled(self, size: int, steps: int) -> List[str]:
+        """Of the distilled student."""
+        trained = str(self._folder / RUNS[0])
+        teacher = trained if self.trains_teacher else self._wishes.teacher
+        return self._training(self._student, ["--teacher", teacher], size, steps)
+
+    def measured(self, size: int) -> List[str]:
+        """Of what is timed beside the plain student; without balance, 1 or 2 % of a step."""
+        unbalanced = ["DISTILL.BALANCE.SHARES", "()"]
+        if self.trains_teacher:
+            return self.teacher(size, 1)
+        return [*self.distilled(size, 1), *unbalanced]
+
+    def stages(self, size: int, steps: int, detector: str) -> Dict[str, List[str]]:
+        """Name -> command."""
+        wishes, folder = self._wishes, self._folder
+        trained = {"teacher": self.teacher(size, TEACHER * steps)} if self.trains_teacher else {}
+        trained |= {"plain": self.plain(size, steps)} if wishes.plain else {}
+        trained["distilled"] = self.distilled(size, steps)
+        commands = {
+            name: ["d2kd", "train", *words, "OUTPUT_DIR", str(folder / name)]
+            for name, words in trained.items()
+        }
+        runs = [str(folder / name) for name in trained]
+        commands["report"] = ["d2kd", "report", *runs, "--output", str(folder / REPORT)]
+        target = folder / (MODEL if detector in _EXPORTED else FOLDER)
+        commands["export"] = ["d2kd", "export", str(folder / RUNS[-1]), "--output", str(target),
+                              "--overwrite"]  # fmt: skip
+        return commands
+
+    def _training(self, config: str, more: List[str], size: int, steps: int) -> List[str]:
+        wishes = self._wishes
+        longest = -(-size * 4 // 3)
+        pairs = ["INPUT.MIN_SIZE_TRAIN", f"({size},)", "INPUT.MIN_SIZE_TEST", size,
+                 "INPUT.MAX_SIZE_TRAIN", longest, "INPUT.MAX_SIZE_TEST", longest,
+                 "SOLVER.MAX_ITER", steps, "SEED", wishes.seed]  # fmt: skip
+        pairs += ["SOLVER.IMS_PER_BATCH", wishes.batch] if wishes.batch else []
+        return [config, "--data", str(self._data), *more, *map(str, pairs), *wishes.options]
+
+
+def _has_weights(teacher: str) -> bool:
+    """Whether a run, a model-zoo name or a config names weights of more than its trunk."""
+    if Path(teacher).is_dir() or zoo_checkpoint_url(teacher):
+        return True
+    weights = load_config(teacher, []).MODEL.WEIGHTS
+    return bool(weights) and "ImageNetPretrained" not in weights

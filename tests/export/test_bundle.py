@@ -1,0 +1,74 @@
+"""A folder that any detector is exported to: taken like its run, and of no machine."""
+
+import json
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from d2kd.config.loading import load_config
+from tests.conftest import ROOT
+from tests.helpers import d2kd, write_config
+
+
+@pytest.fixture(scope="module", params=["GFL", "GeneralizedRCNN"])
+def run(request, squares, tmp_path_factory):
+    """The folder of a run of a distilled student, as training leaves it."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    folder.mkdir()
+    lowest = {"MODEL__GFL__SCORE_THRESH_TEST": 0.0, "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}
+    cfg = load_config(str(write_config(folder, squares, request.param, **lowest)), [])
+    torch.manual_seed(0)
+    weights = {k: v + 0.05 * torch.randn_like(v) for k, v in build_model(cfg).state_dict().items()}
+    cfg.MODEL.META_ARCHITECTURE, cfg.DISTILL.STUDENT = "Distiller", request.param
+    cfg.DISTILL.TEACHER.CONFIG_FILES = (str(folder / "teacher.yaml"),)
+    cfg.OUTPUT_DIR = str(folder)
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": weights, "optimizer": {"big": torch.zeros(99)}}, folder / "model_best.pth")
+    best = {"metric": "bbox/AP", "value": 12.5, "iteration": 9, "best_f1": {
+        "threshold": 0.0078125, "F1": 0.5, "precision": 0.5, "recall": 0.5}}  # fmt: skip
+    (folder / "model_best.json").write_text(json.dumps(best))
+    record = {"d2kd": "0", "classes": ["red", "green"], "inputs": {"data": str(folder)}}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_folder_is_taken_like_its_run(run, squares, tmp_path):
+    bundle = tmp_path / "student"
+    done = d2kd("export", run, "--output", bundle)
+    assert done.exit_code == 0, done.output
+    assert f"wrote {bundle}: {'GFL' if run.parent.name[:3] == 'GFL' else 'General'}" in done.output
+    found = []
+    for folder in (run, bundle):
+        labels = tmp_path / f"{folder.name}.json"
+        words = "predict", folder, squares, "--output", tmp_path / folder.name, "--coco", labels
+        done = d2kd(*words)
+        assert done.exit_code == 0 and "score threshold 0.0078125" in done.output, done.output
+        found.append(json.loads(labels.read_text()))
+    assert found[0]["annotations"] and found[0] == found[1]
+    assert [x["name"] for x in found[1]["categories"]] == ["red", "green"]
+
+
+def test_it_is_of_no_machine_and_has_weights_alone(run, tmp_path):
+    bundle = tmp_path / "student"
+    assert d2kd("export", run, "--output", bundle).exit_code == 0
+    assert {x.name for x in bundle.iterdir()} == {
+        "config.yaml", "run.json", "model_best.pth", "model_best.json"}  # fmt: skip
+    for file in bundle.iterdir():
+        assert not [x for x in (run, ROOT) if str(x).encode() in file.read_bytes()], file
+    assert set(torch.load(bundle / "model_best.pth", weights_only=True)) == {"model"}
+
+
+def test_what_is_there_stays(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.onnx").write_text("mine")
+    for name in ("", "mine.onnx"):
+        done = d2kd("export", run, "--output", tmp_path / name)
+        assert "exists: name another, or add --overwrite" in done.output
+    done = d2kd("export", run, "--output", run, "--overwrite")
+    assert done.exit_code == 1 and "is the run itself: name another folder" in done.output
+    done = d2kd("export", run, "--output", tmp_path / "x", "--size", 64, 64)
+    assert "is a folder, which has the detector's own size" in done.output
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["mine.onnx", "mine.txt"]
+    assert d2kd("export", run, "--output", tmp_path, "--overwrite").exit_code == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine"
