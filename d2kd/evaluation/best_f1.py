@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.of_run import BEST
 from ..checkpoint.weights_file import split_pin
 from ..file_io import read_json, sha256_of
-from .error_types import judge
+from .error_types import JudgedDetections, judge
 from .records import Coco
 
 TASK = "best_f1"
@@ -32,19 +33,29 @@ def best_f1(truth: Coco, detections: Sequence[dict]) -> Dict[str, float]:
     Returns:
         `threshold`, and at it `F1`, `precision` and `recall`, in [0, 1]; {} where nothing is found.
     """
-    judged = judge(truth, detections)
+    return best_point(f1_curves(judge(truth, detections)))
+
+
+def best_point(curves: Mapping[str, NDArray[np.float64]]) -> Dict[str, float]:
+    """The best of `f1_curves`, as `best_f1` gives it."""
+    f1 = curves["F1"]
+    if not f1.any():
+        return {}
+    best = np.flatnonzero(f1 == f1.max())
+    i = best[len(best) // 2]
+    return {key: float(values[i]) for key, values in curves.items()}
+
+
+def f1_curves(judged: JudgedDetections) -> Dict[str, NDArray[np.float64]]:
+    """999 scores as `threshold`, and `F1`, `precision` and `recall` of what scores as much."""
     scores, objects = judged.scores, len(judged.found)
     found, hits = (
         len(x) - np.searchsorted(np.sort(x), _THRESHOLDS)
         for x in (scores, scores[judged.kinds == "hit"])
     )
-    if not hits.any():
-        return {}
-    f1 = 2 * hits / (found + objects)
-    best = np.flatnonzero(f1 == f1.max())
-    i = best[len(best) // 2]
-    values = _THRESHOLDS[i], f1[i], hits[i] / found[i], hits[i] / objects
-    return dict(zip(_KEYS, map(float, values), strict=True))
+    f1 = 2 * hits / np.maximum(found + objects, 1)
+    values = _THRESHOLDS, f1, hits / np.maximum(found, 1), hits / max(objects, 1)
+    return dict(zip(_KEYS, values, strict=True))
 
 
 def point_of(results: Any) -> Dict[str, float]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,18 +39,28 @@ def match(truth: Coco, detections: Sequence[Dict[str, Any]]) -> List[ClassMatche
         truth: see `coco_truth`; images are numbered from 0, classes in the order of the result.
         detections: dicts with image_id, category_id, bbox (XYWH px) and score.
     """
+    return match_by_size(truth, detections, [ALL_SIZES])[0]
+
+
+def match_by_size(
+    truth: Coco, detections: Sequence[Dict[str, Any]], sizes: Sequence[Tuple[float, float]]
+) -> List[List[ClassMatches]]:
+    """`match` for each range of the square root of an object's area, px."""
     coco = COCO()
     coco.dataset = {"info": {}, **truth}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(list(detections) or [nothing(truth)]), "bbox")
-        evaluation.params.areaRng = [[side**2 for side in ALL_SIZES]]
-        evaluation.params.areaRngLbl = ["all"]
+        evaluation.params.areaRng = [[low**2, high**2] for low, high in sizes]
+        evaluation.params.areaRngLbl = [str(i) for i in range(len(sizes))]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
     rows, count = evaluation.evalImgs, len(truth["images"])
-    thresholds = len(evaluation.params.iouThrs)
-    return [_of_class(rows[i : i + count], thresholds) for i in range(0, len(rows), count)]
+    thresholds, step = len(evaluation.params.iouThrs), count * len(sizes)
+    return [
+        [_of_class(rows[i : i + count], thresholds) for i in range(first, len(rows), step)]
+        for first in range(0, step, count)
+    ]
 
 
 def _of_class(found: Sequence[Dict[str, Any] | None], thresholds: int) -> ClassMatches:

@@ -36,7 +36,8 @@ class JudgedDetections:
         kinds: (D,) "hit" or one of `FALSE_POSITIVES`.
         objects: (D,) index of the object that a hit, classification or localization error is
             about, else -1.
-        object_classes: (G,).
+        images: (D,) ids.
+        object_classes, object_images: (G,).
         found: (G,) bool, objects with a hit.
     """
 
@@ -44,7 +45,9 @@ class JudgedDetections:
     classes: NDArray = field(default_factory=lambda: np.zeros(0, int))
     kinds: NDArray = field(default_factory=lambda: np.zeros(0, "U14"))
     objects: NDArray = field(default_factory=lambda: np.zeros(0, int))
+    images: NDArray = field(default_factory=lambda: np.zeros(0, int))
     object_classes: NDArray = field(default_factory=lambda: np.zeros(0, int))
+    object_images: NDArray = field(default_factory=lambda: np.zeros(0, int))
     found: NDArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
@@ -64,11 +67,12 @@ def judge(truth: Coco, detections: Sequence[dict]) -> JudgedDetections:
             place[x["id"]] = len(place)
     for x in detections:
         found[x["image_id"]].append(x)
-    images = [_judge_image(found[i], objects[i], place) for i in objects]
-    columns = zip(*(x for x in images if len(x[0])), strict=True)
-    result = JudgedDetections(*(np.concatenate(column) for column in columns))
-    result.object_classes = np.array(
-        [x["category_id"] for x in truth["annotations"] if not x["iscrowd"]], int
+    images = {i: _judge_image(found[i], objects[i], place) for i in objects}
+    numbered = [(*x, np.full(len(x[0]), i)) for i, x in images.items() if len(x[0])]
+    result = JudgedDetections(*map(np.concatenate, zip(*numbered, strict=True)))
+    result.object_classes, result.object_images = (
+        np.array([x[key] for x in truth["annotations"] if not x["iscrowd"]], int)
+        for key in ("category_id", "image_id")
     )
     result.found = np.zeros(len(place), bool)
     result.found[result.objects[result.kinds == "hit"]] = True

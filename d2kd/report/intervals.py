@@ -1,21 +1,24 @@
-"""How far the difference of two runs depends on the test images."""
+"""How far results, and the difference of two runs, depend on the test images."""
 
 import warnings
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.data import MetadataCatalog
+from numpy.typing import NDArray
 
 from ..config.loading import load_config
 from ..data import first_test_set, register_custom_datasets
 from ..errors import ConfigError
 from ..evaluation import FastCOCOEvaluator
-from ..evaluation.bootstrap import ClassMatches, bootstrap, match, weighted_ap
+from ..evaluation.bootstrap import bootstrap, weighted_ap
 from ..text import file_name
+from .found import Found
 from .pairs import Pair
 from .runs import RunFolder, noted
 
-_RESAMPLES = 400
+_RESAMPLES, _OWN_RESAMPLES = 400, 200
+_SIZES = ("bbox/AP", "bbox/APs", "bbox/APm", "bbox/APl")
 Intervals = Dict[str, Tuple[float, float]]
 """Metric, such as "bbox/AP" -> ends of an interval."""
 
@@ -25,30 +28,52 @@ def intervals(pairs: Sequence[Pair]) -> Intervals:
 
     {} where detections are missing, which is noted.
     """
-    found = [_matches(run) for pair in pairs for run in pair]
-    if not found or not all(found):
+    found = [x for pair in pairs for run in pair if (x := found_by(run))]
+    if not found or len(found) < 2 * len(pairs):
         return {}
-    ap = bootstrap([list(x.values()) for x in found], max(100, _RESAMPLES // len(pairs)))
+    ap = bootstrap([x.matches[0] for x in found], max(100, _RESAMPLES // len(pairs)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # samples without an object
         measures = {"bbox/AP": np.nanmean(ap, (2, 3)), "bbox/AP75": np.nanmean(ap[:, :, 5], 2)}
-        measures |= {f"bbox/AP-{name}": ap[..., k].mean(2) for k, name in enumerate(found[0])}
-        changes = {k: (x[:, ::2] - x[:, 1::2]).mean(1) for k, x in measures.items()}
-        ends = {k: np.nanquantile(x, [0.025, 0.975]) for k, x in changes.items()}
+        measures |= {f"bbox/AP-{x}": ap[..., k].mean(2) for k, x in enumerate(found[0].classes)}
+        return _ends({k: (x[:, ::2] - x[:, 1::2]).mean(1) for k, x in measures.items()})
+
+
+def own_intervals(found: Found) -> Intervals:
+    """95 % intervals of one run's AP, of all objects, by size and by class."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        by_size = [bootstrap([x], _OWN_RESAMPLES)[:, 0] for x in found.matches]
+        measures = {k: np.nanmean(ap, (1, 2)) for k, ap in zip(_SIZES, by_size, strict=True)}
+        measures |= {
+            f"bbox/AP-{x}": by_size[0][..., k].mean(1) for k, x in enumerate(found.classes)
+        }
+        return _ends(measures)
+
+
+def _ends(samples: Dict[str, NDArray[np.float64]]) -> Intervals:
+    ends = {k: np.nanquantile(x, [0.025, 0.975]) for k, x in samples.items()}
     return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
 
 
-def _matches(run: RunFolder) -> Dict[str, ClassMatches]:
-    """Those of the run's last evaluation by class."""
-    with noted(run, "Interval over the test images"):
-        cfg = load_config(str(run.folder), [])
-        register_custom_datasets(cfg)
-        name = first_test_set(cfg)
-        folder = run.folder / "inference" / file_name(name)
-        evaluator = FastCOCOEvaluator(name)
-        found = match(evaluator.truth, evaluator.read(folder / "coco_instances_results.json"))
-        ap = np.nanmean(weighted_ap(found, np.ones(len(found[0].objects), np.int64)))
-        if abs(ap - run.results["bbox/AP"]) > 0.01:
-            raise ConfigError(f"the detections in {folder} are not those of results.json.")
-        return dict(zip(MetadataCatalog.get(name).thing_classes, found, strict=True))
-    return {}
+def found_by(run: RunFolder) -> Optional[Found]:
+    """The detections of the run's last evaluation; None where they are missing, which is noted."""
+    if run.found is None and "bbox/AP" in run.results:
+        with noted(run, "Detections of the last evaluation"):
+            run.found = _read(run)
+    return run.found
+
+
+def _read(run: RunFolder) -> Found:
+    cfg = load_config(str(run.folder), [])
+    register_custom_datasets(cfg)
+    name = first_test_set(cfg)
+    folder = run.folder / "inference" / file_name(name)
+    evaluator = FastCOCOEvaluator(name)
+    classes = list(MetadataCatalog.get(name).thing_classes)
+    detections = evaluator.read(folder / "coco_instances_results.json")
+    found = Found(evaluator.truth, detections, classes)
+    ones = np.ones(len(evaluator.truth["images"]), np.int64)
+    if abs(np.nanmean(weighted_ap(found.matches[0], ones)) - run.results["bbox/AP"]) > 0.01:
+        raise ConfigError(f"the detections in {folder} are not those of results.json.")
+    return found

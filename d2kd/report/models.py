@@ -1,26 +1,33 @@
 """Size, speed and detections of the runs' best checkpoints, or of the last ones."""
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Tuple
+from itertools import chain
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import load_config
-from ..data import first_test_set, register_custom_datasets
-from ..evaluation.best_f1 import score_threshold
-from ..inference.detections import detect, draw_detections, truth_of
-from ..inference.distillation_maps import picture_batch
+from ..data import first_test_set, labelled_test_data, register_custom_datasets
+from ..evaluation.best_f1 import score_threshold, stored_best_f1
+from ..inference.detections import detect, truth_of
 from ..inference.predict import build_student
 from ..inference.speed import measure_inference
+from .pictures import Choice, Panel, choose_images, panel, truth_panel
 from .runs import RunFolder, noted
 
 _SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
+
+
+class Picture(NamedTuple):
+    """An image: why it is shown, and its panels."""
+
+    title: str
+    panels: List[Panel]
 
 
 @dataclass
@@ -29,13 +36,15 @@ class Models:
 
     Attributes:
         millions: run -> millions of parameters.
+        megabytes: run -> size of the weights in memory, 10^6 bytes.
         milliseconds: run -> median time of an image.
-        pictures: detections of the runs beside the ground truth, one figure an image.
+        pictures: test images, each as the ground truth and every run has it.
     """
 
     millions: Dict[str, float] = field(default_factory=dict)
+    megabytes: Dict[str, float] = field(default_factory=dict)
     milliseconds: Dict[str, float] = field(default_factory=dict)
-    pictures: List[Figure] = field(default_factory=list)
+    pictures: List[Picture] = field(default_factory=list)
 
 
 @dataclass
@@ -53,6 +62,7 @@ class _Model:
 @dataclass
 class _TestImages:
     batch: List[dict]
+    titles: List[str]
     channels: str
     classes: Sequence[str]
 
@@ -65,23 +75,30 @@ def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -
 
     Args:
         runs: whose checkpoints are loaded.
-        images: test images to draw, those of the first run whose data is there.
+        images: test images to draw; see `choose_images`.
         last: load the last checkpoints, not the best.
     """
     models = [model for run in runs for model in _load(run, last)]
-    found = Models({x.run.name: _millions(x.detector) for x in models})
-    loaded = (_test_images(x, max(images, _SPEED_IMAGES)) for x in models)
+    millions, mb = ({x.run.name: f(x.detector) for x in models} for f in (_millions, _mb))
+    found = Models(millions, mb)
+    choice = choose_images(runs, images)
+    loaded = (_test_images(x, choice) for x in models if choice.run in ("", x.run.name))
     data = next((x for x in loaded if x), None)
     detections = [(x, y) for x in models if data and (y := _detections(x, data))]
     if not (data and detections):
         return found
-    found.pictures = [_compare(i, detections, data) for i in range(min(images, len(data.batch)))]
+    found.pictures = [_picture(i, detections, data) for i in range(len(data.titles))]
     found.milliseconds = _times([x for x, _ in detections], data)
     return found
 
 
 def _millions(detector: nn.Module) -> float:
     return sum(p.numel() for p in detector.parameters()) / 1e6
+
+
+def _mb(detector: nn.Module) -> float:
+    tensors = chain(detector.parameters(), detector.buffers())
+    return sum(x.numel() * x.element_size() for x in tensors) / 1e6
 
 
 def _load(run: RunFolder, last: bool) -> List[_Model]:
@@ -94,18 +111,25 @@ def _load(run: RunFolder, last: bool) -> List[_Model]:
         detector = build_student(cfg)
         load_detector(detector, path, str(run.folder))
         threshold, said = score_threshold(path)
+        if run.found and run.found.best and not stored_best_f1(path):
+            threshold = run.found.threshold
+            said = f"score threshold {threshold:g}: the best F1 of its last evaluation"
         run.checkpoint = f"{text}; {said}"
         return [_Model(run, cfg, detector, threshold)]
     return []
 
 
-def _test_images(model: _Model, count: int) -> Optional[_TestImages]:
+def _test_images(model: _Model, choice: Choice) -> Optional[_TestImages]:
+    """The chosen images, and behind them those that the time is measured on."""
     with noted(model.run, "Test images"):
         register_custom_datasets(model.cfg)
-        name = first_test_set(model.cfg)
-        batch = picture_batch(model.cfg, count)
-        classes = MetadataCatalog.get(name).get("thing_classes", [])
-        return _TestImages(batch, model.cfg.INPUT.FORMAT, classes) if batch else None
+        records, mapper = labelled_test_data(model.cfg)
+        shown = {i: x for i, x in choice.titles.items() if i < len(records)}
+        further = range(min(len(records), max(0, _SPEED_IMAGES - len(shown))))
+        batch = [mapper(records[i]) for i in (*shown, *further)]
+        classes = MetadataCatalog.get(first_test_set(model.cfg)).get("thing_classes", [])
+        titles = list(shown.values())
+        return _TestImages(batch, titles, model.cfg.INPUT.FORMAT, classes) if batch else None
     return None
 
 
@@ -117,13 +141,14 @@ def _detections(model: _Model, data: _TestImages) -> List[Instances]:
     return []
 
 
-def _compare(index: int, detections: Sequence[_Found], data: _TestImages) -> Figure:
+def _picture(index: int, detections: Sequence[_Found], data: _TestImages) -> Picture:
     record = data.batch[index]
-    panels = {"ground truth": truth_of(record)}
-    panels.update({model.run.name: found[index] for model, found in detections})
     pixels = record["image"].permute(1, 2, 0).numpy().astype(np.uint8)
-    rgb = pixels[..., ::-1] if data.channels == "BGR" else pixels
-    return draw_detections(np.ascontiguousarray(rgb), panels, data.classes)
+    image = np.ascontiguousarray(pixels[..., ::-1] if data.channels == "BGR" else pixels)
+    truth = truth_of(record)
+    panels = [truth_panel(image, truth, data.classes)]
+    panels += [panel(m.run.name, image, truth, x[index], data.classes) for m, x in detections]
+    return Picture(data.titles[index], panels)
 
 
 def _times(models: Sequence[_Model], data: _TestImages) -> Dict[str, float]:

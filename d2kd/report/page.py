@@ -5,19 +5,22 @@ import io
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ..data.pixels import PixelError, read_pixels
 from ..file_io import write_atomically
 from ..text import plain
-from .charts import run_charts, shared_charts
+from .charts import ap_charts, curve_charts, run_charts
+from .detection_charts import confusion_charts, detection_charts
+from .doubts import doubts, teachers_of
+from .intervals import found_by
 from .models import Models, look_at_models
 from .runs import RunFolder, different_keys, read_run
 from .verdict import verdicts
@@ -46,7 +49,10 @@ def write_report(
     """
     paths = list(dict.fromkeys(os.path.realpath(x) for x in folders))
     runs = [read_run(Path(x), name) for x, name in zip(paths, _names(paths), strict=True)]
-    judged = verdicts(runs)
+    judged, teachers = verdicts(runs), teachers_of(runs)
+    for run in runs:
+        found_by(run)
+    warnings = doubts(runs, teachers)
     models = look_at_models(runs, images, last)
     environment = Environment(
         loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined,
@@ -55,12 +61,17 @@ def write_report(
     text = environment.get_template("page.html.j2").render(
         runs=runs,
         verdicts=judged,
-        rows=summary(runs, models),
-        shared=shared_charts(runs),
+        warnings=warnings,
+        rows=summary(runs, models, teachers),
+        curves=curve_charts(runs, teachers),
+        detections=[*ap_charts(runs), *detection_charts(runs)],
+        matrices=confusion_charts(runs),
         charts={run.name: run_charts(run) for run in runs},
-        pictures=[Markup(figure_uri(x)) for x in models.pictures],
+        pictures=models.pictures,
+        uri=lambda image: Markup(image_uri(image)),
         drawn={run.name: _drawn(run) for run in runs},
         keys=different_keys(runs),
+        environment=_environment(runs),
         threads=torch.get_num_threads(),
         device="GPU" if torch.cuda.is_available() else "CPU",
         dump=_dump,
@@ -69,6 +80,7 @@ def write_report(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, lambda part: part.write_text(text, encoding="utf-8"))
     said = [text for verdict in judged for text in (verdict.text, *verdict.notes)]
+    said += [f"warning: {text}" for text in warnings]
     missing = [f"{run.name}: {text}" for run in runs for text in run.missing]
     looked = [f"{run.name}: {run.checkpoint}" for run in runs if run.checkpoint]
     return [plain(text, _LONGEST) for text in (*said, *looked, *missing)]
@@ -98,37 +110,51 @@ def _dump(record: Dict[str, Any]) -> Markup:
         return escape(plain(record, _LONGEST))
 
 
-def summary(runs: Sequence[RunFolder], models: Models) -> List[Dict[str, Any]]:
-    """A row for each run: numbers as text, "-" where they are not known."""
+def summary(
+    runs: Sequence[RunFolder], models: Models, teachers: Sequence[str] = ()
+) -> Dict[str, List[str]]:
+    """What is measured -> its value for each run, as text, "-" where it is not known."""
 
     def ap(run: RunFolder, key: str) -> str:
         value = run.results.get(f"bbox/{key}", math.nan)
         return _shown(value, "" if abs(value) > 1e6 else ".1f")
 
-    rows = []
-    for run in runs:
-        rows.append({
-            "run": run.name,
-            **{key: ap(run, key) for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")},
-            "M parameters": _shown(models.millions.get(run.name, math.nan), ".2f"),
-            "ms per image": _shown(models.milliseconds.get(run.name, math.nan), ".1f"),
-            "steps": f"{run.steps:,}",
-            "hours": _shown(run.hours, ".2f"),
-            "seed": str(run.config.get("SEED", "-")),
-            "methods": ", ".join(run.heads) or "none",
-        })  # fmt: skip
-    return rows
+    def best(run: RunFolder, key: str) -> str:
+        return _shown(run.found.best.get(key, math.nan) if run.found else math.nan, ".2f")
+
+    def role(run: RunFolder) -> str:
+        name = "distilled" if run.distilled else "plain"
+        return "teacher" if run.name in teachers else name
+
+    ap_keys = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    rows: Dict[str, Callable[[RunFolder], str]] = {
+        "role": role,
+        "methods": lambda run: ", ".join(run.heads) or "none",
+        **{key: partial(ap, key=key) for key in ap_keys},
+        "best F1": partial(best, key="F1"),
+        **{f"{key} there": partial(best, key=key) for key in ("threshold", "precision", "recall")},
+        "M parameters": lambda run: _shown(models.millions.get(run.name, math.nan), ".2f"),
+        "MB of weights": lambda run: _shown(models.megabytes.get(run.name, math.nan), ".1f"),
+        "ms per image": lambda run: _shown(models.milliseconds.get(run.name, math.nan), ".1f"),
+        "steps": lambda run: f"{run.steps:,}",
+        "hours": lambda run: _shown(run.hours, ".2f"),
+        "seed": lambda run: str(run.config.get("SEED", "-")),
+    }
+    return {key: [value(run) for run in runs] for key, value in rows.items()}
+
+
+def _environment(runs: Sequence[RunFolder]) -> Dict[str, List[Any]]:
+    """Versions, device and the like of each run: what run.json has as one value."""
+    keys = dict.fromkeys(k for run in runs for k, x in run.record.items() if _is_value(x))
+    return {key: [run.record.get(key, "-") for run in runs] for key in keys}
+
+
+def _is_value(x: Any) -> bool:
+    return not isinstance(x, (dict, list))
 
 
 def _shown(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
-
-
-def figure_uri(figure: Figure) -> str:
-    """A figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return image_uri(Image.open(buffer))
 
 
 def image_uri(image: Image.Image) -> str:

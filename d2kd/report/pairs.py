@@ -87,8 +87,8 @@ def _counterparts(run: RunFolder, plain: Sequence[RunFolder]) -> Tuple[List[RunF
          + f" ({nearest} differ)" * bool(nearest)
          + "; train it with the same command without --teacher and --distill, and name its folder "
          "too", lambda x: not _architecture(run, x)),
-        ("trained on other images than {}", lambda x: _data(x, "TRAIN") == _data(run, "TRAIN")),
-        ("evaluated on other images than {}", lambda x: _data(x, "TEST") == _data(run, "TEST")),
+        ("trained on other images than {}", lambda x: data_of(x, "TRAIN") == data_of(run, "TRAIN")),
+        ("evaluated on other images than {}", lambda x: data_of(x, "TEST") == data_of(run, "TEST")),
         (f"another seed than {{}}; train a plain student with SEED {run.config.get('SEED')}",
          lambda x: x.config.get("SEED") == run.config.get("SEED")),
         ("the plain student, {}, is not finished, or has no box AP in results.json",
@@ -123,7 +123,7 @@ def _detector(run: RunFolder) -> Any:
     return run.config.get("DISTILL.STUDENT" if run.distilled else "MODEL.META_ARCHITECTURE")
 
 
-def _data(run: RunFolder, key: str) -> List[str]:
+def data_of(run: RunFolder, key: str) -> List[str]:
     """Data sets by content where it is known, otherwise by name."""
     names = run.config.get(f"DATASETS.{key}")
     known = run.evaluated.get("datasets") or run.record.get("datasets")

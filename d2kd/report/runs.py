@@ -5,11 +5,12 @@ import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml
 from ..text import plain
+from .found import Found
 from .parts import Curve, Keys, flatten, last_pictures, number, read_metrics
 
 _FILES = ("config.yaml", "metrics.json", "results.json", "run.json")
@@ -29,6 +30,7 @@ class RunFolder:
         command: what was typed.
         pictures: kind -> PNG files of the last time that they were drawn.
         checkpoint: which was looked at, and the score from which on its detections are drawn.
+        found: detections of the last evaluation, where they were read.
         missing: sentences.
     """
 
@@ -43,6 +45,7 @@ class RunFolder:
     command: str = ""
     pictures: Dict[str, List[Path]] = field(default_factory=dict)
     checkpoint: str = ""
+    found: Optional[Found] = None
     missing: List[str] = field(default_factory=list)
 
     @property
@@ -123,9 +126,11 @@ def different_keys(runs: List[RunFolder]) -> Dict[str, List[Any]]:
 @contextmanager
 def noted(run: RunFolder, what: str) -> Iterator[None]:
     """Whatever a damaged run does to the libraries is put into its `missing`, under `what`."""
+    text = ""
     try:
         yield
     except (ConfigError, OSError) as error:
-        run.missing.append(f"{what}: {plain(error, 500)}")
+        text = f"{what}: {plain(error, 500)}"
     except Exception as error:
-        run.missing.append(f"{what}: {type(error).__name__}: {plain(error, 500)}")
+        text = f"{what}: {type(error).__name__}: {plain(error, 500)}"
+    run.missing += [text] * bool(text and text not in run.missing)

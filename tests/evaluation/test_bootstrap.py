@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from torch.testing import assert_close
 
 from d2kd.evaluation import FastCOCOEvaluator, RecordsEvaluator
-from d2kd.evaluation.bootstrap import bootstrap, match, weighted_ap
+from d2kd.evaluation.bootstrap import bootstrap, match, match_by_size, weighted_ap
 from d2kd.evaluation.spread import paired_difference, spread_of
 from tests.evaluation.test_coco import NAME, detections, evaluate, records  # noqa: F401
 from tests.evaluation.test_records import found, record
@@ -44,6 +44,15 @@ def test_weights_of_one_give_cocos_numbers(saved):
     assert_close(np.nanmean(ap[5]), box["AP75"], rtol=1e-9, atol=1e-9)
     for name, of_class in zip(MetadataCatalog.get(NAME).thing_classes, ap.T, strict=True):
         assert_close(of_class.mean(), box[f"AP-{name}"], rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+def test_sizes_are_cocos(saved):
+    box, path, images = saved
+    evaluator = FastCOCOEvaluator(NAME)
+    sizes = [(0, 32), (32, 96), (96, 1e5)]
+    by_size = match_by_size(evaluator.truth, evaluator.read(path), sizes)
+    ap = [np.nanmean(weighted_ap(x, np.ones(images, int))) for x in by_size]
+    assert_close(ap, [box[k] for k in ("APs", "APm", "APl")], equal_nan=True, atol=1e-9, rtol=0)
 
 
 def test_a_weight_is_a_number_of_copies():

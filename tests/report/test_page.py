@@ -62,10 +62,12 @@ def test_two_runs(runs, tmp_path):
     assert all(x.startswith(("data:image/", "#")) for x in page.addresses)
     assert "<run>" not in text  # names are escaped
     for cell in ("plain/<run> & more", "distilled/<run> & more", "PKD, BCKD", "none", "AP50",
-                 "Distillation losses", "AP by class", "Gradients at the features"):  # fmt: skip
+                 "Distillation losses", "AP by class", "Gradients at the features",
+                 "Loss of the task", "torch", "MB of weights"):  # fmt: skip
         assert cell in page.cells, cell
     assert "DISTILL.PICTURES.PERIOD" in page.cells
-    assert sum("data:image/jpeg" in x for x in page.addresses) == 1 + 4  # two images, two kinds
+    # ground truth and two runs; two images of two kinds that the training drew
+    assert sum("data:image/jpeg" in x for x in page.addresses) == 3 + 4
     for run in runs:
         assert read_run(run, "x").command in "".join(page.cells)
 
@@ -108,7 +110,8 @@ def test_a_detector_that_fails_on_a_later_image_does_not_end_the_report(runs, mo
     found = look_at_models([first, second], 2)
     assert first.missing == ["Speed and detections: RuntimeError: too many boxes"]
     assert set(found.milliseconds) == {"b"} and second.missing == []
-    assert [len(x.axes) for x in found.pictures] == [2, 2]  # the ground truth, and b
+    names = [[panel.name for panel in x.panels] for x in found.pictures]
+    assert names == [["ground truth", "b"]] * 2
 
 
 def test_no_run(tmp_path):

@@ -1,0 +1,67 @@
+"""What a reader of the page should know before believing it."""
+
+from typing import List, Sequence
+
+import numpy as np
+
+from ..checkpoint.checkpointer import FINAL
+from ..checkpoint.of_run import BEST
+from ..data.catalog import FEW, few_images
+from ..data.listing import listed
+from ..file_io import sha256_of
+from .found import Found
+from .pairs import data_of
+from .runs import RunFolder
+
+_FEW_OBJECTS = 10
+_ADVANTAGE = "distill/teacher_advantage"
+
+
+def teachers_of(runs: Sequence[RunFolder]) -> List[str]:
+    """Names of the runs whose weights a distilled one read, by content."""
+    read = {
+        str(x)
+        for run in runs if run.distilled and isinstance(run.record.get("weights"), dict)
+        for x in run.record["weights"].values()
+    }  # fmt: skip
+    files = ((run.name, run.folder / x) for run in runs for x in (f"{BEST}.pth", FINAL))
+    return [name for name, file in files if read and file.is_file() and sha256_of(file) in read]
+
+
+def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
+    """A sentence each: teachers below their students, few images, classes with few objects."""
+    found = _weak_teachers(runs, teachers)
+    seen: List[Found] = []
+    for run in runs:
+        if run.found and not any(run.found.truth == x.truth for x in seen):
+            seen.append(run.found)
+            found += [f"Test images of {run.name}: {text}." for text in _of_data(run.found)]
+    return found
+
+
+def _weak_teachers(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
+    scored = [run for run in runs if "bbox/AP" in run.results]
+    plain = [run for run in scored if run.name not in teachers and not run.distilled]
+    pairs = [(x, y) for x in scored if x.name in teachers for y in plain
+             if data_of(x, "TEST") == data_of(y, "TEST")]  # fmt: skip
+    return [
+        f"The teacher {x.name} (AP {x.results['bbox/AP']:.1f}) is no better than the plain student "
+        f"{y.name} (AP {y.results['bbox/AP']:.1f}): it has little to teach. Train it for longer, "
+        "or take a larger one."
+        for x, y in pairs if x.results["bbox/AP"] <= y.results["bbox/AP"]
+    ] + [
+        f"{run.name}: its teacher has {-x:.1f} AP less than it, on the same images."
+        for run in scored if (x := run.results.get(_ADVANTAGE, 0.0)) < 0
+    ]  # fmt: skip
+
+
+def _of_data(found: Found) -> List[str]:
+    images = len(found.truth["images"])
+    counts = np.bincount(found.judged.object_classes, minlength=len(found.classes))
+    without = [found.classes[k] for k in np.flatnonzero(counts == 0)]
+    few = [found.classes[k] for k in np.flatnonzero((counts > 0) & (counts < _FEW_OBJECTS))]
+    return [
+        *[few_images(images)] * (images < FEW),
+        *listed(without, "class(es) without an object, which AP leaves out"),
+        *listed(few, f"class(es) with fewer than {_FEW_OBJECTS} objects, whose AP says little"),
+    ]

@@ -1,0 +1,120 @@
+"""Which test images to show, and detections on them, right ones and wrong ones."""
+
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils.visualizer import Visualizer
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..evaluation.error_types import judge
+from ..evaluation.records import Coco
+from ..inference.detections import WIDTH
+from ..text import for_plot
+from .runs import RunFolder
+
+_FOUND, _WRONG, _MISSED, _LABELLED = "#56B4E9", "#D55E00", "#F0E442", "#F0E442"
+_WORDS = 12  # boxes, up to which each has a text
+_Box = Tuple[Sequence[float], str, str, str]  # XYXY px, text, colour, style
+
+
+class Panel(NamedTuple):
+    """One picture of an image: whose, what is to be known about it, and the pixels."""
+
+    name: str
+    counts: str
+    image: Image.Image
+
+
+class Choice(NamedTuple):
+    """Test images by their numbers, and why each is shown; the run whose test images they are."""
+
+    run: str
+    titles: Dict[int, str]
+
+
+def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
+    """The images with the most mistakes of the first distilled run, and those with the fewest.
+
+    Of the first run where there is no distilled one, and the first images where detections are
+    missing.
+    """
+    known = [run for run in runs if run.found]
+    subject = next((run for run in known if run.distilled), next(iter(known), None))
+    if subject is None or subject.found is None:
+        return Choice("", {i: f"Test image {i + 1}" for i in range(count)})
+    found, missed, wrong = subject.found.mistakes
+    half = min((count + 1) // 2, len(found))
+    worst = np.lexsort((-wrong, -missed, -(missed + wrong)))[:half].tolist()
+    best = np.lexsort((-found, missed + wrong, found == 0)).tolist()
+    best = [i for i in best if i not in worst][: count - half]
+    kinds = {i: f"{kind} {number}" for kind, images in (("Worst", worst), ("Best", best))
+             for number, i in enumerate(images, 1)}  # fmt: skip
+    said = "{} of {}: {} found, {} missed, {} wrong"
+    return Choice(subject.name, {i: said.format(kind, subject.name, found[i], missed[i], wrong[i])
+                                 for i, kind in kinds.items()})  # fmt: skip
+
+
+def truth_panel(image: NDArray[np.uint8], truth: Instances, classes: Sequence[str]) -> Panel:
+    """The labelled objects.
+
+    Args:
+        image: (H, W, 3) RGB.
+        truth: with pred_boxes (XYXY, px) and pred_classes.
+        classes: names; [] if unknown.
+    """
+    places, words = truth.pred_boxes.tensor.tolist(), _names(truth, classes)
+    boxes = [(x, word, _LABELLED, "-") for x, word in zip(places, words, strict=True)]
+    counts = f"{len(boxes)} object{'s' * (len(boxes) != 1)}"
+    return Panel("ground truth", counts, _draw(image, boxes))
+
+
+def panel(
+    name: str, image: NDArray[np.uint8], truth: Instances, found: Instances, classes: Sequence[str]
+) -> Panel:
+    """What one model found, what of it is wrong, and what it missed; see `truth_panel`."""
+    judged = judge(_coco(truth), _detections(found))
+    order = np.argsort(-found.scores.numpy(), kind="stable")[: len(judged.kinds)]
+    names, places = _names(found, classes), found.pred_boxes.tensor.tolist()
+    boxes: List[_Box] = [(truth.pred_boxes.tensor[i].tolist(), "", _MISSED, ":")
+                         for i in np.flatnonzero(~judged.found)]  # fmt: skip
+    for i, kind in zip(order[::-1], judged.kinds[::-1], strict=True):  # the best score on top
+        word = f"{names[i]} {found.scores[i]:.2f}".strip()
+        boxes.append((places[i], word, _FOUND if kind == "hit" else _WRONG, "-"))
+    hits = int((judged.kinds == "hit").sum())
+    counts = f"{hits} found, {len(judged.found) - hits} missed, {len(order) - hits} wrong"
+    return Panel(name, counts, _draw(image, boxes))
+
+
+def _names(found: Instances, classes: Sequence[str]) -> List[str]:
+    """Names of the classes, where there are several; numbers where there are none."""
+    numbers = found.pred_classes.tolist()
+    if len(classes) == 1:
+        return [""] * len(numbers)
+    return [for_plot(classes[k], 20) if k < len(classes) else str(k) for k in numbers]
+
+
+def _draw(image: NDArray[np.uint8], boxes: Sequence[_Box]) -> Image.Image:
+    visualizer = Visualizer(image, scale=max(1.0, WIDTH / image.shape[1]))
+    for box, word, color, style in boxes:
+        visualizer.draw_box(box, alpha=1, edge_color=color, line_style=style)
+        if word and len(boxes) <= _WORDS:
+            visualizer.draw_text(word, box[:2], color=color, horizontal_alignment="left")
+    return Image.fromarray(visualizer.output.get_image())
+
+
+def _coco(truth: Instances) -> Coco:
+    objects = [{"id": i + 1, "iscrowd": 0, **x} for i, x in enumerate(_records(truth))]
+    return {"images": [{"id": 0}], "annotations": objects}
+
+
+def _detections(found: Instances) -> List[dict]:
+    scores = found.scores.tolist()
+    return [{**x, "score": s} for x, s in zip(_records(found), scores, strict=True)]
+
+
+def _records(found: Instances) -> List[dict]:
+    boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    pairs = zip(boxes, found.pred_classes.tolist(), strict=True)
+    return [{"image_id": 0, "bbox": box, "category_id": k} for box, k in pairs]
