@@ -1,6 +1,7 @@
 """Errors and warnings, as a user should see them."""
 
 import difflib
+import errno
 import logging
 import warnings
 from typing import Iterable
@@ -23,6 +24,30 @@ class RunError(RuntimeError):
 
 class MissingFileError(ConfigError, FileNotFoundError):
     """A config key names a file that does not exist."""
+
+
+_ELSEWHERE = "name another place, or change its permissions"
+_FULL = "free space there, or write elsewhere"
+_ADVICE = {
+    errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EACCES: _ELSEWHERE, errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENAMETOOLONG: "give a shorter name", errno.EISDIR: "a file is needed, name one",
+    errno.ENOTDIR: "a file is where a folder is needed", errno.ENOENT: "check the path",
+    errno.EMFILE: "raise ulimit -n, or lower DATALOADER.NUM_WORKERS",
+}  # fmt: skip
+
+
+def os_reason(error: OSError) -> str:
+    """What the system says, and what to do."""
+    said = error.strerror or str(error)
+    return f"{said} ({_ADVICE[error.errno]})" if error.errno in _ADVICE else said
+
+
+def message(error: BaseException) -> str:
+    """What to show of an error: of the system's own, the file, the reason and what to do."""
+    if not isinstance(error, OSError) or not error.errno:
+        return str(error)
+    return f"{f'{error.filename}: ' if error.filename else ''}{os_reason(error)}."
 
 
 def check_choice(value: str, choices: Iterable[str], key: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from d2kd.errors import ConfigError, MissingFileError
+from d2kd.errors import ConfigError, MissingFileError, message
 from d2kd.file_io import parse_yaml, read_head, read_json, read_text, read_yaml
 from d2kd.text import file_name, for_plot, plain
 
@@ -100,3 +100,13 @@ def test_a_tag_in_any_yaml(tmp_path):
     (tmp_path / "data.yaml").write_text("names: !!python/tuple [cat]")
     with pytest.raises(ConfigError, match="python/tuple.*the plain value instead, such as 0.5"):
         read_yaml(tmp_path / "data.yaml")
+
+
+def test_what_the_system_says_comes_with_what_to_do():
+    with pytest.raises(OSError) as full, open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+    assert message(full.value) == "No space left on device (free space there, or write elsewhere)."
+    with pytest.raises(OSError) as folder:
+        open("/")
+    assert message(folder.value) == "/: Is a directory (a file is needed, name one)."
+    assert message(OSError("the words of a library")) == "the words of a library"

@@ -62,7 +62,8 @@ def _create(
             raise
         raise ConfigError(
             f"MODEL.TIMM.PRETRAINED: the weights of {name} cannot be downloaded "
-            f"({type(error).__name__}). Connect to the internet, or give a file of them in "
+            f"({type(error).__name__}). Download model.safetensors of https://huggingface.co/"
+            f"{timm.get_pretrained_cfg(name).hf_hub_id} by other means and give its path in "
             "MODEL.TIMM.CHECKPOINT, or train from scratch with MODEL.TIMM.PRETRAINED False."
         ) from error
 

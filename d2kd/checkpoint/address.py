@@ -43,6 +43,7 @@ def local_file(path: str) -> str:
     address, question, query = path.partition("?")
     _check(address)
     cache = {}
+    url = address.replace(_BY_DETECTRON2[0], f"{_ZOO}detectron2/")
     if not address.startswith((_ZOO, *_BY_DETECTRON2)):
         host = urlsplit(address).netloc
         cache["cache_dir"] = os.path.join(get_cache_dir(), "hosts", host)
@@ -50,9 +51,14 @@ def local_file(path: str) -> str:
         return PathManager.get_local_path(address, **cache) + question + query
     except (OSError, RuntimeError, LookupError) as error:  # the last two: not in its catalog
         raise MissingFileError(
-            f"{plain(address)} cannot be downloaded: {plain(error)}. Download it by other means, "
-            "and give its path."
+            f"{plain(address)} cannot be downloaded: {plain(error)}. Download {plain(url)} by "
+            f"other means, and give its path, or put it to {_cached(url, **cache)}."
         ) from error
+
+
+def _cached(url: str, cache_dir: str = "") -> str:
+    """Where a download lies, and is looked for first."""
+    return os.path.join(cache_dir or get_cache_dir(), urlsplit(url).path.lstrip("/"))
 
 
 def _check(address: str) -> None:

@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..file_io import sha256_of, write_atomically
+from ..file_io import kind_of, read_head, sha256_of, write_atomically
 from ..text import plain
 from .address import local_file
-from .file_kinds import is_safetensors, other_kind
 from .torch_file import read_torch
 from .values import as_tensors, check_values
 
@@ -58,8 +57,7 @@ def read_file(filename: str, inert: bool = False) -> Any:
         ConfigError: unreadable, damaged, or it holds other things than arrays and containers.
     """
     try:
-        if other := other_kind(filename):
-            raise ConfigError(f"{filename} is not a readable checkpoint: {other}.")
+        _refuse_others(filename)
         if is_safetensors(filename):
             return load_file(filename)
         if inert or os.path.realpath(filename) not in _trusted_files():
@@ -77,6 +75,23 @@ def read_file(filename: str, inert: bool = False) -> Any:
             "(compare its size with the source and copy it again), of another format"
             f"{'' if inert else objects}."
         ) from error
+
+
+def is_safetensors(path: str) -> bool:
+    """Whether the file begins as the safetensors format does."""
+    head = read_head(Path(path), 9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**9
+
+
+def _refuse_others(filename: str) -> None:
+    kind = kind_of(filename)
+    if os.path.isdir(filename):
+        raise ConfigError(f"{filename} is not a readable checkpoint: it is a folder: give a file.")
+    if kind and kind.group not in ("weights", "mmdet", "program"):
+        said = f"it is {kind.what}: {kind.use}"
+        raise ConfigError(f"{filename} is not a readable checkpoint: {said}.")
+    if not os.path.getsize(filename):
+        raise ConfigError(f"{filename} is not a readable checkpoint: it is empty: copy it again.")
 
 
 def write_safetensors(tensors: Dict[str, Tensor], path: Path) -> None:

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from .. import __version__
 from ..engine.options import OPTIONS
 from ..errors import ConfigError, ignore_warnings_of_dependencies
-from ..file_io import CONFIGS
+from ..file_io import CONFIGS, expect
 from ..text import make_output_plain, plain, plain_lines
 
 _HINT = "(--debug shows the traceback)"
@@ -192,6 +192,7 @@ def run_weights(config: str, weights: str) -> str:
         path, text = run_checkpoint(config, weights == _LAST)
         echo(f"weights: {text}")
         return path
+    expect(config, "CONFIG", "config")
     raise ConfigError(
         f"CONFIG {config} is no run's folder, so it has no checkpoint: add --weights FILE."
     )

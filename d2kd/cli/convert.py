@@ -7,6 +7,7 @@ from typing import Dict, Tuple
 import click
 
 from .base import debug_option, echo, echo_lines
+from .output import Output
 
 
 @click.group()
@@ -16,7 +17,7 @@ def convert() -> None:
 
 @convert.command()
 @click.argument("source")
-@click.argument("folder")
+@click.argument("folder", type=Output())
 @click.option("--name", default="", help="Of the files; default: the source's, without suffix.")
 @click.option("--style", type=click.Choice(["caffe", "pytorch"]), default=None,
               help="Stride and pixel format; default: from the file's own config.")  # fmt: skip
@@ -26,7 +27,7 @@ def convert() -> None:
               "as teacher.; default: the student's, or none.")  # fmt: skip
 @debug_option
 def mmdet(
-    source: str, folder: str, name: str, style: str | None, config: str, classes: int | None,
+    source: str, folder: Path, name: str, style: str | None, config: str, classes: int | None,
     prefix: str,
 ) -> None:  # fmt: skip
     """Convert a checkpoint of mmdetection into FOLDER/NAME.pth and the FOLDER/NAME.yaml of it.
@@ -36,7 +37,7 @@ def mmdet(
     """
     from ..convert import convert_mmdet
 
-    done = convert_mmdet(source, folder, name, style or "", classes, config, prefix)
+    done = convert_mmdet(source, str(folder), name, style or "", classes, config, prefix)
     for key, value in dataclasses.asdict(done.architecture).items():
         echo(f"{key}: {value} (from the tensors)")
     for key, value in done.sources.items():
@@ -46,7 +47,7 @@ def mmdet(
 
 @convert.command()
 @click.argument("source")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=Output(folder=False))
 @click.option("--half", is_flag=True, help="fp16, half the size; d2kd reads it as fp32.")
 @debug_option
 def weights(source: str, target: Path, half: bool) -> None:
@@ -63,7 +64,7 @@ def weights(source: str, target: Path, half: bool) -> None:
 
 @convert.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("output", type=Output())
 @click.option("--classes", help="In order, with commas; default: those found, sorted.")
 @click.option(
     "--splits",
@@ -80,7 +81,7 @@ def voc(folder: Path, output: Path, classes: str | None, splits: str | None) -> 
 
 @convert.command()
 @click.argument("data_yaml", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("output", type=Output())
 @debug_option
 def yolo(data_yaml: Path, output: Path) -> None:
     """Convert a data set in YOLO's layout; images stay where they are."""

@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from .base import debug_option, echo, echo_lines
+from .output import Output
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), metavar="NEW",
+@click.option("--output", type=Output(), metavar="NEW",
               help="Write FOLDER there, from any layout, as --data takes it.")  # fmt: skip
 @click.option("--val", type=click.FloatRange(0, 0.9, min_open=True), default=0.2, show_default=True,
               help="Share of train that --output makes val, where there is none.")  # fmt: skip
@@ -18,7 +19,7 @@ from .base import debug_option, echo, echo_lines
 @click.option("--teacher", default="", metavar="CONFIG", help="Compare the classes with its.")
 @click.option("--size", type=click.IntRange(1), metavar="PX",
               help="Shorter side in training: show the smallest boxes there.")  # fmt: skip
-@click.option("--pictures", type=click.Path(path_type=Path), metavar="FILE.png",
+@click.option("--pictures", type=Output(folder=False), metavar="FILE.png",
               help="Draw some labelled images of each split.")  # fmt: skip
 @click.option("--skip-images", is_flag=True, help="Do not open the image files.")
 @debug_option

@@ -6,7 +6,16 @@ from typing import Any, Tuple
 
 import click
 
-from .base import SETTINGS, debug_option, echo, echo_lines, namespace, run_weights, with_config
+from .base import (
+    SETTINGS,
+    debug_option,
+    echo,
+    echo_lines,
+    namespace,
+    run_weights,
+    with_config,
+)
+from .output import Output
 
 
 @click.command(context_settings=SETTINGS)
@@ -53,7 +62,7 @@ def detectors() -> None:
 @click.option("--weights", multiple=True, metavar="FILE",
               help="Of the student; several times for pictures before and after. "
               "Default: the run's last checkpoint, or MODEL.WEIGHTS.")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), default=Path("maps"),
+@click.option("--output", type=Output(), default=Path("maps"),
               show_default=True, help="Folder of the PNG files.")  # fmt: skip
 @click.option("--images", type=click.IntRange(1), default=2, show_default=True,
               help="The first images of DATASETS.TEST[0].")  # fmt: skip
@@ -80,7 +89,7 @@ def maps(
 
 @click.command(context_settings=SETTINGS)
 @with_config("data", "import", "weights")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("quality"),
+@click.option("--output", type=Output(), default=Path("quality"),
               show_default=True, help="Folder of quality.json and quality.png.")  # fmt: skip
 def quality(
     config: str, options: Tuple[str, ...], weights: str, output: Path, **given: Any

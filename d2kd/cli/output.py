@@ -1,16 +1,35 @@
 """What is at --output already."""
 
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import click
 
 from ..errors import ConfigError
-from ..file_io import read_head
+from ..file_io import check_output, read_head
 
 _HEAD = 1024  # bytes
 PAGE = b'<meta name="generator" content="d2kd">'
 """What the head of a report has."""
+
+
+class Output(click.Path):
+    """A file or folder to write, for which there must be place before anything begins."""
+
+    def __init__(self, folder: bool | None = True) -> None:
+        """Set whether it is a folder; None for either."""
+        super().__init__(path_type=Path)
+        self._folder = folder
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A path.
+
+        Raises:
+            ConfigError: see `check_output`.
+        """
+        name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+        check_output(value, name, self._folder)
+        return super().convert(value, param, ctx)
 
 
 def with_overwrite(function: Callable) -> Callable:

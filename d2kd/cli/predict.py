@@ -8,7 +8,16 @@ from typing import Any, List, Tuple
 import click
 
 from ..errors import ConfigError
-from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights, with_last
+from .base import (
+    SETTINGS,
+    config_argument,
+    debug_option,
+    echo,
+    namespace,
+    run_weights,
+    with_last,
+)
+from .output import Output
 
 _SHOWN = 20
 
@@ -17,11 +26,11 @@ _SHOWN = 20
 @config_argument()
 @click.argument("source", type=click.Path(path_type=Path))
 @with_last
-@click.option("--output", type=click.Path(path_type=Path), default=Path("predictions"),
+@click.option("--output", type=Output(), default=Path("predictions"),
               show_default=True, help="Folder for the drawn images or videos.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(0, 1),
               help="Lowest score; default: of the best F1 in validation, or 0.5.")  # fmt: skip
-@click.option("--coco", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--coco", type=Output(folder=False), metavar="FILE",
               help="Also write them as COCO json: pseudo-labels to train on.")  # fmt: skip
 @click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
 @debug_option

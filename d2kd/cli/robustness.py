@@ -7,12 +7,13 @@ import click
 
 from ..errors import ConfigError
 from .base import debug_option, echo, echo_lines
+from .output import Output
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="PLAN | RUNS...",
                 type=click.Path(path_type=Path))  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER",
+@click.option("--output", type=Output(), metavar="FOLDER",
               help="For RUNS; default: output/robustness.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Four corruptions at severity 3, 100 images.")
 @click.option("--report", is_flag=True, help="Report what is finished, run nothing.")

@@ -7,12 +7,12 @@ from typing import Any, Tuple
 import click
 
 from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_config
-from .output import PAGE, refuse_existing, with_overwrite
+from .output import PAGE, Output, refuse_existing, with_overwrite
 
 
 @click.command(context_settings=SETTINGS)
 @with_config("weights")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("student.onnx"),
+@click.option("--output", type=Output(folder=None), default=Path("student.onnx"),
               show_default=True, help="An .onnx or .pt2 file, or a folder for d2kd.")  # fmt: skip
 @with_overwrite
 @click.option(
@@ -44,7 +44,7 @@ def export(
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), default=Path("report.html"),
+@click.option("--output", type=Output(folder=False), default=Path("report.html"),
               show_default=True, help="One file that holds everything.")  # fmt: skip
 @click.option("--images", type=click.IntRange(0), default=4, show_default=True,
               help="Test images to draw detections on.")  # fmt: skip

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from ..errors import ConfigError, MissingFileError
-from ..file_io import CONFIGS
+from ..file_io import CONFIGS, expect, told
 from .model_zoo import zoo_config_file
 
 
@@ -32,9 +32,11 @@ def resolve_config_file(path: str, key: str) -> str:
             f"{key}: {path!r} is an address, and configs are not downloaded: save the file here, "
             "and name it."
         )
+    what = told(path) if os.path.isdir(path) else ""
     if os.path.isdir(path):
         path = os.path.join(path, "config.yaml")
     if os.path.isfile(path):
+        expect(path, key, "config")
         return path
     if os.path.isfile(moved_config(path)):
         return moved_config(path)
@@ -46,7 +48,7 @@ def resolve_config_file(path: str, key: str) -> str:
     raise MissingFileError(
         f"{key}: {path!r} is neither a file or the folder of a run (looked from {os.getcwd()!r}), "
         "nor a config of d2kd such as 'train/gfl_R_50_FPN_1x.yaml', nor one of the model zoo such "
-        f"as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'.{_near(path)}"
+        f"as 'COCO-Detection/retinanet_R_101_FPN_3x.yaml'.{what or _near(path)}"
     )
 
 

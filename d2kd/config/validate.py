@@ -1,6 +1,5 @@
 """Checks of a whole config, before anything is built or read."""
 
-import os
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
@@ -8,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..errors import ConfigError, check_choice
+from ..file_io import check_output, expect
 from .defaults import get_d2kd_cfg
 from .keys import flatten, refuse_none
 from .norms import check_group_norms
@@ -38,7 +38,10 @@ def check_config(cfg: CfgNode) -> None:
     _check_solver(values)
     check_group_norms(values)
     _check_device(values["MODEL.DEVICE"])
-    _check_output(values["OUTPUT_DIR"])
+    check_output(values["OUTPUT_DIR"], "OUTPUT_DIR")
+    for key in ("MODEL.WEIGHTS", "DISTILL.TEACHER.WEIGHTS"):
+        for path in [values[key]] if isinstance(values[key], str) else values[key]:
+            expect(str(path).partition("#")[0], key, "weights", "program")
 
 
 def check_value(key: str, value: Any) -> None:
@@ -157,15 +160,6 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"MODEL.DEVICE is {device!r}: give cpu, cuda or cuda:0.") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {device!r}, but no GPU is found: set it to cpu.")
-
-
-def _check_output(folder: str) -> None:
-    """The folder, or the nearest one above it that exists, can be written."""
-    parent = os.path.abspath(folder)
-    while not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
-        raise ConfigError(f"OUTPUT_DIR is {folder!r}: {parent} is no folder that can be written.")
 
 
 def check_shares(shares: Sequence[float], heads: Sequence[str]) -> List[float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checkpoint.values import check_values
 from ..errors import ConfigError
-from ..file_io import write_atomically
+from ..file_io import expect, write_atomically
 from .architecture import Architecture, infer
 from .config import build_config
 from .copies import one_detector
@@ -79,6 +79,7 @@ def convert_mmdet(
 
 
 def _read_text(path: str) -> str:
+    expect(path, "--config", "python")
     try:
         return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..errors import ConfigError, MissingFileError
-from ..file_io import write_atomically
+from ..file_io import expect, write_atomically
 from .coco_files import choose_files, coco_files, image_folder
 from .coco_json import classes_in_order, read_coco
 from .layouts import advice, convert_first
@@ -44,6 +44,8 @@ def read_dataset_folder(folder: Path, anywhere: bool = False) -> dict[str, Split
             command that converts them.
     """
     folder = Path(os.path.expanduser(folder))
+    if os.path.isfile(folder) and not is_index(folder):
+        expect(folder, "--data", "yolo")
     if os.path.isfile(folder) and folder.suffix in (".yaml", ".yml"):
         if not is_index(folder):
             raise ConfigError(convert_first(folder, "yolo"))

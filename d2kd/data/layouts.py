@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..file_io import told
 from .coco_files import image_folder
 from .coco_json import read_coco
 from .split_names import SPLITS, split_of
@@ -55,7 +56,7 @@ def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
     return (
         f"--data {folder} holds no data set: expected annotations/instances_train.json (and _val), "
         f"train.json, or train/_annotations.coco.json; found {described(places, folder)}. "
-        f"{_hint(places)}datasets/README.md shows the layouts."
+        f"{_hint(folder, places)}datasets/README.md shows the layouts."
     )
 
 
@@ -88,8 +89,11 @@ def _images_of(path: Path, folder: Path, places: Sequence[Place]) -> str:
         return "images"
 
 
-def _hint(places: Sequence[Place]) -> str:
+def _hint(folder: Path, places: Sequence[Place]) -> str:
     """What files of other kinds may be."""
+    what = told(folder)
+    if what and "images" not in what:
+        return f"{what.strip()} "
     jsons, xmls = files_with(places, ".json"), files_with(places, ".xml")
     if len(jsons) > 1 and len(jsons) >= len(files_with(places, ".jpg", ".jpeg", ".png")):
         return "A json file for each image is no COCO: export as COCO in the labelling tool. "
@@ -98,7 +102,7 @@ def _hint(places: Sequence[Place]) -> str:
         return f"{name} is neither COCO's nor VOC's: export as COCO in the labelling tool. "
     if files_with(places, ".odgt"):
         return "datasets/prepare_crowdhuman.py converts CrowdHuman. "
-    return ""
+    return f"{what.strip()} " if what else ""
 
 
 def _voc_root(place: Place, folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """A labelled folder in any layout as json files in COCO's format, with a validation split."""
 
 import logging
-import os
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError
-from ..file_io import read_yaml
+from ..file_io import check_output, read_yaml
 from ..text import plain
 from .coco_files import coco_files
 from .coco_json import write_json
@@ -61,7 +60,7 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
         return read_dataset_folder(cache)
     if cache.resolve().is_relative_to(root):
         raise ConfigError(f"{cache} is inside of {folder}, which stays as it is: name another.")
-    _make(cache)
+    check_output(cache, "--output")
     with TemporaryDirectory() as temporary:
         splits = _read(folder, root, Path(temporary))
         files = ByName(list_images(root).images, root)
@@ -69,21 +68,13 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
     if "train" not in found:
         raise ConfigError(f"{folder} has {' and '.join(found)}, but no train to learn from.")
     _divide(root, found, val, seed)
+    cache.mkdir(parents=True, exist_ok=True)
     paths = {name: cache / f"instances_{name}.json" for name in found}
     for name, path in paths.items():
         write_json(path, found[name])
     (cache / _ORIGIN).write_text(yaml.safe_dump(origin, allow_unicode=True), encoding="utf-8")
     write_index(cache, paths, root)  # the last: without it, nothing of a killed call is read
     return read_dataset_folder(cache)
-
-
-def _make(cache: Path) -> None:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{cache} cannot be made: {error.strerror}.") from None
-    if not os.access(cache, os.W_OK):
-        raise ConfigError(f"{cache} cannot be written to: name another folder.")
 
 
 def _read(folder: Path, root: Path, temporary: Path) -> dict[str, Split]:

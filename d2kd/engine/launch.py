@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from ..cores import share_cores
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, message
 from ..text import plain, plain_lines
 
 TRACEBACK_HINT = "(D2KD_TRACEBACK=1 shows the traceback)"
@@ -35,7 +35,7 @@ def one_line_errors(hint: str = TRACEBACK_HINT) -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError, RunError) as error:
         if os.environ.get("D2KD_TRACEBACK") or comm.get_world_size() > 1:
             raise
-        sys.exit(plain_lines(f"{type(error).__name__}: {error}\n{hint}"))
+        sys.exit(plain_lines(f"{type(error).__name__}: {message(error)}\n{hint}"))
 
 
 def launch(main: Main, args: Namespace) -> None:

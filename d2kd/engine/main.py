@@ -27,8 +27,9 @@ from ..config.shortcuts import distil, use_data
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
+from ..errors import MissingFileError
 from ..evaluation.classes import check_classes, check_recorded_classes
-from ..file_io import read_yaml
+from ..file_io import expect, read_yaml
 from ..text import make_output_plain
 from .changes import begun_teachers, check_resumed, read_record
 from .early_log import held_back, say
@@ -54,6 +55,9 @@ def argument_parser() -> ArgumentParser:
 def import_files(paths: Iterable[str]) -> None:
     """Run Python files that register heads, detectors or data sets."""
     for path in paths:
+        expect(path, "--import", "python")
+        if not os.path.isfile(path):
+            raise MissingFileError(f"--import {path} does not exist, or is no file.")
         runpy.run_path(path, run_name="__d2kd_import__")
 
 

@@ -1,6 +1,8 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
 from .files import CONFIGS, append, sha256_of, write_atomically
+from .kinds import expect, kind_of, told
+from .places import check_output
 from .untrusted import (
     parse_yaml,
     read_bytes,
@@ -14,6 +16,9 @@ from .untrusted import (
 __all__ = [
     "CONFIGS",
     "append",
+    "check_output",
+    "expect",
+    "kind_of",
     "parse_yaml",
     "read_bytes",
     "read_head",
@@ -22,5 +27,6 @@ __all__ = [
     "read_yaml",
     "read_yaml_and_text",
     "sha256_of",
+    "told",
     "write_atomically",
 ]

@@ -25,6 +25,7 @@ from ..data.image_files import SUFFIXES, ImageFiles, list_images
 from ..data.listing import listed
 from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
+from ..file_io import expect, told
 from ..text import plain
 from .detections import drawing_metadata
 from .drawings import save_drawing
@@ -98,6 +99,7 @@ def find_images(source: Path) -> ImageFiles:
     if not source.exists():
         raise MissingFileError(f"{plain(source)} does not exist.")
     if not source.is_dir():
+        expect(source, "SOURCE", "image", "video")
         if source.suffix.lower() not in SUFFIXES:
             known = ", ".join(sorted(SUFFIXES | VIDEOS))
             raise ConfigError(f"{plain(source)} is no image or video; known: {known}.")
@@ -107,9 +109,8 @@ def find_images(source: Path) -> ImageFiles:
     left_out += listed(videos, "videos are left out: give each by itself")
     if not images:
         reasons = "".join(f" {line}." for line in left_out)
-        raise ConfigError(
-            f"{plain(source)} holds no image ({', '.join(sorted(SUFFIXES))}).{reasons}"
-        )
+        known = ", ".join(sorted(SUFFIXES))
+        raise ConfigError(f"{plain(source)} holds no image ({known}).{reasons}{told(source)}")
     return ImageFiles(images, left_out)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from ..errors import ConfigError
-from ..file_io import read_json, read_yaml
+from ..file_io import read_json, read_yaml, told
 from ..text import plain
 from .found import Found
 from .parts import Curve, Keys, flatten, last_pictures, number, read_metrics
@@ -84,7 +84,9 @@ def read_run(folder: Path, name: str) -> RunFolder:
         ConfigError: it is not the folder of a run.
     """
     if not any((folder / x).exists() for x in _FILES):
-        raise ConfigError(f"{folder} is not the folder of a run: it has no {', '.join(_FILES)}.")
+        raise ConfigError(
+            f"{folder} is not the folder of a run: it has no {', '.join(_FILES)}.{told(folder)}"
+        )
     run = RunFolder(name, folder)
     config = Keys(folder / "config.yaml", read_yaml, run.missing)
     run.config = flatten(config.values)

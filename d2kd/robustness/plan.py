@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence, Set
 from ..config.locate import resolve_config_file
 from ..errors import ConfigError, check_choice
 from ..evaluation.corruptions import QUICK_CORRUPTIONS
-from ..file_io import read_yaml
+from ..file_io import check_output, expect, read_yaml
 from .cells import Cell, build_cells
 
 _SECTIONS: Dict[str, Set[str]] = {
@@ -66,6 +66,7 @@ def load_plan(path: str, quick: bool = False) -> Plan:
         FileNotFoundError: no such file, or a model's config does not exist.
         ConfigError: the message says which key is wrong.
     """
+    expect(path, "PLAN", "robustness")
     return build_plan(read_yaml(Path(path)), path, quick)
 
 
@@ -103,6 +104,7 @@ def build_plan(data: Any, path: str, quick: bool = False) -> Plan:
     _check(path, data)
     if quick:
         data = _reduced(data)
+    check_output(data["output"], f"{path}: output")
     return Plan(
         title=data.get("title", Path(path).stem),
         output=Path(data["output"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence
 
 from ..errors import ConfigError
-from ..file_io import read_yaml_and_text
+from ..file_io import check_output, expect, read_yaml_and_text
 from .checks import checked
 from .commands import Run, run_of, steps_of, words_of
 from .found import read_tuned
@@ -89,6 +89,7 @@ def load_study(path: str) -> Study:
         FileNotFoundError: no such file, or a row's config or one of `imports` does not exist.
         ValueError: not a study; the message says which key is wrong.
     """
+    expect(path, "PLAN", "study")
     data, text = read_yaml_and_text(Path(path))
     return build_study(path, checked(path, data), text)
 
@@ -96,6 +97,7 @@ def load_study(path: str) -> Study:
 def build_study(path: str, data: Dict[str, Any], text: str) -> Study:
     """The study of a yaml that `checked` has passed."""
     output, rows = Path(data["output"]), data["rows"]
+    check_output(output, f"{path}: output")
     robustness = dict(data.get("robustness", {}))
     tuned = read_tuned(data).get("rows", {})
     teachers = [name for name in rows if name in [row.get("teacher") for row in rows.values()]]

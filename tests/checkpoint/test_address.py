@@ -54,8 +54,13 @@ def test_hosts_do_not_provide_the_files_of_others(server, cache):
     assert found == [str(cache / "hosts" / f"{host}:{server}" / "zoo" / "x.pth")
                      for host in ("127.0.0.1", "localhost")]  # fmt: skip
     load_detector(detector(), f"http://127.0.0.1:{server}/zoo/x.pth", "KEY")
-    with pytest.raises(MissingFileError, match="KEY: http://.* cannot be downloaded: .*404"):
+    with pytest.raises(
+        MissingFileError, match="KEY: http://.* cannot be downloaded: .*404"
+    ) as said:
         load_detector(detector(), f"http://127.0.0.1:{server}/zoo/y.pth", "KEY")
+    place = Path(str(said.value).rpartition("put it to ")[2].rstrip("."))
+    torch.save({"model": detector().state_dict()}, place)
+    load_detector(detector(), f"http://127.0.0.1:{server}/zoo/y.pth", "KEY")
 
 
 def test_trunks_are_not_downloaded(server):

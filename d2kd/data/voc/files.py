@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ...errors import ConfigError, MissingFileError
-from ...file_io import read_head
+from ...file_io import expect, read_head
 from ...text import plain
 from ..file_names import folded, without_suffix
 from ..image_files import list_images
@@ -42,6 +42,7 @@ def find_root(folder: Path) -> Path:
         ConfigError: several have.
     """
     if not folder.is_dir():
+        expect(folder, "FOLDER")
         raise MissingFileError(f"{folder}: there is no such folder.")
     if (folder / "Annotations").is_dir() or (folder / "JPEGImages").is_dir():
         return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import MissingFileError
+from ...file_io import told
 from ...text import plain
 from ..coco_files import UNDIVIDED
 from ..listing import warn_of
@@ -51,6 +52,7 @@ def find_splits(files: Files, asked: Sequence[str]) -> dict[str, Split]:
         raise MissingFileError(
             f"{files.root} holds no image with a xml file, and none of train.txt, val.txt, test.txt"
             " in ImageSets/Main: is this a VOC folder? The lists have one ID per line."
+            f"{told(files.root)}"
         )
     used = {path for split in found.values() for sample in split.samples for path in sample}
     _explain("images", files.images, used)

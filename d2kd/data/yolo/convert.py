@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, MissingFileError
+from ...file_io import expect
 from ...text import plain
 from ..coco_json import write_coco
 from ..listing import warn_of
@@ -50,6 +51,7 @@ def yolo_to_coco(
         raise MissingFileError(
             f"{path} does not exist. Write it, for example {draft(data_yaml, walk(data_yaml))}"
         )
+    expect(path, "DATA_YAML", "yolo")
     try:
         images, classes = _read(path, needed)
     except ConfigError:
