@@ -145,8 +145,9 @@ def _picture(index: int, detections: Sequence[_Found], data: _TestImages) -> Pic
     record = data.batch[index]
     pixels = record["image"].permute(1, 2, 0).numpy().astype(np.uint8)
     image = np.ascontiguousarray(pixels[..., ::-1] if data.channels == "BGR" else pixels)
-    truth = truth_of(record)
-    panels = [truth_panel(image, truth, data.classes)]
+    truth, objects = truth_of(record), record["instances"]
+    masks = objects.gt_masks if objects.has("gt_masks") else None
+    panels = [truth_panel(image, truth, data.classes, masks)]
     panels += [panel(m.run.name, image, truth, x[index], data.classes) for m, x in detections]
     return Picture(data.titles[index], panels)
 

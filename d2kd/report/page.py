@@ -26,6 +26,7 @@ from .runs import RunFolder, different_keys, read_run
 from .verdict import verdicts
 
 _WIDEST = 1440  # px of a picture
+_AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _LONGEST = 2000  # characters of a value
 
 
@@ -64,7 +65,8 @@ def write_report(
         warnings=warnings,
         rows=summary(runs, models, teachers),
         curves=curve_charts(runs, teachers),
-        detections=[*ap_charts(runs), *detection_charts(runs)],
+        detections=[*detection_charts(runs), *ap_charts(runs)],
+        teachers=teachers,
         matrices=confusion_charts(runs),
         charts={run.name: run_charts(run) for run in runs},
         pictures=models.pictures,
@@ -116,7 +118,7 @@ def summary(
     """What is measured -> its value for each run, as text, "-" where it is not known."""
 
     def ap(run: RunFolder, key: str) -> str:
-        value = run.results.get(f"bbox/{key}", math.nan)
+        value = run.results.get(key, math.nan)
         return _shown(value, "" if abs(value) > 1e6 else ".1f")
 
     def best(run: RunFolder, key: str) -> str:
@@ -126,11 +128,13 @@ def summary(
         name = "distilled" if run.distilled else "plain"
         return "teacher" if run.name in teachers else name
 
-    ap_keys = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    masks = [key for key in ("segm/AP", "segm/AP50", "segm/AP75")
+             if any(key in run.results for run in runs)]  # fmt: skip
     rows: Dict[str, Callable[[RunFolder], str]] = {
         "role": role,
         "methods": lambda run: ", ".join(run.heads) or "none",
-        **{key: partial(ap, key=key) for key in ap_keys},
+        **{key: partial(ap, key=f"bbox/{key}") for key in _AP},
+        **{f"{key[5:]} of masks": partial(ap, key=key) for key in masks},
         "best F1": partial(best, key="F1"),
         **{f"{key} there": partial(best, key=key) for key in ("threshold", "precision", "recall")},
         "M parameters": lambda run: _shown(models.millions.get(run.name, math.nan), ".2f"),

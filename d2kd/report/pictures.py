@@ -1,6 +1,6 @@
 """Which test images to show, and detections on them, right ones and wrong ones."""
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from detectron2.structures import BoxMode, Instances
@@ -16,6 +16,7 @@ from .runs import RunFolder
 
 _FOUND, _WRONG, _MISSED, _LABELLED = "#56B4E9", "#D55E00", "#F0E442", "#F0E442"
 _WORDS = 12  # boxes, up to which each has a text
+_FONT = 11  # pt, of a picture of `WIDTH` px
 _Box = Tuple[Sequence[float], str, str, str]  # XYXY px, text, colour, style
 
 
@@ -56,18 +57,21 @@ def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
                                  for i, kind in kinds.items()})  # fmt: skip
 
 
-def truth_panel(image: NDArray[np.uint8], truth: Instances, classes: Sequence[str]) -> Panel:
+def truth_panel(
+    image: NDArray[np.uint8], truth: Instances, classes: Sequence[str], masks: Any = None
+) -> Panel:
     """The labelled objects.
 
     Args:
         image: (H, W, 3) RGB.
         truth: with pred_boxes (XYXY, px) and pred_classes.
         classes: names; [] if unknown.
+        masks: of the objects, as Detectron2 has them.
     """
     places, words = truth.pred_boxes.tensor.tolist(), _names(truth, classes)
     boxes = [(x, word, _LABELLED, "-") for x, word in zip(places, words, strict=True)]
     counts = f"{len(boxes)} object{'s' * (len(boxes) != 1)}"
-    return Panel("ground truth", counts, _draw(image, boxes))
+    return Panel("ground truth", counts, _draw(image, boxes, masks))
 
 
 def panel(
@@ -76,15 +80,18 @@ def panel(
     """What one model found, what of it is wrong, and what it missed; see `truth_panel`."""
     judged = judge(_coco(truth), _detections(found))
     order = np.argsort(-found.scores.numpy(), kind="stable")[: len(judged.kinds)]
+    order, kinds = order[::-1].copy(), judged.kinds[::-1]  # the best score on top
     names, places = _names(found, classes), found.pred_boxes.tensor.tolist()
-    boxes: List[_Box] = [(truth.pred_boxes.tensor[i].tolist(), "", _MISSED, ":")
-                         for i in np.flatnonzero(~judged.found)]  # fmt: skip
-    for i, kind in zip(order[::-1], judged.kinds[::-1], strict=True):  # the best score on top
+    boxes: List[_Box] = []
+    for i, kind in zip(order, kinds, strict=True):
         word = f"{names[i]} {found.scores[i]:.2f}".strip()
         boxes.append((places[i], word, _FOUND if kind == "hit" else _WRONG, "-"))
-    hits = int((judged.kinds == "hit").sum())
+    missed = [(truth.pred_boxes.tensor[i].tolist(), "", _MISSED, ":")
+              for i in np.flatnonzero(~judged.found)]  # fmt: skip
+    masks = found.pred_masks.numpy()[order] if found.has("pred_masks") else None
+    hits = int((kinds == "hit").sum())
     counts = f"{hits} found, {len(judged.found) - hits} missed, {len(order) - hits} wrong"
-    return Panel(name, counts, _draw(image, boxes))
+    return Panel(name, counts, _draw(image, [*boxes, *missed], masks))
 
 
 def _names(found: Instances, classes: Sequence[str]) -> List[str]:
@@ -95,12 +102,18 @@ def _names(found: Instances, classes: Sequence[str]) -> List[str]:
     return [for_plot(classes[k], 20) if k < len(classes) else str(k) for k in numbers]
 
 
-def _draw(image: NDArray[np.uint8], boxes: Sequence[_Box]) -> Image.Image:
-    visualizer = Visualizer(image, scale=max(1.0, WIDTH / image.shape[1]))
+def _draw(image: NDArray[np.uint8], boxes: Sequence[_Box], masks: Any = None) -> Image.Image:
+    """Boxes with their texts, and the masks of the first ones."""
+    scale = max(1.0, WIDTH / image.shape[1])
+    visualizer = Visualizer(image, scale=scale)
+    if masks is not None and len(masks):
+        colors = [color for _, _, color, _ in boxes[: len(masks)]]
+        visualizer.overlay_instances(masks=masks, assigned_colors=colors, alpha=0.35)
     for box, word, color, style in boxes:
         visualizer.draw_box(box, alpha=1, edge_color=color, line_style=style)
         if word and len(boxes) <= _WORDS:
-            visualizer.draw_text(word, box[:2], color=color, horizontal_alignment="left")
+            visualizer.draw_text(word, box[:2], color=color, font_size=_FONT / scale,
+                                 horizontal_alignment="left")  # fmt: skip
     return Image.fromarray(visualizer.output.get_image())
 
 

@@ -77,8 +77,8 @@ def _subject(found: Comparison, with_names: bool) -> str:
 
 def _verdict(found: Comparison, subject: str) -> Verdict:
     without = [f"{', '.join(names)}: {reason}." for reason, names in found.without.items()]
-    images = intervals(found.equal or found.longer)
-    rows, longer = _rows(found.equal, images), _rows(found.longer, images)[:2]
+    equal, other = intervals(found.equal), intervals(found.longer)
+    rows, longer = _rows(found.equal, equal), _rows(found.longer, other)[:2]
     first = rows or longer
     if not first:
         return Verdict(f"No verdict on {subject[0].lower()}{subject[1:]}.", without)
@@ -89,7 +89,7 @@ def _verdict(found: Comparison, subject: str) -> Verdict:
     if len(rows) > 3:
         most = sorted(rows[2:], key=lambda x: -abs(x.change))[:3]
         parts.append(f"the largest changes of {len(rows) - 2} classes: {_listed(most)}")
-    notes = [*_notes(found, images), *without]
+    notes = [*_notes(found, equal or other), *without]
     colon = "" if rows else ":"
     return Verdict(f"{subject}{colon} {'; '.join(parts)}.", notes, rows, longer)
 

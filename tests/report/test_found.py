@@ -100,3 +100,8 @@ def test_a_panel_says_what_is_right():
     assert drawn.counts == "1 found, 1 missed, 2 wrong" and drawn.image.width == 480
     colors = {pixel for _, pixel in drawn.image.getcolors(1 << 20)}
     assert {(86, 180, 233), (213, 94, 0)} <= colors  # found, wrong
+    found.pred_masks = torch.zeros(3, 64, 64, dtype=torch.bool)
+    found.pred_masks[1, 10:20, 10:20] = True  # of the hit
+    masked = panel("a", image, truth, found, ["a", "b"]).image
+    inside = masked.getpixel((110, 110))
+    assert drawn.image.getpixel((110, 110)) == (0, 0, 0) and inside[2] > inside[0] > 0

@@ -227,6 +227,21 @@ def test_one_seed_by_images(one_seed, tmp_path):
     assert text.index(first[:40]) < text.index("<h2>Results") and "green" in page.cells
 
 
+def test_equal_steps_and_equal_time_have_intervals_of_their_own(one_seed):
+    """A longer plain run that finds what the distilled one does: the difference is always 0."""
+    plain, kd = one_seed
+    longer = shutil.copytree(plain, plain.with_name("longer"))
+    shutil.copytree(kd / "inference", longer / "inference", dirs_exist_ok=True)
+    shutil.copy(kd / "results.json", longer)
+    rows = [{"iteration": i, "total_loss": 1.0, "time": 1.0} for i in range(20)]
+    (longer / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    config = (longer / "config.yaml").read_text()
+    (longer / "config.yaml").write_text(config.replace("MAX_ITER: 10\n", "MAX_ITER: 20\n"))
+    found = only([read_run(x, x.name) for x in (plain, kd, longer)])
+    assert 0 < found.rows[0].low < found.rows[0].change < found.rows[0].high
+    assert found.longer[0].low == found.longer[0].change == found.longer[0].high == 0
+
+
 def test_several_seeds_on_the_same_images(one_seed):
     for folder in one_seed:
         again = shutil.copytree(folder, folder.with_name(f"{folder.name}2"))
