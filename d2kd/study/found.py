@@ -8,6 +8,15 @@ import yaml
 from ..errors import ConfigError
 from ..file_io import read_yaml, write_atomically
 
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors, which people find hard to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write lists anew wherever they are."""
+        return True
+
+
 PACE = "pace.yaml"  # in the study's folder: row -> its steps, and what they were found from
 
 
@@ -76,5 +85,5 @@ def _not_written(path: Path) -> ConfigError:
 def write_found(path: Path, data: Dict[str, Any]) -> None:
     """Write such a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(data, Dumper=_Plain, sort_keys=False, allow_unicode=True)
     write_atomically(path, lambda file: file.write_text(text, "utf-8"))

@@ -237,6 +237,21 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path, caplog):
         assert caplog.text.count(text) == 1  # fmt: skip
 
 
+@pytest.mark.parametrize("layout", [voc, yolo])
+def test_an_unreadable_image_of_voc_and_yolo_is_left_out(layout, tmp_path, caplog):
+    layout(tmp_path / "a", "images", "labels")
+    if layout is yolo:
+        write(tmp_path / "a" / "data.yaml", "train: images\nnames: [cell, debris]\n")
+    (tmp_path / "a" / "images" / "1.png").write_bytes(b"no image")
+    splits = prepare_folder(tmp_path / "a", tmp_path / "b")
+    found = {x["file_name"][7:] for s in splits.values() for x in read_coco(s.json)["images"]}
+    assert found == {f"{i}.png" for i in (0, *range(2, COUNT))}
+    assert caplog.text.count("train: 1 images cannot be read, and are left out: ") == 1
+    for i in range(COUNT):
+        (tmp_path / "a" / "images" / f"{i}.png").write_bytes(b"no image")
+    assert "train: no image can be read. " in said(tmp_path / "a", tmp_path / "c")
+
+
 def said(*arguments):
     with pytest.raises(ConfigError) as error:
         prepare_folder(*arguments)

@@ -22,7 +22,7 @@ from ...errors import ConfigError
 from ..class_names import similar
 from ..coco_json import write_coco
 from ..listing import warn_of
-from ..pixels import image_size
+from ..sizes import image_sizes
 from .annotation import Annotation, read_xml
 from .files import find_files
 from .samples import Sample, find_splits
@@ -68,8 +68,9 @@ def voc_to_coco(
 
 def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[str, Any]]:
     images, read = [], []
-    for sample in samples:
-        width, height = image_size(sample.image)
+    sizes = image_sizes(split, [x.image for x in samples])
+    for sample in (x for x in samples if x.image in sizes):
+        width, height = sizes[sample.image]
         annotation = read_xml(sample.annotation)
         read.append((sample, annotation, (width, height)))
         name = sample.image.relative_to(root).as_posix()

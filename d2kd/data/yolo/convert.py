@@ -9,7 +9,7 @@ follow the box; they are left out. An image without a label file has no objects.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ...file_io import expect
 from ...text import plain
 from ..coco_json import write_coco
 from ..listing import warn_of
-from ..pixels import image_size
+from ..sizes import image_sizes
 from ..tree import walk
 from .data_yaml import find_data_yaml, image_root, read_data_yaml, read_entries, read_names
 from .draft import draft
@@ -76,7 +76,7 @@ def _read(path: Path, needed: Sequence[str]) -> tuple[dict[str, list[dict[str, A
     found = _find(read_entries(data, path), root, path, needed)
     labels = match_labels(found, root)
     images = {
-        split: [_read_image(*pair, root, reader) for pair in zip(x, labels[split], strict=True)]
+        split: list(_read_images(split, dict(zip(x, labels[split], strict=True)), root, reader))
         for split, x in found.items()
     }
     reader.finish()
@@ -101,7 +101,9 @@ def _find(
     return found
 
 
-def _read_image(path: Path, label: Path | None, root: Path, reader: LabelReader) -> dict[str, Any]:
-    width, height = image_size(path)
-    image = {"file_name": path.relative_to(root).as_posix(), "width": width, "height": height}
-    return image | reader.read(label, width, height)
+def _read_images(
+    split: str, labels: dict[Path, Path | None], root: Path, reader: LabelReader
+) -> Iterator[dict[str, Any]]:
+    for path, (width, height) in image_sizes(split, list(labels)).items():
+        image = {"file_name": path.relative_to(root).as_posix(), "width": width, "height": height}
+        yield image | reader.read(labels[path], width, height)
