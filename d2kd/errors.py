@@ -69,4 +69,5 @@ def ignore_warnings_of_dependencies() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|detectron2|fvcore)")
     warnings.filterwarnings("ignore", category=UserWarning, module="detectron2")
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a compiler, no GPU

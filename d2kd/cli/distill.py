@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, Dict, Tuple
 
 import click
 
@@ -75,7 +75,15 @@ def distill(folder: str, **given: Any) -> None:
     if given["as_json"]:
         click.echo(json.dumps(found))
         return
-    echo(", ".join(f"{name} {ap} AP" for name, ap in found["AP"].items()))
+    _say_result(found)
+
+
+def _say_result(found: Dict[str, Any]) -> None:
+    reached = {name: f"{name} {ap}" for name, ap in found["AP"].items() if ap is not None}
+    gain = ""
+    if {"plain", "distilled"} <= reached.keys():
+        gain = f" ({found['AP']['distilled'] - found['AP']['plain']:+.1f} over plain)"
+    echo(f"box AP of the best checkpoints: {', '.join(reached.values()) or 'none'}{gain}")
     echo(f"{found['student']} in {found['minutes']} min; {', '.join(found['files'].values())}")
     echo(f"Next: {found['next']}")
 

@@ -66,7 +66,7 @@ def choose_files(folder: Path, found: Sequence[Path], index: Path) -> dict[str, 
     return taken
 
 
-UNDIVIDED = ", and nothing to test on, unless d2kd data FOLDER --output NEW divides it"
+UNDIVIDED = ", and nothing to test on until d2kd distill or d2kd data --output NEW divides it"
 INDEX_HELP = "{} could name others, a line for each split: train: {{json: ..., images: ...}}"
 
 

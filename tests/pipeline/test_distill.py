@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,7 @@ def test_a_folder_to_the_end(squares, tmp_path, monkeypatch):
     assert again.output.count("finished before") == 3, again.output
     assert Path("out/distilled/model_final.pth").read_bytes() == weights
     assert "Next: d2kd predict out/distilled" in again.output
+    assert re.search(r"box AP of the best checkpoints: distilled [0-9.]+\n", again.output)
 
 
 def test_a_config_without_weights_is_trained_as_the_teacher(here):
