@@ -47,7 +47,7 @@ def export(
 @click.option("--output", type=Output(folder=False), default=Path("report.html"),
               show_default=True, help="One file that holds everything.")  # fmt: skip
 @click.option("--images", type=click.IntRange(0), default=4, show_default=True,
-              help="Test images to draw detections on.")  # fmt: skip
+              help="Test images to draw detections on: the worst and the best.")  # fmt: skip
 @click.option("--last", is_flag=True, help="Look at the last checkpoints, not at the best.")
 @debug_option
 def report(runs: Tuple[Path, ...], output: Path, images: int, last: bool) -> None:
