@@ -1,6 +1,6 @@
 """What a reader of the page should know before believing it."""
 
-from typing import List, Sequence
+from typing import Dict, List, Sequence
 
 import numpy as np
 
@@ -31,11 +31,13 @@ def teachers_of(runs: Sequence[RunFolder]) -> List[str]:
 def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
     """A sentence each: teachers below their students, few images, classes with few objects."""
     found = _weak_teachers(runs, teachers)
-    seen: List[Found] = []
+    seen: Dict[str, Found] = {}
     for run in runs:
-        if run.found and not any(run.found.truth == x.truth for x in seen):
-            seen.append(run.found)
+        if run.found and not any(run.found.truth == x.truth for x in seen.values()):
+            found += [f"{run.name} was evaluated on other images than {name}: their numbers and "
+                      "curves cannot be compared." for name in [*seen][:1]]  # fmt: skip
             found += [f"Test images of {run.name}: {text}." for text in _of_data(run.found)]
+            seen[run.name] = run.found
     return found
 
 

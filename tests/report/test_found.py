@@ -63,6 +63,7 @@ def test_doubts(runs):
     del plain.found.__dict__["judged"]
     text = "Test images of plain: 1 class(es) without an object, which AP leaves out: green."
     assert text in doubts([plain], [])
+    assert "kd was evaluated on other images than plain: their numbers" in doubts(runs, [])[-3]
     kd.results["distill/teacher_advantage"] = -2.0
     assert "kd: its teacher has 2.0 AP less than it, on the same images." in doubts([kd], [])
 
