@@ -15,6 +15,7 @@ README = ROOT / "README.md"
 #   jinja2   3.1.6   2025-27516
 #   onnx     1.21    2026-27489, 2026-34445 and others, external data
 #   scikit-learn     2024-5206
+#   tqdm     4.66.3  2024-34062
 QUICKSTART = ["timm>=1.0.31", "scikit-learn>=1.5.0"]
 EXPORT = ["onnx>=1.21.0", "onnxruntime>=1.23.0", "onnxscript>=0.5.6"]
 SPLIT = ["imagehash>=4.3.2"]
@@ -58,6 +59,7 @@ setup(
         "lazy-loader>=0.4",
         "jinja2>=3.1.6",
         "tabulate>=0.9.0",
+        "tqdm>=4.66.3",
         "safetensors>=0.4.5",
     ],
     extras_require={

@@ -178,8 +178,8 @@ def refuse_options(words: Sequence[str]) -> None:
             raise click.NoSuchOption(option, possibilities=near)
 
 
-def run_weights(config: str, weights: str) -> str:
-    """`weights`, or the checkpoint of a run if CONFIG is its folder, which is said.
+def run_weights(config: str, weights: str, err: bool = False) -> str:
+    """`weights`, or the checkpoint of a run if CONFIG is its folder, said on stdout or `err`.
 
     Raises:
         ConfigError: neither.
@@ -190,7 +190,7 @@ def run_weights(config: str, weights: str) -> str:
         return weights
     if os.path.isdir(config):
         path, text = run_checkpoint(config, weights == _LAST)
-        echo(f"weights: {text}")
+        echo(f"weights: {text}", err)
         return path
     expect(config, "CONFIG", "config")
     raise ConfigError(

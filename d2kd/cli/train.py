@@ -8,6 +8,7 @@ import click
 
 from ..engine.options import RESUME_ANYWAY
 from .base import SETTINGS, namespace, run_weights, with_config
+from .closing import close_evaluation, close_training, console_of, with_console
 
 
 @click.command(context_settings=SETTINGS)
@@ -19,7 +20,11 @@ from .base import SETTINGS, namespace, run_weights, with_config
 @click.option("--num-machines", default=1, show_default=True)
 @click.option("--machine-rank", default=0, show_default=True)
 @click.option("--dist-url", default="auto", show_default=True, help="tcp://HOST:PORT of rank 0.")
-def train(config: str, options: Tuple[str, ...], output: str | None, **given: Any) -> None:
+@with_console
+def train(
+    config: str, options: Tuple[str, ...], output: str | None, quiet: bool, as_json: bool,
+    **given: Any,
+) -> None:  # fmt: skip
     """Train a detector; with --teacher, distil it.
 
     \b
@@ -30,31 +35,35 @@ def train(config: str, options: Tuple[str, ...], output: str | None, **given: An
     OUTPUT_DIR/config.yaml is the whole config: `d2kd train OUTPUT_DIR --output
     FOLDER` repeats the run. No run overwrites another, or what it reads.
     """
-    args = namespace(config, options, **given)
+    args = namespace(config, options, console=console_of(quiet, as_json), **given)
     args.opts += ["OUTPUT_DIR", output] if output else []
     _launch(args)
+    close_training(args)
 
 
 @click.command("eval", context_settings=SETTINGS)
 @with_config("data", "import", "weights")
 @click.option("--output", metavar="FOLDER", help="For results.json; default: CONFIG/eval.")
 @click.option("--num-gpus", default=1, show_default=True, help="Ranks on this machine.")
+@with_console
 def evaluate(
-    config: str, options: Tuple[str, ...], weights: str, output: str | None, **given: Any
-) -> None:
+    config: str, options: Tuple[str, ...], weights: str, output: str | None, quiet: bool,
+    as_json: bool, **given: Any,
+) -> None:  # fmt: skip
     """Evaluate a checkpoint as a plain detector on DATASETS.TEST.
 
     \b
     d2kd eval output/distilled
     """
-    args = namespace(config, options, eval_only=True, **given)
+    args = namespace(config, options, eval_only=True, console=console_of(quiet, as_json), **given)
     typed = options[::2]
     if not output and os.path.isdir(config) and "OUTPUT_DIR" not in typed:
         output = os.path.join(config, "eval")
     if weights or "MODEL.WEIGHTS" not in typed:
-        args.opts += ["MODEL.WEIGHTS", run_weights(config, weights)]
+        args.opts += ["MODEL.WEIGHTS", run_weights(config, weights, as_json)]
     args.opts += ["OUTPUT_DIR", output] if output else []
     _launch(args)
+    close_evaluation(args)
 
 
 def _launch(args: Namespace) -> None:

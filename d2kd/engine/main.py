@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterable, List, Optional
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..build import student_config
@@ -31,6 +31,7 @@ from ..errors import MissingFileError
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import expect, read_yaml
 from ..text import make_output_plain
+from . import terminal
 from .changes import begun_teachers, check_resumed, read_record
 from .early_log import held_back, say
 from .options import OPTIONS, RESUME_ANYWAY
@@ -48,7 +49,8 @@ def argument_parser() -> ArgumentParser:
         dest = "imports" if name == "import" else name.replace("-", "_")
         parser.add_argument(f"--{name}", dest=dest, metavar=metavar, help=help, **one)
     parser.add_argument("--resume-anyway", action="store_true", help=RESUME_ANYWAY)
-    parser.set_defaults(dist_url="auto")  # a free port, so that two runs do not meet
+    # a free port, so that two runs do not meet; all that is logged is shown
+    parser.set_defaults(dist_url="auto", console="")
     return parser
 
 
@@ -136,9 +138,10 @@ def setup(args: Namespace) -> CfgNode:
     make_output_plain()
     with held_back() as held:
         cfg = _checked_config(args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2kd", abbrev_name="d2kd")
+    args.live = terminal.set_up(cfg.OUTPUT_DIR, comm.get_rank(), args.console)
     say(held)
-    default_setup(cfg, args)
+    with terminal.file_only():  # environment and config
+        default_setup(cfg, args)
     return cfg
 
 
@@ -191,4 +194,10 @@ def main(args: Namespace) -> Optional[Dict]:
         return evaluate(cfg)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(args.resume, changed=args.resume_anyway)
-    return trainer.train()
+    line = terminal.LiveLine(cfg.SOLVER.MAX_ITER, cfg.DISTILL.HEADS if trainer.distiller else ())
+    if args.live:
+        trainer.register_hooks([PeriodicWriter([line], period=1)])
+    try:
+        return trainer.train()
+    finally:
+        line.close()

@@ -27,18 +27,26 @@ class ProgressPrinter(EventWriter):
         storage = get_event_storage()
         if storage.iter >= self._max_iter:
             return
+        if "time" in storage.histories():
+            storage.put_scalar("eta_seconds", self._left(storage), smoothing_hint=False)
+        self._logger.info(self.text(storage))
+
+    def text(self, storage: EventStorage) -> str:
+        """The line of the step that a storage is at."""
         done = storage.iter + 1
         parts = [f"{done}/{self._max_iter} {100 * done // self._max_iter} %"]
         parts += [text for text in (*self._times(storage), *self._losses(storage)) if text]
         parts += [*self._rate(storage), *self._accuracy(storage), *self._memory()]
-        self._logger.info("  ".join(parts))
+        return "  ".join(parts)
+
+    def _left(self, storage: EventStorage) -> float:
+        seconds: float = storage.history("time").median(1000)
+        return seconds * (self._max_iter - storage.iter - 1)
 
     def _times(self, storage: EventStorage) -> Iterator[str]:
         if "time" in storage.histories():
             seconds = storage.history("time").median(1000)
-            left = seconds * (self._max_iter - storage.iter - 1)
-            storage.put_scalar("eta_seconds", left, smoothing_hint=False)
-            yield f"eta {timedelta(seconds=int(left))}  {seconds:.3g} s/step"
+            yield f"eta {timedelta(seconds=int(self._left(storage)))}  {seconds:.3g} s/step"
         if "data_time" in storage.histories():
             yield f"data {storage.history('data_time').avg(WINDOW):.2g} s"
 
