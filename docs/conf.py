@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 
 default_role = "code"  # docstrings write `name` as Markdown does
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # fields of a NamedTuple are members too
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
