@@ -50,11 +50,10 @@ def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
     worst = np.lexsort((-wrong, -missed, -(missed + wrong)))[:half].tolist()
     best = np.lexsort((-found, missed + wrong, found == 0)).tolist()
     best = [i for i in best if i not in worst][: count - half]
-    kinds = {i: f"{kind} {number}" for kind, images in (("Worst", worst), ("Best", best))
-             for number, i in enumerate(images, 1)}  # fmt: skip
-    said = "{} of {}: {} found, {} missed, {} wrong"
-    return Choice(subject.name, {i: said.format(kind, subject.name, found[i], missed[i], wrong[i])
-                                 for i, kind in kinds.items()})  # fmt: skip
+    kinds = {"Worst": worst, "Best": best}
+    titles = {i: f"{kind} {number} of {subject.name}" for kind, images in kinds.items()
+              for number, i in enumerate(images, 1)}  # fmt: skip
+    return Choice(subject.name, titles)
 
 
 def truth_panel(
