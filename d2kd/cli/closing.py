@@ -77,8 +77,10 @@ def _results(path: Path) -> Dict[str, Any]:
 
 def _output(args: Namespace) -> Path:
     from ..config.loading import load_config
+    from ..engine.early_log import held_back
 
-    return Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
+    with held_back():  # the run has said it
+        return Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
 
 
 def _print(args: Namespace, found: Dict[str, Any]) -> None:
