@@ -14,9 +14,9 @@ STEP = 32  # px between sizes
 SMALLEST, LARGEST = 128, 640  # px of the shorter side
 _AT_LEAST = 320  # px, where the images have as many
 _EPOCHS, _FEWEST, _MOST = 60, 300, 5000  # of a student, where neither time nor steps are given
-_ENOUGH = 200  # steps of a student below which a smaller size is the better use of the time
+ENOUGH = 200  # steps of a student below which a smaller size is the better use of the time
 TEACHER = 2  # times the steps of a student
-START = 15.0  # seconds of a command before its first step
+_AFTER = 4.5  # starts of a command that report and export take, which start and do more
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Costs:
         plain, teacher, distilled: seconds of a step; 0 for a teacher that is not trained.
         memory: bytes of the largest of them.
         disk: bytes of the checkpoints of all runs.
+        start: seconds of a command before its first step.
     """
 
     size: int
@@ -71,6 +72,7 @@ class Costs:
     distilled: float
     memory: int
     disk: int
+    start: float
 
     def at(self, size: int) -> float:
         """How many times as long a step takes at another size: its pixels."""
@@ -106,7 +108,7 @@ def fit_time(
         factor = costs.at(size)
         fixed, step = _seconds(wishes, costs, factor, images[1], batch)
         steps = math.floor((wishes.seconds - fixed) / step)
-        if steps >= _ENOUGH or size <= SMALLEST or wishes.size:
+        if steps >= ENOUGH or size <= SMALLEST or wishes.size:
             return size, max(1, steps)
         size = max(SMALLEST, int(size * 0.8) // STEP * STEP)
 
@@ -130,5 +132,5 @@ def _seconds(
     }
     runs = sum(x > 0 for x in trained.values())
     evaluation = 0.4 * costs.plain * factor * validation / batch  # without a backward
-    fixed = START * (runs + 2) + (4 * runs + 1) * evaluation
+    fixed = costs.start * (runs + _AFTER) + (4 * runs + 1) * evaluation
     return fixed, factor * sum(trained.values())

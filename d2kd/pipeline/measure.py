@@ -1,6 +1,9 @@
 """What a step takes here: a few of them, on models that are thrown away."""
 
 import resource
+import subprocess
+import sys
+import time
 from typing import List
 
 import torch
@@ -13,6 +16,8 @@ from ..engine.pace import measure_pace
 from .choose import Costs
 
 _TURNS = 3
+_IMPORTS = "import d2kd.engine.main, d2kd.engine.trainer"
+_BUILDS = 1.4  # times the imports, of what a training does before its first step
 _FORWARD = 0.3  # of a teacher's training step, in a step of its student
 
 
@@ -31,7 +36,13 @@ def measure(size: int, student: List[str], other: List[str], trains_teacher: boo
     slow = pace.plain * pace.ratio
     teacher, distilled = (slow, pace.plain + _FORWARD * slow) if trains_teacher else (0.0, slow)
     disk = _disk(configs[0], 2) + (_disk(configs[1], 1) if trains_teacher else 0)
-    return Costs(size, pace.plain, teacher, distilled, _memory(), disk)
+    return Costs(size, pace.plain, teacher, distilled, _memory(), disk, _start())
+
+
+def _start() -> float:
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", _IMPORTS], check=True, capture_output=True)
+    return _BUILDS * (time.monotonic() - begin)
 
 
 def _disk(cfg: CfgNode, runs: int) -> int:

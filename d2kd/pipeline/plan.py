@@ -2,7 +2,8 @@
 
 import shlex
 import shutil
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -13,7 +14,7 @@ from ..data.prepare import prepare_folder
 from ..engine.main import config_of
 from ..errors import ConfigError
 from ..file_io import read_yaml, write_atomically
-from .choose import TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
+from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
 from .measure import measure
 
@@ -48,11 +49,13 @@ class Plan:
         """The plan as it is shown: sizes, costs and the commands to type instead."""
         costs = self.estimate
         steps = ", ".join(f"{name} {count:,}" for name, count in self.steps.items())
+        few = self.steps["student"] < ENOUGH
         lines = [
             f"Images at {self.size} px (shorter side), steps: {steps}.",
             f"About {costs['minutes']:.0f} min, {costs['memory_mb'] / 1024:.1f} GB of memory, "
             f"{costs['disk_mb'] / 1024:.1f} GB of disk.",
         ]
+        lines += ["So few steps teach a student little: give more --time or --steps."] * few
         return "\n".join([*lines, *(shlex.join(words) for words in self.stages.values())])
 
 
@@ -87,7 +90,7 @@ def make_plan(wishes: Wishes) -> Plan:
     Raises:
         ConfigError, MissingFileError: the folder, a config or an option is wrong.
     """
-    data = Path(wishes.output, DATA)
+    begin, data = time.monotonic(), Path(wishes.output, DATA)
     splits = prepare_folder(Path(wishes.folder), data, wishes.val, wishes.seed)
     counts = summary(splits["train"].json)[0], summary(splits["val"].json)[0]
     words = Commands(wishes, data)
@@ -96,7 +99,8 @@ def make_plan(wishes: Wishes) -> Plan:
     costs = measure(size, words.plain(size, 1), words.measured(size), words.trains_teacher)
     batch = cfg.SOLVER.IMS_PER_BATCH
     if wishes.seconds:
-        size, steps = fit_time(wishes, size, costs, counts, batch)
+        left = wishes.seconds - costs.start - (time.monotonic() - begin)
+        size, steps = fit_time(replace(wishes, seconds=left), size, costs, counts, batch)
     else:
         steps = choose_steps(wishes, counts[0], batch)
     seconds = estimate(wishes, size, steps, costs, counts[1], batch)
