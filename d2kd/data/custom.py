@@ -1,6 +1,8 @@
 """The user's own data sets, named in a yaml file."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -74,6 +76,19 @@ def register_custom_datasets(cfg: CfgNode) -> None:
                 f"got {json_file} and {images}."
             )
         _register(key, entry[0], json_file, images, evaluator)
+
+
+@contextmanager
+def registered(cfg: CfgNode) -> Iterator[None]:
+    """`register_custom_datasets` for a while: new names are free again afterwards."""
+    before = set(DatasetCatalog.list())
+    try:
+        register_custom_datasets(cfg)
+        yield
+    finally:
+        for name in set(DatasetCatalog.list()) - before:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
 
 
 def _register(key: str, name: str, json_file: str, images: str, evaluator: str) -> None:

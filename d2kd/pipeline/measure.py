@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ..config.naming import construct
-from ..data import register_custom_datasets
+from ..data.custom import registered
 from ..engine.main import config_of
 from ..engine.pace import measure_pace
 from .choose import Costs
@@ -31,8 +31,8 @@ def measure(size: int, student: List[str], other: List[str], trains_teacher: boo
         trains_teacher: whether `other` is the teacher's training.
     """
     configs = [config_of(words) for words in (student, other)]
-    register_custom_datasets(configs[0])
-    pace = measure_pace(configs[0], configs[1], _TURNS)
+    with registered(configs[0]):
+        pace = measure_pace(configs[0], configs[1], _TURNS)
     slow = pace.plain * pace.ratio
     teacher, distilled = (slow, pace.plain + _FORWARD * slow) if trains_teacher else (0.0, slow)
     disk = _disk(configs[0], 2) + (_disk(configs[1], 1) if trains_teacher else 0)
