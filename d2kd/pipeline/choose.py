@@ -62,6 +62,7 @@ class Costs:
         size: px of their shorter side.
         plain, teacher, distilled: seconds of a step; 0 for a teacher that is not trained.
         memory: bytes of the largest of them.
+        base: bytes of `memory` that do not depend on the size.
         disk: bytes of the checkpoints of all runs.
         start: seconds of a command before its first step.
     """
@@ -71,12 +72,17 @@ class Costs:
     teacher: float
     distilled: float
     memory: int
+    base: int
     disk: int
     start: float
 
     def at(self, size: int) -> float:
         """How many times as long a step takes at another size: its pixels."""
         return (size / self.size) ** 2
+
+    def memory_at(self, size: int) -> float:
+        """Bytes at another size."""
+        return self.base + (self.memory - self.base) * self.at(size)
 
 
 def choose_size(split: Split) -> int:

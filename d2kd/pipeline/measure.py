@@ -16,6 +16,7 @@ from ..engine.pace import measure_pace
 from .choose import Costs
 
 _TURNS = 3
+_MOST = 192  # px
 _IMPORTS = "import d2kd.engine.main, d2kd.engine.trainer"
 _BUILDS = 1.4  # times the imports, of what a training does before its first step
 _FORWARD = 0.3  # of a teacher's training step, in a step of its student
@@ -30,13 +31,19 @@ def measure(size: int, student: List[str], other: List[str], trains_teacher: boo
         other: of the teacher's training; or of the distillation.
         trains_teacher: whether `other` is the teacher's training.
     """
+    base = _memory()
     configs = [config_of(words) for words in (student, other)]
     with registered(configs[0]):
         pace = measure_pace(configs[0], configs[1], _TURNS)
     slow = pace.plain * pace.ratio
     teacher, distilled = (slow, pace.plain + _FORWARD * slow) if trains_teacher else (0.0, slow)
     disk = _disk(configs[0], 2) + (_disk(configs[1], 1) if trains_teacher else 0)
-    return Costs(size, pace.plain, teacher, distilled, _memory(), disk, _start())
+    return Costs(size, pace.plain, teacher, distilled, _memory(), base, disk, _start())
+
+
+def measured_size(size: int) -> int:
+    """The size to measure at: on a CPU no more than 192 px, where steps are quick."""
+    return size if torch.cuda.is_available() else min(size, _MOST)
 
 
 def _start() -> float:

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..file_io import read_yaml, write_atomically
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
-from .measure import measure
+from .measure import measure, measured_size
 
 PLAN, DATA = "plan.yaml", "data"
 _KEYS = ("asked", "size", "steps", "estimate", "stages")
@@ -96,7 +96,8 @@ def make_plan(wishes: Wishes) -> Plan:
     words = Commands(wishes, data)
     size = wishes.size or choose_size(splits["train"])
     cfg = config_of(words.plain(size, 1))
-    costs = measure(size, words.plain(size, 1), words.measured(size), words.trains_teacher)
+    tried = measured_size(size)
+    costs = measure(tried, words.plain(tried, 1), words.measured(tried), words.trains_teacher)
     batch = cfg.SOLVER.IMS_PER_BATCH
     if wishes.seconds:
         left = wishes.seconds - costs.start - (time.monotonic() - begin)
@@ -108,8 +109,11 @@ def make_plan(wishes: Wishes) -> Plan:
         asked=_plain(wishes),
         size=size,
         steps={**({"teacher": TEACHER * steps} if words.trains_teacher else {}), "student": steps},
-        estimate={"minutes": round(seconds / 60, 1), "memory_mb": round(costs.memory / 2**20),
-                  "disk_mb": round(costs.disk / 2**20)},
+        estimate={
+            "minutes": round(seconds / 60, 1),
+            "memory_mb": round(costs.memory_at(size) / 2**20),
+            "disk_mb": round(costs.disk / 2**20),
+        },
         stages=words.stages(size, steps, cfg.MODEL.META_ARCHITECTURE),
     )  # fmt: skip
 

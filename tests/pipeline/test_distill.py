@@ -29,7 +29,7 @@ MODEL: {{TIMM: {{NAME: mobilenetv3_small_050, CHECKPOINT: ""}}, FPN: {{OUT_CHANN
          GFL: {{NUM_CONVS: 1, SCORE_THRESH_TEST: 0.0}}}}
 DATALOADER: {{NUM_WORKERS: 0}}
 """
-COSTS = Costs(size=256, plain=1.0, teacher=2.0, distilled=1.6, memory=0, disk=0, start=15.0)
+COSTS = Costs(size=256, plain=1.0, teacher=2.0, distilled=1.6, memory=5, base=1, disk=0, start=15.0)
 
 
 @pytest.fixture
@@ -81,11 +81,15 @@ def test_steps():
 def test_time_is_kept_and_used(keys, expected):
     """By hand: (3000 - 15 * 7.5 - 13 * 5) / (2 * 2 + 1 + 1.6), and with fewer runs."""
     wanted = wishes(seconds=3000.0, **keys)
-    costs = Costs(256, 1.0, 0.0, 1.6, 0, 0, 15.0) if "teacher" in keys else COSTS
+    costs = Costs(256, 1.0, 0.0, 1.6, 0, 0, 0, 15.0) if "teacher" in keys else COSTS
     size, steps = fit_time(wanted, 256, costs, (500, 100), 8)
     found = estimate(wanted, size, steps, costs, 100, 8)
     assert size == 256 and 3000 - 6.7 < found <= 3000
     assert steps == expected
+
+
+def test_memory_grows_with_the_pixels():
+    assert COSTS.memory_at(256) == 5 and COSTS.memory_at(128) == 2
 
 
 def test_little_time_takes_smaller_images_before_few_steps():
