@@ -26,12 +26,12 @@ def run_checkpoint(folder: str, last: bool = False) -> Tuple[str, str]:
     if best is None:
         found = last_checkpoint(folder)
         return found, f"{found}, the run's last checkpoint"
-    reached = f"{best['metric']} {best['value']:.4g} at step {best['iteration'] + 1:,}"
+    reached = f"{best['metric']} {best['value']:.4g} at step {best['step']:,}"
     return str(path), f"{path}, the run's best checkpoint ({reached})"
 
 
 def read_best(folder: Path) -> Optional[Dict[str, Any]]:
-    """`metric`, `value`, `iteration` and more of a run's best evaluation; None if there is none.
+    """`metric`, `value`, `iteration`, `step` and more of a run's best evaluation, or None.
 
     Raises:
         ConfigError: the record is damaged.
@@ -46,4 +46,4 @@ def read_best(folder: Path) -> Optional[Dict[str, Any]]:
         is_whole = False
     if not is_whole:
         raise ConfigError(f"{path} is damaged: delete it, and the last checkpoint is taken.")
-    return record
+    return {"step": record["iteration"] + 1, **record}

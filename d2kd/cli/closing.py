@@ -94,7 +94,7 @@ def _print(args: Namespace, found: Dict[str, Any]) -> None:
     echo(f"{found['run']}: {found['iterations']} steps, {ap}" if "run" in found else
          f"{ap}, written to {found['file']}")  # fmt: skip
     if best := found.get("best"):
-        reached = f"{best['metric']} {best['value']:.2f} at step {best['iteration'] + 1}"
+        reached = f"{best['metric']} {best['value']:.2f} at step {best['step']}"
         echo(f"best: {best['checkpoint']} ({reached})")
     if "next" in found:
         echo(f"next: {found['next']}")

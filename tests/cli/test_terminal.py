@@ -4,12 +4,12 @@ import json
 import os
 import pty
 import re
+import subprocess
 import sys
 from argparse import Namespace
 
 import pytest
 
-from d2kd.cli import main
 from d2kd.cli.closing import close_training
 from tests.helpers import d2kd, write_config
 
@@ -35,24 +35,19 @@ def test_lines_of_a_file_have_no_colours_and_no_dumps(place):
 
 
 def in_terminal(*words):
-    """What a terminal of 120 columns gets from the command, run by a copy of this process."""
-    child, terminal = pty.fork()
-    if not child:
-        os.environ["COLUMNS"] = "120"
-        sys.stdout = sys.stderr = open(1, "w", closefd=False)
-        try:
-            main([str(x) for x in words], prog_name="d2kd")
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        finally:
-            os._exit(99)
+    """What a terminal of 120 columns gets from the command."""
+    terminal, its_end = pty.openpty()
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), its_end)
+    command = [sys.executable, "-W", "ignore", "-m", "d2kd", *map(str, words)]
+    child = subprocess.Popen(command, env={**os.environ, "COLUMNS": "120"}, **ends)
+    os.close(its_end)
     shown = b""
     try:
         while chunk := os.read(terminal, 2**16):
             shown += chunk
     except OSError:  # its end, on Linux
         pass
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, shown.decode()
+    assert child.wait() == 0, shown.decode()
     return shown.decode()
 
 

@@ -72,7 +72,7 @@ def test_keys_that_contradict_each_other(bases):
             ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", "(64,)"], "2 entries"
         ),
         "MODEL.PIXEL_STD": (["MODEL.PIXEL_STD", "[1.0]"], "3 entries"),
-        "OUTPUT_DIR": (["OUTPUT_DIR", "/dev/null/here"], "no folder"),
+        "OUTPUT_DIR": (["OUTPUT_DIR", "/dev/null/here"], "is a file: name a folder"),
         "MODEL.DEVICE": (["MODEL.DEVICE", "gpu"], "cuda:0"),
     }  # fmt: skip
     for key, (more, text) in cases.items():

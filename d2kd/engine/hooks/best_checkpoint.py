@@ -53,9 +53,14 @@ class BestStudent(BestCheckpointer):
     def _write_record(self, before: Optional[int]) -> None:
         if self.best_iter == before:
             return
-        iteration = min(self.best_iter, self.trainer.max_iter - 1)  # one more is after_train's
-        record = {"metric": self._metric, "value": self.best_metric, "iteration": iteration,
-                  "best_f1": point_of(getattr(self.trainer, "_last_eval_results", {}))}  # fmt: skip
+        step = min(self.best_iter + 1, self.trainer.max_iter)  # the last evaluation is one later
+        record = {
+            "metric": self._metric,
+            "value": self.best_metric,
+            "iteration": self.best_iter,
+            "step": step,
+            "best_f1": point_of(getattr(self.trainer, "_last_eval_results", {})),
+        }
         path = self._folder / f"{BEST}.json"
         write_atomically(path, lambda part: part.write_text(json.dumps(record)))
 
