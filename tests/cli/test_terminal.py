@@ -53,7 +53,9 @@ def in_terminal(*words):
 
 def test_a_terminal_has_one_live_line_and_warnings(place, fresh_logging):
     at, _ = place
-    shown = in_terminal("train", at / "base.yaml", "--output", at / "live")
+    (at / "mine.py").write_text("import d2kd.testing\n")
+    shown = in_terminal("train", at / "base.yaml", "--import", at / "mine.py", "--output",
+                        at / "live")  # fmt: skip
     lines = shown.replace("\r\n", "\n").split("\n")
     live = [x for x in re.split(r"[\r\n]", shown) if "task 0." in x]
     assert "1/6 16 %" in live[0] and "6/6 100 %" in live[-1] and all(len(x) < 120 for x in live)
