@@ -6,15 +6,7 @@ from typing import Any, Tuple
 
 import click
 
-from .base import (
-    SETTINGS,
-    debug_option,
-    echo,
-    echo_lines,
-    namespace,
-    run_weights,
-    with_config,
-)
+from .base import SETTINGS, debug_option, echo, echo_lines, namespace, run_weights, with_config
 from .output import Output
 
 

@@ -8,15 +8,7 @@ from typing import Any, List, Tuple
 import click
 
 from ..errors import ConfigError
-from .base import (
-    SETTINGS,
-    config_argument,
-    debug_option,
-    echo,
-    namespace,
-    run_weights,
-    with_last,
-)
+from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights, with_last
 from .output import Output
 
 _SHOWN = 20

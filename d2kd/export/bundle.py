@@ -1,6 +1,5 @@
 """A trained detector of any kind as a folder that predicts, evaluates and teaches like its run."""
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
@@ -11,6 +10,7 @@ from .. import __version__
 from ..build import student_config
 from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.of_run import BEST
+from ..engine.provenance import write_json
 from ..errors import ConfigError
 from ..evaluation.best_f1 import TASK, stored_best_f1
 from ..file_io import read_json, write_atomically
@@ -52,26 +52,19 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
     best = Path(weights).with_name(f"{BEST}.json")
     is_best = Path(weights).name == f"{BEST}.pth" and best.is_file()
     name = f"{BEST}.pth" if is_best else FINAL
-    record: Dict[str, Any] = {TASK: stored_best_f1(weights)}
-    files = {
-        "config.yaml": _plain_config(cfg),
-        "run.json": {"d2kd": __version__, "classes": classes},
-    }
-    files |= (
-        {f"{BEST}.json": read_json(best)}
-        if is_best
-        else {"results.json": {"results": record}, "last_checkpoint": FINAL}
-    )
-    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "run.json", {"d2kd": __version__, "classes": classes})
+    if is_best:
+        write_json(output / best.name, read_json(best))
+    else:
+        write_json(output / "results.json", {"results": {TASK: stored_best_f1(weights)}})
+        _write_text(output / "last_checkpoint", FINAL)
+    _write_text(output / "config.yaml", _plain_config(cfg))
     write_atomically(output / name, lambda x: torch.save({"model": detector.state_dict()}, x))
-    for file, content in files.items():
-        _write(output / file, content)
     size = sum(x.stat().st_size for x in output.iterdir()) / 2**20
     yield f"wrote {output}: {type(detector).__name__}, {size:.1f} MB, a folder for d2kd predict"
 
 
-def _write(path: Path, content: Any) -> None:
-    text = content if isinstance(content, str) else json.dumps(content, indent=1)
+def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, "utf-8"))
 
 

@@ -1,6 +1,6 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
-from .files import CONFIGS, append, sha256_of, write_atomically
+from .files import CONFIGS, append, sha256_of, write_atomically, write_yaml
 from .kinds import expect, kind_of, told
 from .places import check_output
 from .untrusted import (
@@ -29,4 +29,5 @@ __all__ = [
     "sha256_of",
     "told",
     "write_atomically",
+    "write_yaml",
 ]

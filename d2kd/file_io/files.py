@@ -3,7 +3,9 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable, Dict
+
+import yaml
 
 _PACKAGE = Path(__file__).parent.parent
 CONFIGS = next(x for x in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if x.is_dir())
@@ -28,6 +30,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors, which people find hard to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write lists anew wherever they are."""
+        return True
+
+
+def write_yaml(path: Path, data: Dict[str, Any]) -> None:
+    """Write a dictionary in its order, completely or not at all; its folder is made."""
+    text = yaml.dump(data, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=200)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
 
 
 def append(path: Path, text: str) -> None:

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List
 
-import yaml
-
 from ..data.coco_json import summary
 from ..data.prepare import prepare_folder
 from ..engine.main import config_of
 from ..errors import ConfigError
-from ..file_io import read_yaml, write_atomically
+from ..file_io import read_yaml, write_yaml
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
 from .measure import measure, measured_size
@@ -124,9 +122,7 @@ def _plain(wishes: Wishes) -> Dict[str, Any]:
 
 def write_plan(plan: Plan) -> None:
     """Write `output`/plan.yaml."""
-    text = yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True, width=200)
-    plan.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(plan.output / PLAN, lambda path: path.write_text(text, "utf-8"))
+    write_yaml(plan.output / PLAN, asdict(plan))
 
 
 def read_plan(wishes: Wishes) -> Plan | None:

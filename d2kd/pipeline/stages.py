@@ -7,12 +7,10 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-import yaml
-
 from ..checkpoint.of_run import read_best
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
-from ..file_io import read_json, read_yaml, write_atomically
+from ..file_io import read_json, read_yaml, write_yaml
 from .commands import FOLDER, MODEL, REPORT, RUNS
 from .plan import DATA, PLAN, Plan
 
@@ -44,7 +42,7 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
             raise ConfigError(f"{name} ended with exit code {code}{where}; what it needs mended, "
                               "type the same command again to go on.")  # fmt: skip
         finished[name] = {"command": words, "seconds": round(time.monotonic() - start)}
-        _write(plan.output / FINISHED, finished)
+        write_yaml(plan.output / FINISHED, finished)
 
 
 def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> int:
@@ -56,11 +54,6 @@ def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> int:
         return subprocess.run(
             command, stdout=file, stderr=subprocess.STDOUT, check=False
         ).returncode
-
-
-def _write(file: Path, data: Dict[str, Any]) -> None:
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=200)
-    write_atomically(file, lambda path: path.write_text(text, "utf-8"))
 
 
 def _finished(plan: Plan) -> Dict[str, Any]:

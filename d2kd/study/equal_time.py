@@ -7,8 +7,9 @@ import torch
 from ..cores import share_cores
 from ..engine.main import config_of
 from ..engine.pace import Pace, device_name, measure_pace
+from ..file_io import write_yaml
 from ..text import plain
-from .found import PACE, read_paces, write_found
+from .found import PACE, read_paces
 from .plan import Study
 
 
@@ -44,4 +45,4 @@ def _measure(study: Study, name: str, other: str, jobs: int) -> None:
                        "device": device_name(), "threads": torch.get_num_threads()}  # fmt: skip
     pace = Pace(found[name]["seconds"], found[name]["ratio"])
     found[name]["steps"] = pace.matched_steps(configs[1].SOLVER.MAX_ITER)
-    write_found(study.output / PACE, found)
+    write_yaml(study.output / PACE, found)

@@ -3,19 +3,8 @@
 from pathlib import Path
 from typing import Any, Dict
 
-import yaml
-
 from ..errors import ConfigError
-from ..file_io import read_yaml, write_atomically
-
-
-class _Plain(yaml.SafeDumper):
-    """Without anchors, which people find hard to read."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write lists anew wherever they are."""
-        return True
-
+from ..file_io import read_yaml
 
 PACE = "pace.yaml"  # in the study's folder: row -> its steps, and what they were found from
 
@@ -80,10 +69,3 @@ def _holds(data: Any, types: Dict[str, Any]) -> bool:
 
 def _not_written(path: Path) -> ConfigError:
     return ConfigError(f"{path} was not written by d2kd study: remove it, or name another file.")
-
-
-def write_found(path: Path, data: Dict[str, Any]) -> None:
-    """Write such a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.dump(data, Dumper=_Plain, sort_keys=False, allow_unicode=True)
-    write_atomically(path, lambda file: file.write_text(text, "utf-8"))

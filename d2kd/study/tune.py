@@ -5,9 +5,10 @@ from typing import Any, Dict, List
 
 from ..engine.main import config_of
 from ..errors import ConfigError
+from ..file_io import write_yaml
 from .commands import teacher_of
 from .equal_time import measure_paces
-from .found import read_tuned, tuned_file, write_found
+from .found import read_tuned, tuned_file
 from .plan import Study, build_study
 from .trainings import read_result, run_study
 
@@ -76,7 +77,7 @@ def tune_study(study: Study, jobs: int = 1) -> List[str]:
             return failed
         print("\n".join(f"Tried and failed: {line}" for line in failed), end="\n" * bool(failed))
         chosen[name] = _best(tries, row["try"], before)
-    write_found(tuned_file(study.data), {"tune": _section(study), "rows": chosen})
+    write_yaml(tuned_file(study.data), {"tune": _section(study), "rows": chosen})
     return []
 
 
