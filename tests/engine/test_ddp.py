@@ -5,7 +5,6 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
@@ -14,6 +13,7 @@ from torch.testing import assert_close
 from d2kd.losses import mean_over_ranks
 from d2kd.testing import make_batch
 from tests.helpers import detector, pair
+from tests.ranks import two_ranks
 
 SIZES = ((96, 128), (96, 128), (96, 128), (96, 128))
 
@@ -106,15 +106,15 @@ def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     assert all(v.item() > 0 for v in expected[0].values())
     assert len(expected[0]) == {"GFL": 13, "ATSS": 8}.get(meta, 7)
     torch.save(expected, tmp_path / "expected.pth")
-    mp.spawn(worker, (compare_with_one_process, str(tmp_path), meta), nprocs=2)
+    two_ranks(worker, compare_with_one_process, str(tmp_path), meta)
 
 
 @pytest.mark.parametrize("meta", ["ATSS", "GFL"])
 def test_two_ranks_give_the_supervised_losses_of_one_process(tmp_path, meta):
     torch.save(supervised_and_gradients(meta, whole_batch(), ddp=False), tmp_path / "expected.pth")
-    mp.spawn(worker, (compare_supervised, str(tmp_path), meta), nprocs=2)
+    two_ranks(worker, compare_supervised, str(tmp_path), meta)
 
 
 @pytest.mark.parametrize("meta", ["RetinaNet", "GeneralizedRCNN"])
 def test_parameters_stay_equal(tmp_path, meta):
-    mp.spawn(worker, (train_three_steps, str(tmp_path), meta), nprocs=2)
+    two_ranks(worker, train_three_steps, str(tmp_path), meta)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 from numpy.testing import assert_allclose
 
@@ -15,6 +14,7 @@ from d2kd.evaluation import QualityEvaluator, QualityProbe
 from d2kd.evaluation.quality import agreement
 from d2kd.testing import make_batch
 from tests.helpers import d2kd, detector, write_config
+from tests.ranks import two_ranks
 
 
 def test_agreement_by_hand():
@@ -94,7 +94,7 @@ def test_two_ranks_give_what_one_process_gives(tmp_path):
     evaluator = QualityEvaluator()
     evaluator.process([], outputs())
     expected = evaluator.evaluate()
-    mp.spawn(evaluate_half, (str(tmp_path),), nprocs=2)
+    two_ranks(evaluate_half, str(tmp_path))
     assert torch.load(tmp_path / "results.pth", weights_only=False) == expected
 
 

@@ -1,7 +1,6 @@
 """A kill at any moment changes no weight, no evaluation, no best model and no row of metrics."""
 
 import json
-import multiprocessing
 import os
 import random
 import sys
@@ -19,13 +18,10 @@ from d2kd.data import register_custom_datasets
 from d2kd.evaluation.coco import FastCOCOEvaluator
 from tests.engine.hooks.test_exact_resume import UNTIMED, config, train
 from tests.faults.conftest import FULL
+from tests.ranks import CLEAN
 
 KILLED = 9
 PERIODS = {"together": (6, 6), "evaluated often": (9, 6), "rarely": (4, 8)}  # checkpoint, test
-
-
-CLEAN = multiprocessing.get_context("forkserver")  # no threads of autograd are forked
-CLEAN.set_forkserver_preload([__name__])
 
 
 def build(folder, squares, name, periods):

@@ -8,7 +8,6 @@ of it. There, and for BatchNorm's statistics, only that the ranks' parameters st
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
@@ -16,6 +15,7 @@ from d2kd.losses import mean_over_ranks
 from d2kd.testing import make_batch
 from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import pair
+from tests.ranks import two_ranks
 
 LINEAR = ("CWD", "FitNets", "MGD")
 
@@ -67,9 +67,9 @@ def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):
     expected = terms_and_gradients(whole_batch(), ddp=False)
     assert len(expected[0]) == 3 and all(v.item() > 0 for v in expected[0].values())
     torch.save(expected, tmp_path / "expected.pth")
-    mp.spawn(worker, (compare_with_one_process, str(tmp_path), "RetinaNet"), nprocs=2)
+    two_ranks(worker, compare_with_one_process, str(tmp_path), "RetinaNet")
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
 def test_parameters_stay_equal(tmp_path, norm):
-    mp.spawn(worker, (train_three_steps, str(tmp_path), norm), nprocs=2)
+    two_ranks(worker, train_three_steps, str(tmp_path), norm)

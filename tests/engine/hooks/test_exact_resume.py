@@ -2,17 +2,12 @@
 
 import contextlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 from torch.testing import assert_close
 
@@ -20,9 +15,9 @@ from d2kd import DistillationTrainer
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
-from tests.conftest import ROOT
 from tests.faults.conftest import FULL
 from tests.helpers import detector, write_config
+from tests.ranks import start_training, two_ranks
 
 ITERATIONS, PERIOD = 8, 2
 CASES = {
@@ -118,16 +113,12 @@ def test_a_kill_between_the_last_checkpoint_and_the_final_one(tmp_path, squares)
 
 def start(cfg, path):
     path.write_text(cfg.dump())
-    command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), "--resume",
-               "--import", str(path.parent / "mine.py"), "--config-file", str(path)]  # fmt: skip
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=env, cwd=ROOT, **quiet)
+    return start_training("--resume", "--config-file", path)
 
 
 def wait_for_training(folder, process):
     """Until the run has written its first new checkpoint, or has ended."""
-    while process.poll() is None and not (folder / "last_checkpoint").exists():
+    while process.is_alive() and not (folder / "last_checkpoint").exists():
         time.sleep(0.05)
 
 
@@ -135,16 +126,18 @@ def wait_for_training(folder, process):
 def test_killed(tmp_path, squares, seed):
     """SIGKILL at a random moment, more than once, in processes of their own."""
     case, rng = list(CASES)[seed % len(CASES)], random.Random(seed)
-    (tmp_path / "mine.py").write_text("import d2kd.testing\n")
     whole = start(config(case, tmp_path, squares, "whole"), tmp_path / "whole.yaml")
     cfg = config(case, tmp_path, squares, "parts")
     for _ in range(2):
         process = start(cfg, tmp_path / "run.yaml")
         wait_for_training(tmp_path / "parts", process)
         time.sleep(rng.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(cfg, tmp_path / "run.yaml").wait() == whole.wait() == 0
+        process.kill()
+        process.join()
+    last = start(cfg, tmp_path / "run.yaml")
+    for process in (last, whole):
+        process.join()
+        assert process.exitcode == 0
     found = zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True)
     for whole, parts in list(found)[:3]:
         assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)
@@ -173,7 +166,7 @@ def test_two_ranks(tmp_path, squares, case):
         path = tmp_path / f"{name}.yaml"
         path.write_text(config(case, tmp_path, squares, name).dump())
         paths.append(str(path))
-    mp.spawn(on_rank, (str(tmp_path), paths), nprocs=2)
+    two_ranks(on_rank, str(tmp_path), paths)
     found = zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True)
     for whole, parts in list(found)[:3]:
         assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
@@ -16,6 +15,7 @@ from d2kd.config.loading import merge_config_file
 from d2kd.engine.hooks.balance import GradientBalance
 from tests.engine.hooks.test_balance import measured
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
+from tests.ranks import two_ranks
 
 NORMS = [  # of gradients, on each rank
     [{"task": 1.0, "A": 0.5, "B": 2.0}, {"task": 1.0, "A": 0.5, "B": 2.0}],
@@ -56,7 +56,7 @@ def test_two_ranks(tmp_path, squares):
         cfg.DISTILL.BALANCE.SHARES, cfg.DISTILL.BALANCE.STEPS = (0.2,), 2
         cfg.DISTILL.BALANCE.PERIOD, cfg.DISTILL.TEACHER.CHECK_IMAGES = 1, 100
         (tmp_path / f"{name}.yaml").write_text(cfg.dump())
-    mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    two_ranks(on_rank, str(tmp_path))
     weights = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     assert weights[0] == weights[1] == {"A": pytest.approx(1), "B": pytest.approx(0.5 / 2**0.5)}
     for one, parts in zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True):
