@@ -21,34 +21,36 @@ class Position(TypedDict):
 class MetricsFile(EventWriter):
     """Detectron2's `JSONWriter`, with a position that a resumed run goes back to.
 
-    A row per iteration in which a value was put last; those of losses are medians.
+    A row per iteration in which a value was put last; those of losses are medians. What is put
+    after its iteration's row, as by a user's evaluation, gets a row of its own.
     """
 
     def __init__(self, path: Path) -> None:
         """Set the file; nothing is opened before the first row."""
-        self._path, self._written = path, -1
+        self._path, self._start = path, -1
+        self._written: Dict[str, int] = {}
 
     def write(self) -> None:
         """Append what has no row yet, synced to the disk."""
         rows: Dict[int, Dict[str, Any]] = {}
         latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
         for name, (value, iteration) in latest.items():
-            if iteration > self._written:
+            if iteration > self._written.get(name, self._start):
                 rows.setdefault(iteration, {"iteration": iteration})[name] = value
+                self._written[name] = iteration
         if rows:
             text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows.values())
             append(self._path, text)
-            self._written = max(rows)
 
     @property
     def position(self) -> Position:
         """Where the file ends now."""
         size = self._path.stat().st_size if self._path.exists() else 0
-        return {"size": size, "written": self._written}
+        return {"size": size, "written": max(self._written.values(), default=self._start)}
 
     def go_back(self, position: Position) -> None:
         """Cut the rows that were written after a position."""
-        self._written = position["written"]
+        self._start, self._written = position["written"], {}
         if self._path.exists():
             self._rewrite(self._path.read_bytes()[: position["size"]])
 
@@ -65,7 +67,7 @@ class MetricsFile(EventWriter):
             iteration = _iteration(line)
             if iteration is not None and iteration <= last:
                 kept[line] = iteration
-        self._written = max(kept.values(), default=-1)
+        self._start, self._written = max(kept.values(), default=-1), {}
         self._rewrite(b"".join(kept))
         return len(lines) - len(kept)
 

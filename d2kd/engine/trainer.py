@@ -132,19 +132,19 @@ class DistillationTrainer(Builders):
 
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Stock hooks, with those that act before a step in front."""
-        distiller = self.distiller
+        distiller, cfg = self.distiller, self.cfg
         detector = self._unwrapped if distiller is None else distiller.student
-        solver = self.cfg.SOLVER
-        self.metrics = MetricsFile(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
-        resume = ExactResume(detector, self.cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
+        solver = cfg.SOLVER
+        self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
+        resume = ExactResume(detector, cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
         self.average = WeightAverage(detector, solver.EMA.DECAY) if solver.EMA.DECAY else None
-        before = [] if distiller is None else build_distillation_hooks(self.cfg)
-        stock = adapt_stock_hooks(super().build_hooks(), self.cfg, self.evaluate, before)
+        before = [] if distiller is None else build_distillation_hooks(cfg)
+        stock = adapt_stock_hooks(super().build_hooks(), cfg, self.evaluate, self.metrics, before)
         hooks = [resume, self.average, *stock]
         if solver.BEST_METRIC and comm.is_main_process():
-            folder, period = self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD
+            folder, period = cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD
             hooks.append(BestStudent(period, solver.BEST_METRIC, self._evaluated, folder))
-        record = RunRecord(self.cfg) if comm.is_main_process() else None
+        record = RunRecord(cfg) if comm.is_main_process() else None
         return [*before, *hooks, record, StopOnSignal(resume)]
 
     def evaluate(self) -> Dict[str, Any]:

@@ -47,8 +47,13 @@ def test_a_run_that_was_stopped_goes_on_as_it_would_have(folder):
     assert_close(resumed["distillation"], whole["distillation"], rtol=1e-2, atol=1e-3)
     after = {x["iteration"]: x["total_loss"] for x in metrics(run) if "total_loss" in x}
     expected = {x["iteration"]: x["total_loss"] for x in before if "total_loss" in x}
-    assert set(after) == {79, 99, 119}
-    assert_close(after, {i: expected[i] for i in after}, rtol=1e-2, atol=0)
+    assert {79, 99, 119} <= set(after)  # short runs have more rows than they had
+    assert_close(
+        {i: after[i] for i in (79, 99, 119)},
+        {i: expected[i] for i in (79, 99, 119)},
+        rtol=1e-2,
+        atol=0,
+    )
     log = (run / "log.txt").read_text()
     assert "Starting training from iteration 60" in log and "Cannot find the hook" not in log
 

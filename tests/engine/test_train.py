@@ -42,11 +42,11 @@ def metrics(folder):
 def test_a_plain_student_learns(tmp_path, squares):
     path = write_config(tmp_path, squares, SOLVER__MAX_ITER=160)
     run(path)
-    rows = [row for row in metrics(tmp_path) if "total_loss" in row]
-    # the loss normaliser is a moving average from 100 on; it has settled by the third row
-    assert rows[-1]["iteration"] == 159 and rows[2]["iteration"] == 59
-    assert rows[-1]["total_loss"] < 0.8 * rows[2]["total_loss"]
-    assert not any(key.startswith("loss_PKD") for key in rows[-1])
+    rows = {row["iteration"]: row for row in metrics(tmp_path) if "total_loss" in row}
+    assert 50 <= len(rows) <= 70  # enough for a curve
+    # the loss normaliser is a moving average from 100 on; it has settled by then
+    assert rows[159]["total_loss"] < 0.8 * rows[59]["total_loss"]
+    assert not any(key.startswith("loss_PKD") for key in rows[159])
 
 
 def test_distillation_end_to_end(tmp_path, squares, teacher, capsys):

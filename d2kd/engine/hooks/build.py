@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 
+from ..metrics_file import MetricsFile
 from .balance import GradientBalance
 from .best_checkpoint import BestStudent
 from .gradient_share import GradientShare
@@ -33,6 +34,7 @@ def adapt_stock_hooks(
     hooks: Sequence[Optional[HookBase]],
     cfg: CfgNode,
     evaluate: Callable[[], Dict[str, Any]],
+    metrics: MetricsFile,
     others: Sequence[Optional[HookBase]] = (),
 ) -> List[Optional[HookBase]]:
     """Stock hooks that delete all but the last checkpoints, and keep a record of evaluations.
@@ -41,6 +43,7 @@ def adapt_stock_hooks(
         hooks: Detectron2's.
         cfg: of the training.
         evaluate: all ranks call it, and the first gets the measures.
+        metrics: gets a row in 20 steps, in short runs as many as make 50 rows or more.
         others: those of a distillation, of which `TeacherCheck` adds to the measures.
     """
     for check in others:
@@ -49,7 +52,10 @@ def adapt_stock_hooks(
     for hook in hooks:
         if cfg.SOLVER.CHECKPOINTS_TO_KEEP > 0 and isinstance(hook, PeriodicCheckpointer):
             hook.max_to_keep = cfg.SOLVER.CHECKPOINTS_TO_KEEP
-    return [RecordedEval(cfg, evaluate) if isinstance(x, EvalHook) else x for x in hooks]
+    found = [RecordedEval(cfg, evaluate) if isinstance(x, EvalHook) else x for x in hooks]
+    if any(isinstance(x, PeriodicWriter) for x in hooks):  # the first rank's
+        found.append(PeriodicWriter([metrics], min(20, max(1, cfg.SOLVER.MAX_ITER // 50))))
+    return found
 
 
 def finish_step(hooks: Sequence[HookBase]) -> None:
