@@ -1,6 +1,7 @@
 """Configs from files and options, loaded without running what they hold."""
 
 import difflib
+import re
 from typing import Any, Dict, Sequence, Set
 
 import torch
@@ -17,6 +18,7 @@ from .locate import resolve_config_file
 from .unread import say_typed_in_vain
 
 _MISFITS = ValueError, RecursionError, MemoryError
+_MISMATCH = re.compile(r"with values \((.*) vs\. (.*)\) for config key: (\S+)")
 
 
 def load_config(path: str, options: Sequence[str]) -> CfgNode:
@@ -69,9 +71,11 @@ def _type_hint(error: Exception) -> str:
     if isinstance(error, (RecursionError, MemoryError)):
         return "a value is nested too deep"  # Detectron2 reads texts as Python's literals
     text = plain(str(error).split("\n")[0], 300)
-    if "float" in text and "int" in text:
-        text += " (write a number with a decimal point, 1.0, where one is the default)"
-    return text
+    form = " (write a number with a decimal point, 1.0)" * ("float" in text and "int" in text)
+    if found := _MISMATCH.search(text):
+        old, new, key = found.groups()
+        text = f"{new} is of another type than {old}, the value of {key} so far: write it alike"
+    return text + form
 
 
 def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:

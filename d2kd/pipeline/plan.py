@@ -134,7 +134,10 @@ def read_plan(wishes: Wishes) -> Plan | None:
     """
     file = Path(wishes.output, PLAN)
     if file.resolve().is_relative_to(Path(wishes.folder).resolve()):
-        raise ConfigError(f"--output {wishes.output} is inside of {wishes.folder}: give another.")
+        raise ConfigError(
+            f"--output {wishes.output} is inside of {wishes.folder}: give a "
+            "folder beside it, such as --output ../distilled."
+        )
     if not file.is_file():
         if others := sorted({x.name for x in file.parent.glob("*")} - {DATA}):
             raise ConfigError(

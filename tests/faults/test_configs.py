@@ -56,6 +56,8 @@ def test_a_misspelt_key_gets_the_right_one(bases):
         train(base, ["SOLVER.BASE_LR"])
     with pytest.raises(ConfigError, match="SOLVER.BASE_LR: .*decimal point"):
         train(base, ["SOLVER.BASE_LR", "1"])
+    with pytest.raises(ConfigError, match=r"64 is of another type than \(\d+,\), .*: write it"):
+        train(base, ["INPUT.MIN_SIZE_TRAIN", "64"])
 
 
 def test_keys_that_contradict_each_other(bases):

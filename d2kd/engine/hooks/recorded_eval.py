@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
@@ -48,6 +49,8 @@ class RecordedEval(EvalHook):
 
     def _results(self) -> Dict[str, Any]:
         known, self._known = self._known, None
+        if known is None:
+            logging.getLogger(__name__).info("Evaluation on %s", ", ".join(self._cfg.DATASETS.TEST))
         results = self._evaluate() if known is None else known if comm.is_main_process() else {}
         measures = {task: x for task, x in results.items() if task != OF_TRAINING}
         self.trainer._last_eval_results = measures  # what any evaluation of the detector gives
