@@ -124,7 +124,7 @@ def test_another_plan_stays_as_it_is(here):
     write_plan(plan(("report", "report a --output out/r")))
     with pytest.raises(ConfigError, match=r"plan of another command \(seed 1\): type that again"):
         read_plan(wishes(seed=2))
-    with pytest.raises(ConfigError, match="is inside of photos: give another"):
+    with pytest.raises(ConfigError, match="is inside of photos: give a folder beside"):
         read_plan(wishes(output="photos/out"))
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("")
