@@ -1,25 +1,28 @@
 """The keys of a config as a flat list."""
 
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List
 
 from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 
 
-def flatten(node: Dict[str, Any], prefix: str = "") -> Iterator[Tuple[str, Any]]:
-    """Keys and values of a config, or of the yaml of one, the keys with dots."""
-    for key, value in node.items():
+def flatten(node: Dict[Any, Any], dot: str = ".") -> Dict[str, Any]:
+    """Values of a config, or of a yaml or json file, by their keys joined with dots, in order."""
+    found, rest = {}, [(str(key), value) for key, value in reversed(node.items())]
+    while rest:
+        key, value = rest.pop()
         if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
+            rest += [(f"{key}{dot}{inner}", x) for inner, x in reversed(value.items())]
         else:
-            yield f"{prefix}{key}", value
+            found[key] = value
+    return found
 
 
 def changed_keys(cfg: CfgNode, defaults: CfgNode) -> List[str]:
     """Keys of `cfg` whose values are not those of `defaults`."""
-    before = dict(flatten(defaults))
-    return [key for key, value in flatten(cfg) if key not in before or before[key] != value]
+    before = flatten(defaults)
+    return [key for key, value in flatten(cfg).items() if key not in before or before[key] != value]
 
 
 def refuse_none(cfg: CfgNode, defaults: CfgNode, where: str = "") -> None:
@@ -27,8 +30,8 @@ def refuse_none(cfg: CfgNode, defaults: CfgNode, where: str = "") -> None:
 
     Detectron2 merges None, and yaml's null or nothing behind a colon, into any key.
     """
-    values = dict(flatten(cfg))
-    for key, default in flatten(defaults):
+    values = flatten(cfg)
+    for key, default in flatten(defaults).items():
         if default is not None and key in values and values[key] is None:
             kind = "list" if isinstance(default, (list, tuple)) else type(default).__name__
             raise ConfigError(f"{where}{key} is None, or empty in yaml: give a value ({kind}).")

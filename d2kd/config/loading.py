@@ -58,7 +58,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
 
 
 def _unknown_key(cfg: CfgNode, key: str, where: str) -> ConfigError:
-    keys = [name for name, _ in flatten(cfg)]
+    keys = list(flatten(cfg))
     near = difflib.get_close_matches(key, keys, n=3, cutoff=0.7)
     by_name = {name: name.rpartition(".")[2] for name in keys}
     last = key.rpartition(".")[2]
@@ -109,8 +109,8 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:
     except (*_MISFITS, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"{key}: {path}: {_type_hint(error)}") from error
     refuse_none(cfg, get_d2kd_cfg(), f"{key}: {path}: ")
-    said = {name for name, _ in flatten(keys)}
-    return said if 2 * len(said) < len(list(flatten(cfg))) else set()
+    said = set(flatten(keys))
+    return said if 2 * len(said) < len(flatten(cfg)) else set()
 
 
 def _merge_keys(cfg: CfgNode, keys: Dict[str, Any], path: str) -> None:

@@ -63,7 +63,7 @@ def naming_keys(cfg: CfgNode, section: str, whose: str = "") -> Iterator[None]:
 
 def _name(cfg: CfgNode, section: str, error: Exception) -> str:
     changed = changed_keys(cfg, get_d2kd_cfg())
-    values = dict(flatten(cfg))
+    values = flatten(cfg)
     words = [word for pair in re.findall(r"'([^']+)'|\"([^\"]+)\"", str(error)) for word in pair]
     if named := [key for key in changed if _strings(values[key]) & set(filter(None, words))]:
         return f"{', '.join(named)} is the likely cause."

@@ -35,7 +35,7 @@ def default_methods(cfg: CfgNode, teacher: CfgNode) -> Tuple[str, ...]:
 
 def _predicted(cfg: CfgNode, detector: str) -> List[Any]:
     """What must be alike where predictions are compared; nothing of RoI heads that RoIKD cannot."""
-    values, count = dict(flatten(cfg)), class_count_key(detector)
+    values, count = flatten(cfg), class_count_key(detector)
     node = count.removesuffix("NUM_CLASSES")
     if detector == _TWO_STAGE:
         name, on_predicted = (values[key] for key in _REGIONS)
@@ -57,7 +57,7 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
         begun: of a distillation that goes on: its keys, which stay too; those that its version did
             not have keep their defaults.
     """
-    teacher, now = teacher_config(cfg, 0), dict(flatten(cfg))
+    teacher, now = teacher_config(cfg, 0), flatten(cfg)
     said = {*said, *changed_keys(cfg, get_d2kd_cfg())}
     alike = teacher.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
     keys: Dict[str, Any] = {"DISTILL.INIT_FROM_TEACHER": "neck+head" if alike else "neck"}

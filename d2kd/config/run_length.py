@@ -45,7 +45,7 @@ def fit_run(
     Raises:
         ConfigError: a key that this reads has a value that it cannot have.
     """
-    now, before, begun = dict(flatten(cfg)), dict(flatten(own)), begun or {}
+    now, before, begun = flatten(cfg), flatten(own), begun or {}
     _check(now, before)
     fits = {key: (value, why) for key, value, why in _fits(now, before, tests)}
     began = {**now, LENGTH: begun.get(LENGTH, now[LENGTH])}

@@ -83,7 +83,7 @@ def _type_schema(value: Any) -> Schema:
 
 def _descriptions() -> Iterator[Tuple[str, str]]:
     """What the comments and docstrings that come with d2kd's keys say of them."""
-    keys = [key for key, _ in flatten(get_d2kd_cfg())]
+    keys = list(flatten(get_d2kd_cfg()))
     for module in _SOURCES:
         for name, text in _COMMENT.findall(inspect.getsource(module)):
             yield from ((key, text) for key in keys if _means(module, name, key))

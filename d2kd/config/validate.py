@@ -25,7 +25,7 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: names the key, the value, and what it must be.
     """
     refuse_none(cfg, get_d2kd_cfg())
-    values = dict(flatten(cfg))
+    values = flatten(cfg)
     _refuse_ignored(values)
     for key, value in values.items():
         check_value(key, value)

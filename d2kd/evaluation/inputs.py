@@ -108,7 +108,7 @@ def _of_run(weights: str) -> Optional[Pixels]:
     if not path.is_file():
         return None
     try:
-        keys = dict(flatten(read_yaml(path)))
+        keys = flatten(read_yaml(path))
         names = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
         found, mean, std = (keys[name] for name in names)
         return Pixels(str(found), [float(x) for x in mean], [float(x) for x in std])

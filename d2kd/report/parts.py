@@ -4,67 +4,49 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from ..errors import ConfigError
 
 Curve = Tuple[List[int], List[float]]
 _PICTURE = re.compile(r"image\d{1,9}_(\d{1,12})\.png")
-_KINDS = {int: "whole number", dict: "dictionary", list: "list", str: "text"}
+T = TypeVar("T")
+_KINDS: Dict[type, str] = {int: "whole number", dict: "dictionary", list: "list"}
 _MAX_STEP = 10**12
 
 
-class Keys:
-    """Keys and values of a yaml or json file; what cannot be read is a sentence in `missing`."""
-
-    def __init__(self, path: Path, read: Callable[[Path], Any], missing: List[str]) -> None:
-        """Read the file with `read`, which raises ConfigError."""
-        self._file, self._missing = path.name, missing
-        self.values: Dict[Any, Any] = {}
-        if not path.exists():
-            missing.append(f"{path.name} is missing.")
-            return
-        try:
-            values = read(path)
-        except ConfigError as error:
-            missing.append(str(error).replace(str(path), path.name, 1))
-            return
-        if isinstance(values, dict):
-            self.values = values
-        else:
-            missing.append(f"{path.name} holds no keys and values.")
-
-    def get(self, key: str, kind: type, default: Any) -> Any:
-        """The value of a key, its parts parted by dots; `default` where it is of another type."""
-        value: Any = self.values
-        *outer, last = key.split(".")
-        for part in outer:
-            value = value.get(part, {}) if isinstance(value, dict) else None
-        value = value.get(last, default) if isinstance(value, dict) else None
-        if isinstance(value, kind) and not isinstance(value, bool):
-            return value
-        self._missing.append(f"{self._file}: {key} is no {_KINDS[kind]}.")
-        return default
-
-    def texts(self, key: str) -> List[str]:
-        """The list of texts of a key, without entries of other types."""
-        found = self.get(key, list, [])
-        texts = [x for x in found if isinstance(x, str)]
-        if len(texts) < len(found):
-            self._missing.append(f"{self._file}: {key} has entries that are no text.")
-        return texts
+def read_values(path: Path, read: Callable[[Path], Any], missing: List[str]) -> Dict[Any, Any]:
+    """Keys and values of a yaml or json file, {} where `read` raises a ConfigError."""
+    if not path.exists():
+        missing.append(f"{path.name} is missing.")
+        return {}
+    try:
+        values = read(path)
+    except ConfigError as error:
+        missing.append(str(error).replace(str(path), path.name, 1))
+        return {}
+    if not isinstance(values, dict):
+        missing.append(f"{path.name} holds no keys and values.")
+        return {}
+    return values
 
 
-def flatten(node: Dict[Any, Any], dot: str = ".") -> Dict[str, Any]:
-    """Values by their keys joined with dots, in order."""
-    found, rest = {}, [(str(key), value) for key, value in reversed(node.items())]
-    while rest:
-        key, value = rest.pop()
-        if isinstance(value, dict):
-            rest += [(f"{key}{dot}{inner}", x) for inner, x in reversed(value.items())]
-        else:
-            found[key] = value
-    return found
+def value_of(values: Dict[Any, Any], key: str, default: T, file: str, missing: List[str]) -> T:
+    """The value of a key; `default` where it is of another type."""
+    value = values.get(key, default)
+    if type(value) is type(default):
+        return value
+    missing.append(f"{file}: {key} is no {_KINDS[type(default)]}.")
+    return default
+
+
+def texts_of(values: Dict[Any, Any], key: str, file: str, missing: List[str]) -> List[str]:
+    """The list of texts of a key, without entries of other types."""
+    found: List[Any] = value_of(values, key, [], file, missing)
+    texts = [x for x in found if isinstance(x, str)]
+    if len(texts) < len(found):
+        missing.append(f"{file}: {key} has entries that are no text.")
+    return texts
 
 
 def number(value: Any) -> Optional[float]:
@@ -80,11 +62,8 @@ def number(value: Any) -> Optional[float]:
 def read_metrics(path: Path, missing: List[str]) -> Dict[str, Curve]:
     """The curves of metrics.json, one row a line; lines that are no rows are counted."""
     metrics: Dict[str, Curve] = {}
-    if not path.exists():
-        missing.append(f"{path.name} is missing.")
-        return metrics
     if not path.is_file():
-        missing.append(f"{path.name} is no file.")
+        missing.append(f"{path.name} is {'no file' if path.exists() else 'missing'}.")
         return metrics
     count = bad = 0
     try:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
+from ..config.keys import flatten
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml, told
 from ..text import plain
 from .found import Found
-from .parts import Curve, Keys, flatten, last_pictures, number, read_metrics
+from .parts import Curve, last_pictures, number, read_metrics, read_values, texts_of, value_of
 
 _FILES = ("config.yaml", "metrics.json", "results.json", "run.json")
 
@@ -88,26 +89,32 @@ def read_run(folder: Path, name: str) -> RunFolder:
             f"{folder} is not the folder of a run: it has no {', '.join(_FILES)}.{told(folder)}"
         )
     run = RunFolder(name, folder)
-    config = Keys(folder / "config.yaml", read_yaml, run.missing)
-    run.config = flatten(config.values)
+    config = flatten(read_values(folder / "config.yaml", read_yaml, run.missing))
+    run.config = config
     if run.distilled:
-        run.heads = config.texts("DISTILL.HEADS")
-    run.metrics = read_metrics(folder / "metrics.json", run.missing)
-    record = Keys(folder / "run.json", read_json, run.missing)
-    run.record, run.command = record.values, shlex.join(record.texts("command"))
-    results = Keys(folder / "results.json", read_json, run.missing)
-    run.results, run.evaluated = _results(results, run.missing), results.get("run", dict, {})
+        run.heads = texts_of(config, "DISTILL.HEADS", "config.yaml", run.missing)
+    run.record = read_values(folder / "run.json", read_json, run.missing)
+    run.command = shlex.join(texts_of(run.record, "command", "run.json", run.missing))
+    planned = value_of(config, "SOLVER.MAX_ITER", 0, "config.yaml", run.missing)
+    first = value_of(config, "DATASETS.TEST", [], "config.yaml", run.missing)[:1]
+    prefix = "".join(f"{x}/" for x in first)  # of results and curves where there are several
+    run.metrics = {
+        k.removeprefix(prefix): ([i - (i == planned + 1 > 1) for i in x], y)  # behind the last step
+        for k, (x, y) in read_metrics(folder / "metrics.json", run.missing).items()
+    }
+    results = read_values(folder / "results.json", read_json, run.missing)
+    run.results = _results(results, prefix, run.missing)
+    run.evaluated = value_of(results, "run", {}, "results.json", run.missing)
     run.pictures = {kind: last_pictures(folder / kind) for kind in ("detections", "maps")}
-    planned = config.get("SOLVER.MAX_ITER", int, 0)
     if run.steps < planned:
         run.missing.append(f"{run.steps} of {planned} steps are done.")
     return run
 
 
-def _results(results: Keys, missing: List[str]) -> Dict[str, float]:
+def _results(values: Dict[str, Any], prefix: str, missing: List[str]) -> Dict[str, float]:
     """Finite results; null is usual, such as the AP of large objects where there are none."""
-    given = flatten(results.get("results", dict, {}), "/")
-    found = {k: math.nan if v is None else number(v) for k, v in given.items()}
+    given = flatten(value_of(values, "results", {}, "results.json", missing), "/")
+    found = {k.removeprefix(prefix): math.nan if v is None else number(v) for k, v in given.items()}
     bad = sum(x is None or math.isinf(x) for x in found.values())
     if bad:
         missing.append(f"results.json: {bad} of {len(found)} results are no finite numbers.")
@@ -128,11 +135,11 @@ def different_keys(runs: List[RunFolder]) -> Dict[str, List[Any]]:
 @contextmanager
 def noted(run: RunFolder, what: str) -> Iterator[None]:
     """Whatever a damaged run does to the libraries is put into its `missing`, under `what`."""
-    text = ""
     try:
         yield
-    except (ConfigError, OSError) as error:
-        text = f"{what}: {plain(error, 500)}"
     except Exception as error:
-        text = f"{what}: {type(error).__name__}: {plain(error, 500)}"
-    run.missing += [text] * bool(text and text not in run.missing)
+        text = plain(error, 500)
+        if not isinstance(error, (ConfigError, OSError)):
+            text = f"{type(error).__name__}: {text}"
+        if not any(text in x for x in run.missing):
+            run.missing.append(f"{what}: {text}")

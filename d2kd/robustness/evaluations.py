@@ -101,9 +101,7 @@ def load_subjects(plan: Plan) -> List[Subject]:
 def identity(plan: Plan, subject: Subject, cell: Cell) -> Dict[str, Any]:
     """What a result depends on: weights, model, data and the cell's options."""
     # through JSON, where a tuple of the defaults and a list of a run's yaml are the same
-    defaults, values = (
-        json.loads(json.dumps(dict(flatten(x)))) for x in (get_d2kd_cfg(), subject.cfg)
-    )
+    defaults, values = (json.loads(json.dumps(flatten(x))) for x in (get_d2kd_cfg(), subject.cfg))
     changed = {key: x for key, x in values.items() if defaults.get(key) != x}
     dataset = cell.options.get("dataset", subject.cfg.DATASETS.TEST[0])
     return {

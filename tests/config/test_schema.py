@@ -36,7 +36,7 @@ def fits(schema, text):
 def test_it_has_all_keys_and_their_defaults(schema):
     jsonschema.Draft202012Validator.check_schema(schema)
     found = {key: leaf["default"] for key, leaf in leaves(schema) if key != "_BASE_"}
-    assert found == dict(flatten(get_d2kd_cfg()))
+    assert found == flatten(get_d2kd_cfg())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)

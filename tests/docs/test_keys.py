@@ -32,8 +32,7 @@ def cosine(monkeypatch):
 
 
 def known_keys():
-    leaves = [key for key, _ in flatten(get_d2kd_cfg())]
-    parts = [key.split(".") for key in leaves]
+    parts = [key.split(".") for key in flatten(get_d2kd_cfg())]
     return {".".join(key[:n]) for key in parts for n in range(1, len(key) + 1)}
 
 
@@ -75,7 +74,7 @@ def test_keys_take_the_values_that_stand_behind_them(name):
 
 @pytest.mark.parametrize("name", pages())
 def test_defaults_are_those_of_the_code(name):
-    values = dict(flatten(get_d2kd_cfg()))
+    values = flatten(get_d2kd_cfg())
     for key, default, _ in table(pages()[name], "| key | default | meaning |"):
         key, shown = key.strip("`"), default.strip("`")
         if key in values:

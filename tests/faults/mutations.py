@@ -15,7 +15,7 @@ from tests.helpers import detector, write_config
 
 # numbers of steps, places, and what takes too long here
 LEFT_ALONE = ("OUTPUT_DIR", "VERSION", "CUDNN_BENCHMARK", "DISTILL.COMPILE", "SOLVER.MAX_ITER")
-KEYS = [(k, v) for k, v in flatten(get_d2kd_cfg()) if not k.startswith(LEFT_ALONE)]
+KEYS = [(k, v) for k, v in flatten(get_d2kd_cfg()).items() if not k.startswith(LEFT_ALONE)]
 DETECTORS = {"RetinaNet": "('PKD', 'BCKD')", "FCOS": "('CWD', 'CrossKD')", "GFL": "('LD', 'PGD')",
              "GeneralizedRCNN": "('RoIKD', 'StructuredKD')"}  # fmt: skip
 TIMM = ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "test_resnet",

@@ -1,9 +1,12 @@
 """The page about runs: whole ones, broken ones, and what is no run."""
 
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 
 from d2kd.errors import ConfigError
 from d2kd.inference.detections import detect
@@ -117,3 +120,21 @@ def test_a_detector_that_fails_on_a_later_image_does_not_end_the_report(runs, mo
 def test_no_run(tmp_path):
     with pytest.raises(ConfigError, match="is not the folder of a run: it has no config.yaml"):
         write_report([tmp_path], tmp_path / "r.html")
+
+
+def test_the_last_evaluation_is_of_the_last_step(runs):
+    assert read_run(runs[0], "x").metrics["bbox/AP"][0][-1] == 8
+
+
+def test_the_first_of_several_test_sets_counts(runs, tmp_path):
+    folder = shutil.copytree(runs[0], tmp_path / "run")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["DATASETS"]["TEST"] = ["a", "b"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    box = {name: {"bbox": {"AP": ap}} for name, ap in (("a", 3.0), ("b", 4.0))}
+    (folder / "results.json").write_text(json.dumps({"results": box, "run": {}}))
+    (folder / "metrics.json").write_text(
+        '{"iteration": 7, "total_loss": 1.0, "a/bbox/AP": 3.0, "b/bbox/AP": 4.0}\n'
+    )
+    run = read_run(folder, "x")
+    assert run.results["bbox/AP"] == 3 and run.metrics["bbox/AP"] == ([8], [3.0]) and run.done
