@@ -8,6 +8,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ..distiller import Distiller
 from ..text import for_plot
@@ -57,10 +58,21 @@ def truth_of(record: dict) -> Instances:
     return Instances(truth.image_size, pred_boxes=Boxes(boxes), pred_classes=classes)
 
 
+def rgb_of(record: dict, channels: str) -> NDArray[np.uint8]:
+    """The image (H, W, 3) of a mapped record whose channels have this order."""
+    pixels = record["image"].permute(1, 2, 0).numpy().astype(np.uint8)
+    return np.ascontiguousarray(pixels[..., ::-1] if channels == "BGR" else pixels)
+
+
 @torch.no_grad()
-def detect(model: torch.nn.Module, image: torch.Tensor, threshold: float = THRESHOLD) -> Instances:
-    """Detections from a score on, XYXY px of an image (3, H, W) in 0..255."""
-    height, width = image.shape[-2:]
+def detect(
+    model: torch.nn.Module,
+    image: torch.Tensor,
+    threshold: float = THRESHOLD,
+    size: Sequence[int] = (),
+) -> Instances:
+    """Detections from a score on in an image (3, H, W) in 0..255, XYXY px of it, or of `size`."""
+    height, width = size or image.shape[-2:]
     inputs = [{"image": image, "height": height, "width": width}]
     found = model(inputs)[0]["instances"].to("cpu")
     return found[found.scores >= threshold]
@@ -79,8 +91,6 @@ def compare_detections(
             turned = image.flip(0) if teacher.input_format != distiller.input_format else image
             panels[f"teacher {index}"] = detect(teacher.detector, turned)
         panels["student"] = detect(distiller, image)
-        pixels = image.permute(1, 2, 0).numpy().astype(np.uint8)
-        rgb = pixels[..., ::-1] if distiller.input_format == "BGR" else pixels
-        figures.append(draw_detections(np.ascontiguousarray(rgb), panels, classes))
+        figures.append(draw_detections(rgb_of(record, distiller.input_format), panels, classes))
     distiller.train(training)
     return figures

@@ -14,6 +14,7 @@ from ..adapters import STUDENT_ONLY
 from ..data import labelled_test_data
 from ..distiller import Distiller
 from ..heads import DistillationHead
+from .detections import rgb_of
 
 Maps = Dict[str, Dict[int, Tensor]]
 
@@ -92,11 +93,9 @@ def draw_batch(distiller: Distiller, batch: List[dict]) -> List[Figure]:
     """Figures of every image of a batch; [] where no head has maps."""
     figures = []
     for x, maps in zip(batch, distillation_maps(distiller, batch), strict=True):
-        image = x["image"].permute(1, 2, 0).numpy().astype(np.uint8)
-        image = image[..., ::-1] if distiller.input_format == "BGR" else image
         if maps:
             boxes = x["instances"].gt_boxes.tensor.cpu().numpy()
-            figures.append(draw_maps(image, boxes, maps))
+            figures.append(draw_maps(rgb_of(x, distiller.input_format), boxes, maps))
     return figures
 
 

@@ -23,7 +23,7 @@ def first_test_images(cfg: CfgNode, count: int) -> List[dict]:
 
 @torch.no_grad()
 def measure_inference(
-    models: Sequence[nn.Module], images: Sequence[dict], rounds: int = ROUNDS
+    models: Sequence[nn.Module], images: Sequence[Sequence[dict]], rounds: int = ROUNDS
 ) -> List[float]:
     """Median time of one image, batches of one, pre- and post-processing included.
 
@@ -31,16 +31,17 @@ def measure_inference(
 
     Args:
         models: detectors in evaluation mode, on one device.
-        images: model inputs, see `first_test_images`.
+        images: each model's inputs, of the same images; see `first_test_images`.
         rounds: passes over the images, after one that is not counted.
 
     Returns:
         List[float]: milliseconds for each model.
     """
-    times = np.zeros((rounds + 1, len(images), len(models)))
+    times = np.zeros((rounds + 1, len(images[0]), len(models)))
     for index in np.ndindex(times.shape):
+        _, image, model = index
         start = time.perf_counter()
-        models[index[2]]([images[index[1]]])
+        models[model]([images[model][image]])
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times[index] = time.perf_counter() - start

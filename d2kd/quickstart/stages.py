@@ -55,7 +55,8 @@ def run(
         rebuild_teacher(output / "teacher", teacher, steps)
     results, pace = train_all(output, cfg, steps, teacher)
     print("[6/6] measure inference, draw, write the report", flush=True)
-    times = measure_inference([r.model for r in results], first_test_images(cfg, IMAGES))
+    images = [first_test_images(cfg, IMAGES)] * len(results)
+    times = measure_inference([r.model for r in results], images)
     for result, ms in zip(results, times, strict=True):
         result.ms = ms
     finish(output, cfg, results, pace)

@@ -19,13 +19,17 @@ _ADVANTAGE = "distill/teacher_advantage"
 
 def teachers_of(runs: Sequence[RunFolder]) -> List[str]:
     """Names of the runs whose weights a distilled one read, by content."""
-    read = {
-        str(x)
-        for run in runs if run.distilled and isinstance(run.record.get("weights"), dict)
-        for x in run.record["weights"].values()
-    }  # fmt: skip
+    read = {sha for run in runs if run.distilled for sha in _taught_by(run)}
     files = ((run.name, run.folder / x) for run in runs for x in (f"{BEST}.pth", FINAL))
     return [name for name, file in files if read and file.is_file() and sha256_of(file) in read]
+
+
+def _taught_by(run: RunFolder) -> List[str]:
+    """SHA-256 of the weights that it read, those where its training started aside."""
+    weights, teachers = run.record.get("weights"), run.config.get("DISTILL.TEACHER.WEIGHTS")
+    start = run.config.get("MODEL.WEIGHTS")
+    aside = start if not isinstance(teachers, list) or start not in teachers else None
+    return [str(x) for k, x in weights.items() if k != aside] if isinstance(weights, dict) else []
 
 
 def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:

@@ -8,7 +8,8 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
 from ..config.loading import load_config
-from ..data import first_test_set, register_custom_datasets
+from ..data import first_test_set
+from ..data.custom import registered
 from ..errors import ConfigError
 from ..evaluation import FastCOCOEvaluator
 from ..evaluation.bootstrap import bootstrap, weighted_ap
@@ -66,11 +67,11 @@ def found_by(run: RunFolder) -> Optional[Found]:
 
 def _read(run: RunFolder) -> Found:
     cfg = load_config(str(run.folder), [])
-    register_custom_datasets(cfg)
     name = first_test_set(cfg)
     folder = run.folder / "inference" / file_name(name)
-    evaluator = FastCOCOEvaluator(name)
-    classes = list(MetadataCatalog.get(name).thing_classes)
+    with registered(cfg):
+        evaluator = FastCOCOEvaluator(name)
+        classes = list(MetadataCatalog.get(name).thing_classes)
     detections = evaluator.read(folder / "coco_instances_results.json")
     found = Found(evaluator.truth, detections, classes)
     ones = np.ones(len(evaluator.truth["images"]), np.int64)

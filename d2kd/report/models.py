@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import load_config
-from ..data import first_test_set, labelled_test_data, register_custom_datasets
+from ..data import build_mapper, first_test_set, labelled_test_data
+from ..data.custom import registered
 from ..evaluation.best_f1 import score_threshold, stored_best_f1
-from ..inference.detections import detect, truth_of
+from ..inference.detections import detect, rgb_of, truth_of
 from ..inference.predict import build_student
 from ..inference.speed import measure_inference
 from .pictures import Choice, Panel, choose_images, panel, truth_panel
@@ -53,21 +53,17 @@ class _Model:
     cfg: CfgNode
     detector: nn.Module
     threshold: float
-
-    def input(self, image: Tensor, channels: str) -> Tensor:
-        """An image (3, H, W) in the channel order of this model."""
-        return image if channels == self.cfg.INPUT.FORMAT else image.flip(0)
+    images: List[Tensor] = field(default_factory=list)
+    found: List[Instances] = field(default_factory=list)
 
 
-@dataclass
-class _TestImages:
+class _TestImages(NamedTuple):
+    """Mapped records, titles of the first ones, order of the channels, and class names."""
+
     batch: List[dict]
     titles: List[str]
     channels: str
     classes: Sequence[str]
-
-
-_Found = Tuple[_Model, List[Instances]]
 
 
 def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -> Models:
@@ -81,14 +77,13 @@ def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -
     models = [model for run in runs for model in _load(run, last)]
     millions, mb = ({x.run.name: f(x.detector) for x in models} for f in (_millions, _mb))
     found = Models(millions, mb)
-    choice = choose_images(runs, images)
+    choice = choose_images([x.run for x in models], images)
     loaded = (_test_images(x, choice) for x in models if choice.run in ("", x.run.name))
     data = next((x for x in loaded if x), None)
-    detections = [(x, y) for x in models if data and (y := _detections(x, data))]
-    if not (data and detections):
-        return found
-    found.pictures = [_picture(i, detections, data) for i in range(len(data.titles))]
-    found.milliseconds = _times([x for x, _ in detections], data)
+    models = [x for x in models if data and _detects(x, data)]
+    if data and models:
+        found.pictures = [_picture(i, models, data) for i in range(len(data.titles))]
+        found.milliseconds = _times(models)
     return found
 
 
@@ -121,8 +116,7 @@ def _load(run: RunFolder, last: bool) -> List[_Model]:
 
 def _test_images(model: _Model, choice: Choice) -> Optional[_TestImages]:
     """The chosen images, and behind them those that the time is measured on."""
-    with noted(model.run, "Test images"):
-        register_custom_datasets(model.cfg)
+    with noted(model.run, "Test images"), registered(model.cfg):
         records, mapper = labelled_test_data(model.cfg)
         shown = {i: x for i, x in choice.titles.items() if i < len(records)}
         further = range(min(len(records), max(0, _SPEED_IMAGES - len(shown))))
@@ -133,26 +127,28 @@ def _test_images(model: _Model, choice: Choice) -> Optional[_TestImages]:
     return None
 
 
-def _detections(model: _Model, data: _TestImages) -> List[Instances]:
-    """Those in each image; none if the detector fails in one, so that the others are shown."""
+def _detects(model: _Model, data: _TestImages) -> bool:
+    """Try the images, resized as for this model; whether all went well."""
     with noted(model.run, "Speed and detections"):
-        inputs = [model.input(x["image"], data.channels) for x in data.batch]
-        return [detect(model.detector, x, model.threshold) for x in inputs]
-    return []
+        mapper = build_mapper(model.cfg, is_train=False)
+        model.images = [mapper(x)["image"] for x in data.batch]
+        sizes = [x["image"].shape[-2:] for x in data.batch]
+        model.found = [detect(model.detector, x, model.threshold, size)
+                       for x, size in zip(model.images, sizes, strict=True)]  # fmt: skip
+        return True
+    return False
 
 
-def _picture(index: int, detections: Sequence[_Found], data: _TestImages) -> Picture:
+def _picture(index: int, models: Sequence[_Model], data: _TestImages) -> Picture:
     record = data.batch[index]
-    pixels = record["image"].permute(1, 2, 0).numpy().astype(np.uint8)
-    image = np.ascontiguousarray(pixels[..., ::-1] if data.channels == "BGR" else pixels)
-    truth, objects = truth_of(record), record["instances"]
+    image, truth, objects = rgb_of(record, data.channels), truth_of(record), record["instances"]
     masks = objects.gt_masks if objects.has("gt_masks") else None
     panels = [truth_panel(image, truth, data.classes, masks)]
-    panels += [panel(m.run.name, image, truth, x[index], data.classes) for m, x in detections]
+    panels += [panel(x.run.name, image, truth, x.found[index], data.classes) for x in models]
     return Picture(data.titles[index], panels)
 
 
-def _times(models: Sequence[_Model], data: _TestImages) -> Dict[str, float]:
-    inputs = [{"image": x["image"]} for x in data.batch[:_SPEED_IMAGES]]
+def _times(models: Sequence[_Model]) -> Dict[str, float]:
+    inputs = [[{"image": x} for x in model.images[:_SPEED_IMAGES]] for model in models]
     times = measure_inference([x.detector for x in models], inputs, _SPEED_ROUNDS)
     return {x.run.name: ms for x, ms in zip(models, times, strict=True)}

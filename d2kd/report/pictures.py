@@ -3,13 +3,15 @@
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
-from detectron2.structures import BoxMode, Instances
+import torch
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..evaluation.error_types import judge
-from ..evaluation.records import Coco
+from ..evaluation.error_types import JudgedDetections, judge
+from ..evaluation.records import boxes_of
 from ..inference.detections import WIDTH
 from ..text import for_plot
 from .runs import RunFolder
@@ -50,8 +52,8 @@ def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
     worst = np.lexsort((-wrong, -missed, -(missed + wrong)))[:half].tolist()
     best = np.lexsort((-found, missed + wrong, found == 0)).tolist()
     best = [i for i in best if i not in worst][: count - half]
-    kinds = {"Worst": worst, "Best": best}
-    titles = {i: f"{kind} {number} of {subject.name}" for kind, images in kinds.items()
+    of = f"in the last evaluation of {subject.name}"
+    titles = {i: f"{kind} {number} {of}" for kind, images in (("Worst", worst), ("Best", best))
               for number, i in enumerate(images, 1)}  # fmt: skip
     return Choice(subject.name, titles)
 
@@ -77,7 +79,7 @@ def panel(
     name: str, image: NDArray[np.uint8], truth: Instances, found: Instances, classes: Sequence[str]
 ) -> Panel:
     """What one model found, what of it is wrong, and what it missed; see `truth_panel`."""
-    judged = judge(_coco(truth), _detections(found))
+    judged = _judge(truth, found)
     order = np.argsort(-found.scores.numpy(), kind="stable")[: len(judged.kinds)]
     order, kinds = order[::-1].copy(), judged.kinds[::-1]  # the best score on top
     names, places = _names(found, classes), found.pred_boxes.tensor.tolist()
@@ -116,17 +118,8 @@ def _draw(image: NDArray[np.uint8], boxes: Sequence[_Box], masks: Any = None) ->
     return Image.fromarray(visualizer.output.get_image())
 
 
-def _coco(truth: Instances) -> Coco:
-    objects = [{"id": i + 1, "iscrowd": 0, **x} for i, x in enumerate(_records(truth))]
-    return {"images": [{"id": 0}], "annotations": objects}
-
-
-def _detections(found: Instances) -> List[dict]:
-    scores = found.scores.tolist()
-    return [{**x, "score": s} for x, s in zip(_records(found), scores, strict=True)]
-
-
-def _records(found: Instances) -> List[dict]:
-    boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
-    pairs = zip(boxes, found.pred_classes.tolist(), strict=True)
-    return [{"image_id": 0, "bbox": box, "category_id": k} for box, k in pairs]
+def _judge(truth: Instances, found: Instances) -> JudgedDetections:
+    labelled = Instances(truth.image_size, scores=torch.ones(len(truth)), **truth.get_fields())
+    records, detections = (instances_to_coco_json(boxes_of(x), 0) for x in (labelled, found))
+    objects = [{"id": i, "iscrowd": 0, **x} for i, x in enumerate(records)]
+    return judge({"images": [{"id": 0}], "annotations": objects}, detections)

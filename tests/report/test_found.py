@@ -2,13 +2,17 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
+from d2kd.config.loading import load_config
+from d2kd.data import register_custom_datasets
 from d2kd.evaluation.best_f1 import best_f1
 from d2kd.file_io import sha256_of
 from d2kd.report import write_report
@@ -35,7 +39,7 @@ def test_the_images_with_most_and_least_mistakes(runs, squares):
     assert kd.found.mistakes.missed.tolist() == [1, *[0] * 11]  # of 99 objects, every 99th
     choice = choose_images(runs, 3)
     assert choice.run == "kd" and next(iter(choice.titles)) == 0
-    assert [x.split(" of ")[0] for x in choice.titles.values()] == ["Worst 1", "Worst 2", "Best 1"]
+    assert [x.split(" in ")[0] for x in choice.titles.values()] == ["Worst 1", "Worst 2", "Best 1"]
     assert list(choice.titles)[2] == max(range(1, 12), key=lambda i: (objects[i], -i))
     assert [len(choose_images(runs, n).titles) for n in (0, 1, 99)] == [0, 1, 12]
     assert list(choose_images([RunFolder("a", Path())], 2).titles) == [0, 1]
@@ -106,3 +110,24 @@ def test_a_panel_says_what_is_right():
     masked = panel("a", image, truth, found, ["a", "b"]).image
     inside = masked.getpixel((110, 110))
     assert drawn.image.getpixel((110, 110)) == (0, 0, 0) and inside[2] > inside[0] > 0
+
+
+def test_where_training_starts_is_no_teacher(runs):
+    plain, kd = runs
+    (plain.folder / "model_final.pth").write_bytes(b"weights")
+    kd.record["weights"] = {"start.pth": sha256_of(plain.folder / "model_final.pth")}
+    kd.config["MODEL.WEIGHTS"] = "start.pth"
+    assert teachers_of([plain, kd]) == []
+    kd.config["DISTILL.TEACHER.WEIGHTS"] = ["start.pth"]
+    assert teachers_of([plain, kd]) == ["plain"]
+
+
+def test_two_sets_of_one_name(one_seed, squares, tmp_path):  # noqa: F811
+    plain, kd = one_seed
+    other = shutil.copytree(squares, tmp_path / "other")
+    text = (kd / "config.yaml").read_text()
+    (kd / "config.yaml").write_text(text.replace(str(squares), str(other)))
+    DatasetCatalog.remove("verdict_squares")
+    assert all(found_by(read_run(x, x.name)) for x in (plain, kd))
+    assert "verdict_squares" not in DatasetCatalog
+    register_custom_datasets(load_config(str(plain), []))  # the fixture removes it

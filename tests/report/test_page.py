@@ -4,11 +4,14 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
 from d2kd.errors import ConfigError
+from d2kd.evaluation.confusion import Mistakes
 from d2kd.inference.detections import detect
 from d2kd.report import write_report
 from d2kd.report.models import look_at_models
@@ -102,11 +105,11 @@ def test_parts_that_are_missing_are_named(runs, tmp_path):
 def test_a_detector_that_fails_on_a_later_image_does_not_end_the_report(runs, monkeypatch):
     seen = []
 
-    def detect_or_fail(model, image, threshold):
+    def detect_or_fail(model, *args):
         seen.append(id(model))
         if seen.count(seen[0]) == 2 and id(model) == seen[0]:
             raise RuntimeError("too many boxes")
-        return detect(model, image, threshold)
+        return detect(model, *args)
 
     monkeypatch.setattr("d2kd.report.models.detect", detect_or_fail)
     first, second = (read_run(x, name) for x, name in zip(runs, "ab", strict=True))
@@ -138,3 +141,31 @@ def test_the_first_of_several_test_sets_counts(runs, tmp_path):
     )
     run = read_run(folder, "x")
     assert run.results["bbox/AP"] == 3 and run.metrics["bbox/AP"] == ([8], [3.0]) and run.done
+
+
+def test_each_model_sees_images_of_its_own_size(runs, tmp_path, monkeypatch):
+    other = shutil.copytree(runs[0], tmp_path / "run")
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["INPUT"] |= {"MIN_SIZE_TEST": 32, "FORMAT": "RGB"}
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    seen = {}
+
+    def detect_and_note(model, image, *args):
+        seen.setdefault(id(model), image)
+        return detect(model, image, *args)
+
+    monkeypatch.setattr("d2kd.report.models.detect", detect_and_note)
+    found = look_at_models([read_run(runs[0], "a"), read_run(other, "b")], 1)
+    first, second = seen.values()
+    assert min(second.shape[1:]) == 32 < min(first.shape[1:])
+    assert {len(x.panels) for x in found.pictures} == {3}
+
+
+def test_images_are_chosen_of_a_run_that_can_be_loaded(runs, tmp_path):
+    other = shutil.copytree(runs[1], tmp_path / "run")
+    for path in [*other.glob("*.pth"), other / "last_checkpoint"]:
+        path.unlink(missing_ok=True)
+    found = [read_run(runs[0], "plain"), read_run(other, "distilled")]
+    for run in found:
+        run.found = SimpleNamespace(mistakes=Mistakes(*np.ones((3, 12), int)), best={})
+    assert look_at_models(found, 2).milliseconds.keys() == {"plain"}
