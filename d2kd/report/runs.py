@@ -96,7 +96,7 @@ def read_run(folder: Path, name: str) -> RunFolder:
     run.record = read_values(folder / "run.json", read_json, run.missing)
     run.command = shlex.join(texts_of(run.record, "command", "run.json", run.missing))
     planned = value_of(config, "SOLVER.MAX_ITER", 0, "config.yaml", run.missing)
-    first = value_of(config, "DATASETS.TEST", [], "config.yaml", run.missing)[:1]
+    first: List[Any] = value_of(config, "DATASETS.TEST", [], "config.yaml", run.missing)[:1]
     prefix = "".join(f"{x}/" for x in first)  # of results and curves where there are several
     run.metrics = {
         k.removeprefix(prefix): ([i - (i == planned + 1 > 1) for i in x], y)  # behind the last step
