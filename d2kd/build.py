@@ -111,7 +111,9 @@ _TRUNK = "backbone.bottom_up."
 
 
 def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: str) -> List[str]:
-    """Copy every tensor of the same name and shape from teacher 0, as PGD and FGD do.
+    """Copy every layer of the same name and shapes from teacher 0, as PGD and FGD do.
+
+    A layer of which one tensor does not fit is left whole: a bias alone says nothing.
 
     It happens when the student is built, so a checkpoint in MODEL.WEIGHTS that holds these tensors
     overrides it; a backbone checkpoint does not.
@@ -122,7 +124,7 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
         mode: "none", "neck" (FPN) or "neck+head" (everything but the bottom-up backbone).
 
     Returns:
-        List[str]: names that were eligible but not copied (no such tensor, or another shape).
+        List[str]: names of eligible tensors that were not copied (the teacher's layer has other shapes).
     """
     if mode == "none":
         return []
@@ -130,17 +132,23 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     state = student.state_dict()
     trunk = _TRUNK if any(key.startswith(_TRUNK) for key in state) else "backbone."  # without FPN
     wanted = {k: v for k, v in state.items() if _INHERITED[mode](k) and not k.startswith(trunk)}
-    fits = {k: source[k] for k, v in wanted.items() if k in source and source[k].shape == v.shape}
+    misfits = {k for k, v in wanted.items() if k not in source or source[k].shape != v.shape}
+    broken = {_layer(key) for key in misfits}
+    fits = {k: source[k] for k in wanted if _layer(k) not in broken}
     with torch.no_grad():
         for key, value in fits.items():
             wanted[key].copy_(value)
     left = sorted(set(wanted) - set(fits))
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     logging.getLogger(__name__).info(
-        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, the teacher has no such "
-        "shape: %s%s", mode, len(fits), ", ".join(left[:8]) or "none", more,
+        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, the teacher's layer has "
+        "other shapes: %s%s", mode, len(fits), ", ".join(left[:8]) or "none", more,
     )  # fmt: skip
     return left
+
+
+def _layer(key: str) -> str:
+    return key.rpartition(".")[0]
 
 
 def compile_in_place(adapters: List[DetectorAdapter]) -> None:
