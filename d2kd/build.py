@@ -124,7 +124,7 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
         mode: "none", "neck" (FPN) or "neck+head" (everything but the bottom-up backbone).
 
     Returns:
-        List[str]: names of eligible tensors that were not copied (the teacher's layer has other shapes).
+        List[str]: eligible tensors that were not copied, as the layer has other shapes.
     """
     if mode == "none":
         return []
