@@ -91,8 +91,8 @@ training time. This is one run with one seed on a small data set; other seeds gi
 
 ![Detections](detections.png)
 
-Detections with a score over 0.4. Green: the right digit with an IoU of at least 0.5; red: any
-other.
+Detections with a score of 0.4 or more. Blue: the right digit with an IoU of at least 0.5; orange:
+any other. Dotted yellow: digits that are missed.
 
 ## How it was made
 

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Tuple
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..data import load_dataset, register_custom_datasets
+from ..data import register_custom_datasets
 from ..engine.changes import read_record
 from ..engine.pace import Pace
 from ..engine.provenance import command
@@ -23,7 +23,6 @@ from .training import Result, load_config, train
 
 _PROGRAM = ("d2kd", "quickstart", "__main__.py")  # the end of its path, wherever d2kd is
 _TRAINED = ("student", "distilled", "student_time_matched", "teacher")
-PICTURED = 4  # test images in detections.png
 GUESS = 12.0  # minutes of all trainings on two CPU cores, said before anything is measured
 
 
@@ -119,9 +118,8 @@ def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace) -> Non
     """Draw the pictures, write report.md and print the table and what to do next."""
     teacher, student, _, distilled = results
     draw_curves(teacher, results[1:], output / "curve.png")
-    records = load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST")[:PICTURED]
     shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
-    draw_detections(records, first_test_images(cfg, PICTURED), shown, output / "detections.png")
+    draw_detections(cfg, shown, output / "detections.png")
     share = cfg.DATALOADER.RANDOM_SUBSET_RATIO
     write_report(output / "report.md", results, pace, cfg.SEED, share)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
@@ -14,10 +15,10 @@ from ..config.loading import load_config
 from ..data import build_mapper, first_test_set, labelled_test_data
 from ..data.custom import registered
 from ..evaluation.best_f1 import score_threshold, stored_best_f1
-from ..inference.detections import detect, rgb_of, truth_of
+from ..evaluation.panels import Panel, panels
+from ..inference.detections import detect
 from ..inference.predict import build_student
 from ..inference.speed import measure_inference
-from .pictures import Choice, Panel, choose_images, panel, truth_panel
 from .runs import RunFolder, noted
 
 _SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
@@ -30,21 +31,32 @@ class Picture(NamedTuple):
     panels: List[Panel]
 
 
-@dataclass
-class Models:
-    """What the checkpoints of the runs gave, as far as they and test images could be read.
+class Choice(NamedTuple):
+    """Test images by their numbers, and why each is shown; the run whose test images they are."""
 
-    Attributes:
-        millions: run -> millions of parameters.
-        megabytes: run -> size of the weights in memory, 10^6 bytes.
-        milliseconds: run -> median time of an image.
-        pictures: test images, each as the ground truth and every run has it.
+    run: str
+    titles: Dict[int, str]
+
+
+def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
+    """The images with the most mistakes of the first distilled run, and those with the fewest.
+
+    Of the first run where there is no distilled one, and the first images where detections are
+    missing.
     """
-
-    millions: Dict[str, float] = field(default_factory=dict)
-    megabytes: Dict[str, float] = field(default_factory=dict)
-    milliseconds: Dict[str, float] = field(default_factory=dict)
-    pictures: List[Picture] = field(default_factory=list)
+    known = [run for run in runs if run.found]
+    subject = next((run for run in known if run.distilled), next(iter(known), None))
+    if subject is None or subject.found is None:
+        return Choice("", {i: f"Test image {i + 1}" for i in range(count)})
+    found, missed, wrong = subject.found.mistakes
+    half = min((count + 1) // 2, len(found))
+    worst = np.lexsort((-wrong, -missed, -(missed + wrong)))[:half].tolist()
+    best = np.lexsort((-found, missed + wrong, found == 0)).tolist()
+    best = [i for i in best if i not in worst][: count - half]
+    of = f"in the last evaluation of {subject.name}"
+    titles = {i: f"{kind} {number} {of}" for kind, images in (("Worst", worst), ("Best", best))
+              for number, i in enumerate(images, 1)}  # fmt: skip
+    return Choice(subject.name, titles)
 
 
 @dataclass
@@ -66,34 +78,43 @@ class _TestImages(NamedTuple):
     classes: Sequence[str]
 
 
-def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -> Models:
+def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -> List[Picture]:
     """Load, time and try the runs' detectors; what fails is put into the run's `missing`.
+
+    What they cost is put into the run's `costs`.
 
     Args:
         runs: whose checkpoints are loaded.
         images: test images to draw; see `choose_images`.
         last: load the last checkpoints, not the best.
+
+    Returns:
+        List[Picture]: test images, each as the ground truth and every run has it.
     """
     models = [model for run in runs for model in _load(run, last)]
-    millions, mb = ({x.run.name: f(x.detector) for x in models} for f in (_millions, _mb))
-    found = Models(millions, mb)
     choice = choose_images([x.run for x in models], images)
     loaded = (_test_images(x, choice) for x in models if choice.run in ("", x.run.name))
     data = next((x for x in loaded if x), None)
     models = [x for x in models if data and _detects(x, data)]
-    if data and models:
-        found.pictures = [_picture(i, models, data) for i in range(len(data.titles))]
-        found.milliseconds = _times(models)
-    return found
+    if not (data and models):
+        return []
+    inputs = [[{"image": x} for x in model.images[:_SPEED_IMAGES]] for model in models]
+    times = measure_inference([x.detector for x in models], inputs, _SPEED_ROUNDS)
+    for model, ms in zip(models, times, strict=True):
+        model.run.costs["ms per image"] = ms
+    return [
+        Picture(title, panels(data.batch[i], data.channels,
+                              {x.run.name: x.found[i] for x in models}, data.classes))
+        for i, title in enumerate(data.titles)
+    ]  # fmt: skip
 
 
-def _millions(detector: nn.Module) -> float:
-    return sum(p.numel() for p in detector.parameters()) / 1e6
-
-
-def _mb(detector: nn.Module) -> float:
+def _costs(detector: nn.Module) -> Dict[str, float]:
     tensors = chain(detector.parameters(), detector.buffers())
-    return sum(x.numel() * x.element_size() for x in tensors) / 1e6
+    return {
+        "M parameters": sum(p.numel() for p in detector.parameters()) / 1e6,
+        "MB of weights": sum(x.numel() * x.element_size() for x in tensors) / 1e6,
+    }
 
 
 def _load(run: RunFolder, last: bool) -> List[_Model]:
@@ -109,7 +130,7 @@ def _load(run: RunFolder, last: bool) -> List[_Model]:
         if run.found and run.found.best and not stored_best_f1(path):
             threshold = run.found.threshold
             said = f"score threshold {threshold:g}: the best F1 of its last evaluation"
-        run.checkpoint = f"{text}; {said}"
+        run.checkpoint, run.costs = f"{text}; {said}", _costs(detector)
         return [_Model(run, cfg, detector, threshold)]
     return []
 
@@ -137,18 +158,3 @@ def _detects(model: _Model, data: _TestImages) -> bool:
                        for x, size in zip(model.images, sizes, strict=True)]  # fmt: skip
         return True
     return False
-
-
-def _picture(index: int, models: Sequence[_Model], data: _TestImages) -> Picture:
-    record = data.batch[index]
-    image, truth, objects = rgb_of(record, data.channels), truth_of(record), record["instances"]
-    masks = objects.gt_masks if objects.has("gt_masks") else None
-    panels = [truth_panel(image, truth, data.classes, masks)]
-    panels += [panel(x.run.name, image, truth, x.found[index], data.classes) for x in models]
-    return Picture(data.titles[index], panels)
-
-
-def _times(models: Sequence[_Model]) -> Dict[str, float]:
-    inputs = [[{"image": x} for x in model.images[:_SPEED_IMAGES]] for model in models]
-    times = measure_inference([x.detector for x in models], inputs, _SPEED_ROUNDS)
-    return {x.run.name: ms for x, ms in zip(models, times, strict=True)}

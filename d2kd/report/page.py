@@ -21,7 +21,7 @@ from .charts import ap_charts, curve_charts, run_charts
 from .detection_charts import confusion_charts, detection_charts
 from .doubts import doubts, teachers_of
 from .intervals import found_by
-from .models import Models, look_at_models
+from .models import look_at_models
 from .runs import RunFolder, different_keys, read_run
 from .verdict import verdicts
 
@@ -54,7 +54,7 @@ def write_report(
     for run in runs:
         found_by(run)
     warnings = doubts(runs, teachers)
-    models = look_at_models(runs, images, last)
+    pictures = look_at_models(runs, images, last)
     environment = Environment(
         loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined,
         finalize=_plain_text,
@@ -63,13 +63,13 @@ def write_report(
         runs=runs,
         verdicts=judged,
         warnings=warnings,
-        rows=summary(runs, models, teachers),
+        rows=summary(runs, teachers),
         curves=curve_charts(runs, teachers),
         detections=[*detection_charts(runs), *ap_charts(runs)],
         teachers=teachers,
         matrices=confusion_charts(runs),
         charts={run.name: run_charts(run) for run in runs},
-        pictures=models.pictures,
+        pictures=pictures,
         uri=lambda image: Markup(image_uri(image)),
         drawn={run.name: _drawn(run) for run in runs},
         keys=different_keys(runs),
@@ -112,9 +112,7 @@ def _dump(record: Dict[str, Any]) -> Markup:
         return escape(plain(record, _LONGEST))
 
 
-def summary(
-    runs: Sequence[RunFolder], models: Models, teachers: Sequence[str] = ()
-) -> Dict[str, List[str]]:
+def summary(runs: Sequence[RunFolder], teachers: Sequence[str] = ()) -> Dict[str, List[str]]:
     """What is measured -> its value for each run, as text, "-" where it is not known."""
 
     def ap(run: RunFolder, key: str) -> str:
@@ -123,6 +121,9 @@ def summary(
 
     def best(run: RunFolder, key: str) -> str:
         return _shown(run.found.best.get(key, math.nan) if run.found else math.nan, ".2f")
+
+    def cost(run: RunFolder, key: str, form: str) -> str:
+        return _shown(run.costs.get(key, math.nan), form)
 
     def role(run: RunFolder) -> str:
         name = "distilled" if run.distilled else "plain"
@@ -137,9 +138,8 @@ def summary(
         **{f"{key[5:]} of masks": partial(ap, key=key) for key in masks},
         "best F1": partial(best, key="F1"),
         **{f"{key} there": partial(best, key=key) for key in ("threshold", "precision", "recall")},
-        "M parameters": lambda run: _shown(models.millions.get(run.name, math.nan), ".2f"),
-        "MB of weights": lambda run: _shown(models.megabytes.get(run.name, math.nan), ".1f"),
-        "ms per image": lambda run: _shown(models.milliseconds.get(run.name, math.nan), ".1f"),
+        "M parameters": partial(cost, key="M parameters", form=".2f"),
+        **{key: partial(cost, key=key, form=".1f") for key in ("MB of weights", "ms per image")},
         "steps": lambda run: f"{run.steps:,}",
         "hours": lambda run: _shown(run.hours, ".2f"),
         "seed": lambda run: str(run.config.get("SEED", "-")),

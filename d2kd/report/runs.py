@@ -30,7 +30,9 @@ class RunFolder:
         heads: methods; none where nothing is distilled.
         command: what was typed.
         pictures: kind -> PNG files of the last time that they were drawn.
-        checkpoint: which was looked at, and the score from which on its detections are drawn.
+        costs: "M parameters", "MB of weights" (10^6 bytes in memory) and "ms per image" (median) of
+            the checkpoint that was looked at.
+        checkpoint: which that was, and the score from which on its detections are drawn.
         found: detections of the last evaluation, where they were read.
         missing: sentences.
     """
@@ -45,6 +47,7 @@ class RunFolder:
     heads: List[str] = field(default_factory=list)
     command: str = ""
     pictures: Dict[str, List[Path]] = field(default_factory=dict)
+    costs: Dict[str, float] = field(default_factory=dict)
     checkpoint: str = ""
     found: Optional[Found] = None
     missing: List[str] = field(default_factory=list)

@@ -8,7 +8,6 @@ import yaml
 
 from d2kd.errors import ConfigError
 from d2kd.report import write_report
-from d2kd.report.models import Models
 from d2kd.report.page import summary
 from d2kd.report.runs import RunFolder, different_keys, read_run
 from tests.helpers import d2kd
@@ -61,7 +60,7 @@ def sentences(folder, tmp_path):
 def missing_of(folder):
     """What the run lacks; its row, its settings and its record can be shown."""
     run = read_run(folder, folder.name)
-    summary([run], Models())
+    summary([run])
     different_keys([run, RunFolder("other", folder)])
     json.dumps(run.record, default=str)
     return run.missing

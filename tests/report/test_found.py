@@ -14,11 +14,12 @@ from detectron2.structures import Boxes, Instances
 from d2kd.config.loading import load_config
 from d2kd.data import register_custom_datasets
 from d2kd.evaluation.best_f1 import best_f1
+from d2kd.evaluation.panels import panel
 from d2kd.file_io import sha256_of
 from d2kd.report import write_report
 from d2kd.report.doubts import doubts, teachers_of
 from d2kd.report.intervals import found_by, own_intervals
-from d2kd.report.pictures import choose_images, panel
+from d2kd.report.models import choose_images
 from d2kd.report.runs import RunFolder, read_run
 from tests.report.test_page import Page
 from tests.report.test_verdict import one_seed  # noqa: F401

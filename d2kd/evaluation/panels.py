@@ -1,4 +1,4 @@
-"""Which test images to show, and detections on them, right ones and wrong ones."""
+"""Pictures of detections beside the labelled objects: what is right, wrong and missed."""
 
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -10,13 +10,12 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..evaluation.error_types import JudgedDetections, judge
-from ..evaluation.records import boxes_of
-from ..inference.detections import WIDTH
+from ..inference.detections import WIDTH, rgb_of, truth_of
 from ..text import for_plot
-from .runs import RunFolder
+from .error_types import JudgedDetections, judge
+from .records import boxes_of
 
-_FOUND, _WRONG, _MISSED, _LABELLED = "#56B4E9", "#D55E00", "#F0E442", "#F0E442"
+_FOUND, _WRONG, _MISSED = "#56B4E9", "#D55E00", "#F0E442"
 _WORDS = 12  # boxes, up to which each has a text
 _FONT = 11  # pt, of a picture of `WIDTH` px
 _Box = Tuple[Sequence[float], str, str, str]  # XYXY px, text, colour, style
@@ -30,55 +29,30 @@ class Panel(NamedTuple):
     image: Image.Image
 
 
-class Choice(NamedTuple):
-    """Test images by their numbers, and why each is shown; the run whose test images they are."""
-
-    run: str
-    titles: Dict[int, str]
-
-
-def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
-    """The images with the most mistakes of the first distilled run, and those with the fewest.
-
-    Of the first run where there is no distilled one, and the first images where detections are
-    missing.
-    """
-    known = [run for run in runs if run.found]
-    subject = next((run for run in known if run.distilled), next(iter(known), None))
-    if subject is None or subject.found is None:
-        return Choice("", {i: f"Test image {i + 1}" for i in range(count)})
-    found, missed, wrong = subject.found.mistakes
-    half = min((count + 1) // 2, len(found))
-    worst = np.lexsort((-wrong, -missed, -(missed + wrong)))[:half].tolist()
-    best = np.lexsort((-found, missed + wrong, found == 0)).tolist()
-    best = [i for i in best if i not in worst][: count - half]
-    of = f"in the last evaluation of {subject.name}"
-    titles = {i: f"{kind} {number} {of}" for kind, images in (("Worst", worst), ("Best", best))
-              for number, i in enumerate(images, 1)}  # fmt: skip
-    return Choice(subject.name, titles)
-
-
-def truth_panel(
-    image: NDArray[np.uint8], truth: Instances, classes: Sequence[str], masks: Any = None
-) -> Panel:
-    """The labelled objects.
+def panels(
+    record: Dict[str, Any], channels: str, found: Dict[str, Instances], classes: Sequence[str]
+) -> List[Panel]:
+    """The labelled objects of an image, then what each model found.
 
     Args:
-        image: (H, W, 3) RGB.
-        truth: with pred_boxes (XYXY, px) and pred_classes.
+        record: mapped, with "image" and "instances".
+        channels: order of those of its image.
+        found: model -> detections, XYXY px of the mapped image.
         classes: names; [] if unknown.
-        masks: of the objects, as Detectron2 has them.
     """
-    places, words = truth.pred_boxes.tensor.tolist(), _names(truth, classes)
-    boxes = [(x, word, _LABELLED, "-") for x, word in zip(places, words, strict=True)]
+    image, truth, objects = rgb_of(record, channels), truth_of(record), record["instances"]
+    masks = objects.gt_masks if objects.has("gt_masks") else None
+    named = zip(truth.pred_boxes.tensor.tolist(), _names(truth, classes), strict=True)
+    boxes = [(box, word, _MISSED, "-") for box, word in named]
     counts = f"{len(boxes)} object{'s' * (len(boxes) != 1)}"
-    return Panel("ground truth", counts, _draw(image, boxes, masks))
+    return [Panel("ground truth", counts, _draw(image, boxes, masks)),
+            *(panel(name, image, truth, x, classes) for name, x in found.items())]  # fmt: skip
 
 
 def panel(
     name: str, image: NDArray[np.uint8], truth: Instances, found: Instances, classes: Sequence[str]
 ) -> Panel:
-    """What one model found, what of it is wrong, and what it missed; see `truth_panel`."""
+    """What one model found, what of it is wrong, and what it missed."""
     judged = _judge(truth, found)
     order = np.argsort(-found.scores.numpy(), kind="stable")[: len(judged.kinds)]
     order, kinds = order[::-1].copy(), judged.kinds[::-1]  # the best score on top
