@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict, List
 from ..checkpoint.of_run import read_best
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
-from ..file_io import read_json, read_yaml, write_yaml
+from ..file_io import read_yaml, write_yaml
+from ..report.runs import read_run
 from .commands import FOLDER, MODEL, REPORT, RUNS
 from .plan import DATA, PLAN, Plan
 
@@ -97,7 +98,5 @@ def _ap(run: Path) -> float | None:
     best = read_best(run)
     if best and best["metric"] == "bbox/AP":
         return round(best["value"], 2)
-    file = run / "results.json"
-    results = read_json(file) if file.is_file() else {}
-    value = results.get("results", {}).get("bbox", {}).get("AP")
-    return round(value, 2) if isinstance(value, (int, float)) else None
+    value = read_run(run, run.name).results.get("bbox/AP")
+    return None if value is None else round(value, 2)

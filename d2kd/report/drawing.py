@@ -21,6 +21,7 @@ _LARGEST = 1e30  # what matplotlib can scale
 _MANY = 50  # points, from which on a line is smoothed
 _SIZE = (4.4, 2.8)  # inches: 1.17 px a point where 370 px are left
 _NAME = 40  # characters in a legend
+_ROW = 45  # characters, from which on the names of columns stand upright
 
 Charts = List[Tuple[str, str]]
 """Titles and SVG."""
@@ -79,17 +80,17 @@ def line_chart(
     """Lines over the steps; values that are not finite, or huge, are gaps.
 
     Args:
-        lines: name -> steps and values; of many, a running mean is drawn over them. A line without
-            values is left out, and keeps its colour.
+        lines: name -> steps and values. A line without values is left out, and keeps its colour.
         label: of the vertical axis.
-        log: whether the vertical axis is logarithmic, where there are values above 0.
+        log: for losses and the like: a running mean is drawn over many values, and the axis is
+            logarithmic where there are values above 0.
         levels: names -> values at which to draw a dotted line in the colour of the name.
     """
     figure, axis = new_chart(len(lines))
     above = False
     for index, (name, (x, y)) in enumerate(lines.items()):
         style, values = style_of(index), np.array([_drawable(v) for v in y])
-        many, marker = len(x) >= _MANY, "o" if len(x) < 30 else None
+        many, marker = log and len(x) >= _MANY, "o" if len(x) < 30 else None
         above |= bool((values > 1 / _LARGEST).any())
         if many:
             axis.plot(x, values, alpha=0.25, linewidth=0.7, **style)
@@ -128,7 +129,8 @@ def bar_chart(
     ends: Dict[str, List[Tuple[float, float]]],
 ) -> str:
     """One group of bars for each name, one bar for each run, with its interval where known."""
-    figure, axis = new_chart(len(bars), (_SIZE[0], max(2.2, 0.8 + len(groups) * _bar(len(bars)))))
+    group = min(0.6, 0.16 + 0.08 * len(bars))  # inches
+    figure, axis = new_chart(len(bars), (_SIZE[0], max(2.2, 0.8 + len(groups) * group)))
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
         places = [x + index * width for x in range(len(groups))]
@@ -136,9 +138,9 @@ def bar_chart(
         axis.barh(places, heights, width, color=COLORS[index % len(COLORS)],
                   label=name_of(name))  # fmt: skip
         if name in ends:
-            around = np.abs(np.array(ends[name]).T - heights)
-            axis.errorbar(heights, places, xerr=around, fmt="none", ecolor="#333", elinewidth=1,
-                          capsize=1.5)  # fmt: skip
+            low, high = np.array(ends[name]).T
+            axis.errorbar((low + high) / 2, places, xerr=(high - low) / 2, fmt="none",
+                          ecolor="#333", elinewidth=1, capsize=1.5)  # fmt: skip
     middle = 0.4 - width / 2
     axis.set_yticks([x + middle for x in range(len(groups))], [for_plot(x, 24) for x in groups])
     axis.invert_yaxis()
@@ -146,11 +148,6 @@ def bar_chart(
     axis.set_xlim(left=0)
     axis.grid(visible=False, axis="y")
     return finish(figure, axis)
-
-
-def _bar(count: int) -> float:
-    """Inches of a group of so many bars."""
-    return min(0.6, 0.16 + 0.08 * count)
 
 
 def matrix_chart(counts: NDArray[np.int64], rows: Sequence[str], columns: Sequence[str]) -> str:
@@ -161,8 +158,9 @@ def matrix_chart(counts: NDArray[np.int64], rows: Sequence[str], columns: Sequen
     sums[-1] = counts.sum()
     shares = counts / np.maximum(sums, 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    small = len(rows) > 8
-    axis.set_xticks(range(len(columns)), [for_plot(x, 16) for x in columns], rotation=90 * small)
+    small, names = len(rows) > 8, [for_plot(x, 16) for x in columns]
+    wide = small or len(names) * max(map(len, names)) > _ROW
+    axis.set_xticks(range(len(names)), names, rotation=90 * wide)
     axis.set_yticks(range(len(rows)), [for_plot(x, 16) for x in rows])
     axis.tick_params(labelsize=7 if small else 9)
     for (row, column), count in np.ndenumerate(counts):

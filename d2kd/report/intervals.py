@@ -19,7 +19,7 @@ from .pairs import Pair
 from .runs import RunFolder, noted
 
 _RESAMPLES, _OWN_RESAMPLES = 400, 200
-_SIZES = ("bbox/AP", "bbox/APs", "bbox/APm", "bbox/APl")
+_SIZES = ("bbox/APs", "bbox/APm", "bbox/APl")
 Intervals = Dict[str, Tuple[float, float]]
 """Metric, such as "bbox/AP" -> ends of an interval."""
 
@@ -33,27 +33,29 @@ def intervals(pairs: Sequence[Pair]) -> Intervals:
     if not found or len(found) < 2 * len(pairs):
         return {}
     ap = bootstrap([x.matches[0] for x in found], max(100, _RESAMPLES // len(pairs)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # samples without an object
-        measures = {"bbox/AP": np.nanmean(ap, (2, 3)), "bbox/AP75": np.nanmean(ap[:, :, 5], 2)}
-        measures |= {f"bbox/AP-{x}": ap[..., k].mean(2) for k, x in enumerate(found[0].classes)}
-        return _ends({k: (x[:, ::2] - x[:, 1::2]).mean(1) for k, x in measures.items()})
+    measures = _measures(ap, found[0].classes)
+    return _ends({k: (x[:, ::2] - x[:, 1::2]).mean(1) for k, x in measures.items()})
 
 
 def own_intervals(found: Found) -> Intervals:
     """95 % intervals of one run's AP, of all objects, by size and by class."""
+    by_size = [bootstrap([x], _OWN_RESAMPLES)[:, 0] for x in found.matches]
+    sizes = {k: _measures(ap, [])["bbox/AP"] for k, ap in zip(_SIZES, by_size[1:], strict=True)}
+    return _ends({**_measures(by_size[0], found.classes), **sizes})
+
+
+def _measures(ap: NDArray[np.float64], classes: Sequence[str]) -> Dict[str, NDArray[np.float64]]:
+    """Means of AP (..., T, K): (...) for each metric; nan for samples without an object."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        by_size = [bootstrap([x], _OWN_RESAMPLES)[:, 0] for x in found.matches]
-        measures = {k: np.nanmean(ap, (1, 2)) for k, ap in zip(_SIZES, by_size, strict=True)}
-        measures |= {
-            f"bbox/AP-{x}": by_size[0][..., k].mean(1) for k, x in enumerate(found.classes)
-        }
-        return _ends(measures)
+        means = {"bbox/AP": np.nanmean(ap, (-2, -1)), "bbox/AP75": np.nanmean(ap[..., 5, :], -1)}
+    return {**means, **{f"bbox/AP-{x}": ap[..., k].mean(-1) for k, x in enumerate(classes)}}
 
 
 def _ends(samples: Dict[str, NDArray[np.float64]]) -> Intervals:
-    ends = {k: np.nanquantile(x, [0.025, 0.975]) for k, x in samples.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        ends = {k: np.nanquantile(x, [0.025, 0.975]) for k, x in samples.items()}
     return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
 
 

@@ -149,12 +149,9 @@ def summary(runs: Sequence[RunFolder], teachers: Sequence[str] = ()) -> Dict[str
 
 def _environment(runs: Sequence[RunFolder]) -> Dict[str, List[Any]]:
     """Versions, device and the like of each run: what run.json has as one value."""
-    keys = dict.fromkeys(k for run in runs for k, x in run.record.items() if _is_value(x))
+    found = (item for run in runs for item in run.record.items())
+    keys = dict.fromkeys(k for k, x in found if not isinstance(x, (dict, list)))
     return {key: [run.record.get(key, "-") for run in runs] for key in keys}
-
-
-def _is_value(x: Any) -> bool:
-    return not isinstance(x, (dict, list))
 
 
 def _shown(value: float, form: str) -> str:

@@ -86,8 +86,9 @@ def _verdict(found: Comparison, subject: str) -> Verdict:
     sure = "" if math.isnan(first[0].low) else f", in brackets {sure}"
     parts = [f"{rows[0].claim}: {_listed(rows[:2])}{sure}"] if rows else []
     parts.append(_time(found, longer) + ("" if rows else sure))
-    if len(rows) > 3:
-        most = sorted(rows[2:], key=lambda x: -abs(x.change))[:3]
+    changed = [x for x in rows[2:] if abs(x.change) >= 0.05]  # what is no 0.0
+    if len(rows) > 3 and changed:
+        most = sorted(changed, key=lambda x: -abs(x.change))[:3]
         parts.append(f"the largest changes of {len(rows) - 2} classes: {_listed(most)}")
     notes = [*_notes(found, equal or other), *without]
     colon = "" if rows else ":"

@@ -17,7 +17,9 @@ from d2kd.evaluation.best_f1 import best_f1
 from d2kd.evaluation.panels import panel
 from d2kd.file_io import sha256_of
 from d2kd.report import write_report
+from d2kd.report.charts import ap_charts
 from d2kd.report.doubts import doubts, teachers_of
+from d2kd.report.drawing import line_chart
 from d2kd.report.intervals import found_by, own_intervals
 from d2kd.report.models import choose_images
 from d2kd.report.runs import RunFolder, read_run
@@ -132,3 +134,12 @@ def test_two_sets_of_one_name(one_seed, squares, tmp_path):  # noqa: F811
     assert all(found_by(read_run(x, x.name)) for x in (plain, kd))
     assert "verdict_squares" not in DatasetCatalog
     register_custom_datasets(load_config(str(plain), []))  # the fixture removes it
+
+
+def test_charts_of_many_classes_and_values():
+    box = {f"bbox/AP-{k}": float(k) for k in range(25)}
+    ((title, svg),) = ap_charts([RunFolder("a", Path(), results=box)])
+    assert title == "AP by class: the 20 of 25 that differ most" and svg.startswith("<svg")
+    line = {"a": (list(range(1, 100)), [1.0, 2.0, 3.0] * 33)}
+    assert "opacity: 0.25" in line_chart(line, "loss", log=True)
+    assert "opacity: 0.25" not in line_chart(line, "learning rate")
