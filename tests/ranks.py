@@ -27,17 +27,29 @@ def two_ranks(function, *args):
 
 
 def start_training(*words):
-    """`train_net.py WORDS`, its output into nothing."""
-    process = CLEAN.Process(target=_script, args=(ROOT / "train_net.py", list(map(str, words))))
+    """`python train_net.py WORDS`, its output into nothing."""
+    return _start(runpy.run_path, str(ROOT / "train_net.py"), words, os.devnull)
+
+
+def run_d2kd(*words, output):
+    """`python -m d2kd WORDS` to its end, what it prints into a file; its exit code."""
+    process = _start(runpy.run_module, "d2kd", words, output)
+    process.join()
+    return process.exitcode
+
+
+def _start(run, name, words, output):
+    args = run, name, list(map(str, words)), output, dict(os.environ)
+    process = CLEAN.Process(target=_main, args=args)
     process.start()
     return process
 
 
-def _script(path, words):
+def _main(run, name, words, output, environment):
     torch.set_num_threads(1)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.dup2(nothing, 2)
-    os.chdir(ROOT)
-    sys.argv = [str(path), *words]
-    runpy.run_path(str(path), run_name="__main__")
+    os.environ.update(environment)
+    with open(output, "a") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    sys.argv = [name, *words]
+    run(name, run_name="__main__")

@@ -38,6 +38,13 @@ def from_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(autouse=True)
+def without_random_numbers(monkeypatch):
+    """Weights, which no test looks at, are not drawn: it would take much of the time."""
+    for name in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
 def test_there_are_configs():
     assert len(DISTILLED) >= 8 and len(STOCK) >= 6 and len(CONFIGS) > len(DISTILLED) + len(STOCK)
 

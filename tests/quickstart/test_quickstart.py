@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from d2kd.engine.pace import Pace
-from d2kd.quickstart import stages, training
+from d2kd.quickstart import pace, stages, teacher, training
 from d2kd.quickstart.digits import DigitsSpec
 from d2kd.quickstart.markdown import write_report
 from d2kd.quickstart.pace import LIMITS, MAX_RATIO, measure_pace
@@ -30,6 +30,11 @@ def quickstart(tmp_path_factory):
     folder, starts = tmp_path_factory.mktemp("quickstart"), []
     stock = training.QuickstartTrainer.train
 
+    def small(*args):
+        cfg = load_config(*args)
+        cfg.SOLVER.IMS_PER_BATCH = 4
+        return cfg
+
     def train(self):
         model = self.distiller.student if self.distiller else self.model
         weights = {k: v.clone() for k, v in model.state_dict().items()}
@@ -41,6 +46,8 @@ def quickstart(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(folder))
         patch.setattr(training.QuickstartTrainer, "train", train)
+        for module in (stages, pace, teacher):
+            patch.setattr(module, "load_config", small)
         patch.setattr(stages, "measure_pace", functools.partial(measure_pace, turns=2))
         for name in ("digits_train", "digits_test"):
             DatasetCatalog.pop(name, None), MetadataCatalog.pop(name, None)

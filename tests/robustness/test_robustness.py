@@ -174,20 +174,31 @@ def test_the_command_on_a_plan(setting, tmp_path):
 @pytest.fixture
 def runs(setting, tmp_path):
     """The folders of two runs, as training leaves them."""
+    return write_runs(setting, tmp_path)
+
+
+def write_runs(setting, to):
     folder, config = setting
     for i, name in enumerate(("plain", "distilled")):
-        run = tmp_path / name
+        run = to / name
         run.mkdir()
         shutil.copy(config, run / "config.yaml")
         shutil.copy(folder / f"{i}.pth", run / "model_final.pth")
         (run / "last_checkpoint").write_text("model_final.pth")
-    return [tmp_path / "plain", tmp_path / "distilled"]
+    return [to / "plain", to / "distilled"]
 
 
-def test_the_command_on_runs(runs, setting, tmp_path):
+@pytest.fixture(scope="module")
+def quick(setting, tmp_path_factory):
+    """Two runs, and what the command prints and writes that evaluates them in this process."""
+    folder = tmp_path_factory.mktemp("quick")
+    runs, output = write_runs(setting, folder), folder / "out"
+    return runs, d2kd("robustness", *runs, "--output", output, "--quick"), output
+
+
+def test_the_command_on_runs(quick, setting, tmp_path):
     """Side by side without a yaml: what a plan with the runs' weights gives."""
-    output = tmp_path / "out"
-    done = d2kd("robustness", *runs, "--output", output, "--quick")
+    _, done, output = quick
     assert done.exit_code == 0, done.output[-500:]
     assert "mPC less that of *plain*" in done.output and "## Errors" in done.output
     found = json.loads((output / "quick" / "report.json").read_text())["results"]
@@ -202,17 +213,17 @@ def test_the_command_on_runs(runs, setting, tmp_path):
     assert collect(plan)["d"]["fog-3"] == found["distilled"]["fog-3"]
 
 
-def test_the_command_in_several_processes(runs, tmp_path, monkeypatch):
+def test_the_command_in_several_processes(quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("registers.py").write_text("import d2kd.testing")
-    plans = [plan_of_runs(runs, tmp_path / x, quick=True) for x in ("one", "several")]
-    for plan, jobs in zip(plans, (1, 3), strict=True):
-        run_plan(plan, jobs, ["registers.py"])
-    one, several = (collect(plan) for plan in plans)
-    assert one == several and len(one["plain"]) == 10
+    runs, _, output = quick
+    one = collect(plan_of_runs(runs, output, quick=True))
+    plan = plan_of_runs(runs, tmp_path / "several", quick=True)
+    run_plan(plan, 3, ["registers.py"])
+    assert collect(plan) == one and len(one["plain"]) == 10
     (tmp_path / "several" / "quick" / "plain" / "fog-3.json").unlink()
-    run_plan(plans[1], 3, ["registers.py"])
-    assert collect(plans[1]) == one
+    run_plan(plan, 3, ["registers.py"])
+    assert collect(plan) == one
 
 
 def test_the_config_of_a_run_is_that_of_its_yaml(setting, tmp_path):

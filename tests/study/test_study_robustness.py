@@ -25,7 +25,28 @@ pytest.importorskip("imagecorruptions")
 def study(tmp_path, squares, monkeypatch):
     """Two rows and two seeds, one run of which is not finished; real configs and weights."""
     monkeypatch.chdir(tmp_path)
-    config = write_config(tmp_path / "c", squares, DATASETS__TRAIN=())
+    return write_study(squares)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, squares):
+    """What is written when such a study is evaluated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("evaluated"))
+        run_robustness(write_study(squares))
+        return Path("out/robustness").resolve()
+
+
+@pytest.fixture
+def evaluated(study, results):
+    """The study with its robustness, which it lacked before."""
+    assert collect_robustness(study) == {}
+    shutil.copytree(results, "out/robustness")
+    return study
+
+
+def write_study(squares):
+    config = write_config(Path("c"), squares, DATASETS__TRAIN=())
     Path("mine.py").write_text("import d2kd.testing\n")
     data = {
         "imports": ["mine.py"],
@@ -50,14 +71,12 @@ def study(tmp_path, squares, monkeypatch):
     return study
 
 
-def test_measures_by_row_and_seed(study):
-    assert collect_robustness(study) == {}
-    run_robustness(study)
+def test_measures_by_row_and_seed(evaluated):
     files = {str(x.relative_to("out/robustness")): x.read_bytes()
              for x in Path("out/robustness").rglob("*.json")}  # fmt: skip
     assert {name.split("/")[0] for name in files} == {"seed_1", "seed_2"}
     assert "seed_2/distilled/clean.json" not in files
-    found = collect_robustness(study)
+    found = collect_robustness(evaluated)
     assert set(found) >= {"mPC", "drop", "AP, shift-same", "AP, fgsm-4", "AP, projected-4"}
     assert set(found["mPC"]["plain"]) == {1, 2} and set(found["mPC"]["distilled"]) == {1}
     aps = [json.loads(files[f"seed_1/plain/contrast-{n}.json"])["results"]["bbox"]["AP"] or 0
@@ -65,23 +84,21 @@ def test_measures_by_row_and_seed(study):
     assert found["mPC"]["plain"][1] == pytest.approx(sum(aps) / 2)
     clean = json.loads(files["seed_1/plain/clean.json"])["results"]["bbox"]["AP"]
     assert found["AP, shift-same"]["plain"][1] == pytest.approx(clean)
-    run_robustness(study)  # nothing is run again
+    run_robustness(evaluated)  # nothing is run again
     assert {str(x.relative_to("out/robustness")): x.read_bytes()
             for x in Path("out/robustness").rglob("*.json")} == files  # fmt: skip
 
 
-def test_the_report_has_a_table_for_each(study):
-    run_robustness(study)
-    found = collect_robustness(study)
-    text = write_report(study, collect(study), found)
+def test_the_report_has_a_table_for_each(evaluated):
+    found = collect_robustness(evaluated)
+    text = write_report(evaluated, collect(evaluated), found)
     for name in ("bbox/AP", "mPC", "AP, shift-same"):
         assert f"`{name}`; mean, sample standard deviation" in text
     assert set(json.loads(Path("out/report.json").read_text())["more"]) == set(found)
 
 
-def test_errors_have_one_table_for_all_types(study):
-    run_robustness(study)
-    found = collect_robustness(study)
+def test_errors_have_one_table_for_all_types(evaluated):
+    found = collect_robustness(evaluated)
     clean = json.loads(Path("out/robustness/seed_2/plain/clean.json").read_text())["results"]
     for kind in ("classification", "background", "missed"):
         value = found[f"AP50 lost to errors: {kind}"]["plain"][2]
@@ -92,17 +109,16 @@ def test_errors_have_one_table_for_all_types(study):
 
     values = {"plain": {1: 3.0, 2: 5.0}, "distilled": {1: 2.0, 2: 3.0}}
     toy = {"lost: missed": values, "lost: both": {"plain": {1: 1.5}, "distilled": {}}}
-    text = write_report(study, collect(study), toy)
+    text = write_report(evaluated, collect(evaluated), toy)
     assert "| | missed | both |\n|---|---|---|\n| plain | 4.0 | 1.5 |\n" in text
     assert "| distilled | 2.5 (-1.5 / 0.50) | - (- / -) |" in text and "`lost`; mean" in text
 
 
-def test_evaluations_at_the_same_time_give_the_same(study):
-    run_robustness(study, jobs=2)
-    found = collect_robustness(study)
+def test_evaluations_at_the_same_time_give_the_same(evaluated):
+    found = collect_robustness(evaluated)
     shutil.rmtree("out/robustness")
-    run_robustness(study)
-    assert collect_robustness(study) == found and set(found["mPC"]["plain"]) == {1, 2}
+    run_robustness(evaluated, jobs=2)
+    assert collect_robustness(evaluated) == found and set(found["mPC"]["plain"]) == {1, 2}
 
 
 def test_a_file_to_import_goes_to_every_run(study):
