@@ -38,7 +38,7 @@ $(STAMP): tools/setup_env.py tools/bounds.py setup.py $(wildcard requirements/*.
 venv: $(STAMP)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test-faults: $(STAMP)
 	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py
