@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -31,23 +31,16 @@ class Picture(NamedTuple):
     panels: List[Panel]
 
 
-class Choice(NamedTuple):
-    """Test images by their numbers, and why each is shown; the run whose test images they are."""
-
-    run: str
-    titles: Dict[int, str]
-
-
-def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
+def choose_images(runs: Sequence[RunFolder], count: int) -> Tuple[str, Dict[int, str]]:
     """The images with the most mistakes of the first distilled run, and those with the fewest.
 
     Of the first run where there is no distilled one, and the first images where detections are
-    missing.
+    missing. Returns the run whose test images they are, and why each, by its number, is shown.
     """
     known = [run for run in runs if run.found]
     subject = next((run for run in known if run.distilled), next(iter(known), None))
     if subject is None or subject.found is None:
-        return Choice("", {i: f"Test image {i + 1}" for i in range(count)})
+        return "", {i: f"Test image {i + 1}" for i in range(count)}
     found, missed, wrong = subject.found.mistakes
     half = min((count + 1) // 2, len(found))
     worst = np.lexsort((-wrong, -missed, -(missed + wrong)))[:half].tolist()
@@ -56,7 +49,7 @@ def choose_images(runs: Sequence[RunFolder], count: int) -> Choice:
     of = f"in the last evaluation of {subject.name}"
     titles = {i: f"{kind} {number} {of}" for kind, images in (("Worst", worst), ("Best", best))
               for number, i in enumerate(images, 1)}  # fmt: skip
-    return Choice(subject.name, titles)
+    return subject.name, titles
 
 
 @dataclass
@@ -92,8 +85,8 @@ def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -
         List[Picture]: test images, each as the ground truth and every run has it.
     """
     models = [model for run in runs for model in _load(run, last)]
-    choice = choose_images([x.run for x in models], images)
-    loaded = (_test_images(x, choice) for x in models if choice.run in ("", x.run.name))
+    of, titles = choose_images([x.run for x in models], images)
+    loaded = (_test_images(x, titles) for x in models if of in ("", x.run.name))
     data = next((x for x in loaded if x), None)
     models = [x for x in models if data and _detects(x, data)]
     if not (data and models):
@@ -135,16 +128,16 @@ def _load(run: RunFolder, last: bool) -> List[_Model]:
     return []
 
 
-def _test_images(model: _Model, choice: Choice) -> Optional[_TestImages]:
+def _test_images(model: _Model, titles: Dict[int, str]) -> Optional[_TestImages]:
     """The chosen images, and behind them those that the time is measured on."""
     with noted(model.run, "Test images"), registered(model.cfg):
         records, mapper = labelled_test_data(model.cfg)
-        shown = {i: x for i, x in choice.titles.items() if i < len(records)}
+        shown = {i: x for i, x in titles.items() if i < len(records)}
         further = range(min(len(records), max(0, _SPEED_IMAGES - len(shown))))
         batch = [mapper(records[i]) for i in (*shown, *further)]
         classes = MetadataCatalog.get(first_test_set(model.cfg)).get("thing_classes", [])
-        titles = list(shown.values())
-        return _TestImages(batch, titles, model.cfg.INPUT.FORMAT, classes) if batch else None
+        said, order = list(shown.values()), model.cfg.INPUT.FORMAT
+        return _TestImages(batch, said, order, classes) if batch else None
     return None
 
 

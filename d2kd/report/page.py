@@ -122,9 +122,6 @@ def summary(runs: Sequence[RunFolder], teachers: Sequence[str] = ()) -> Dict[str
     def best(run: RunFolder, key: str) -> str:
         return _shown(run.found.best.get(key, math.nan) if run.found else math.nan, ".2f")
 
-    def cost(run: RunFolder, key: str, form: str) -> str:
-        return _shown(run.costs.get(key, math.nan), form)
-
     def role(run: RunFolder) -> str:
         name = "distilled" if run.distilled else "plain"
         return "teacher" if run.name in teachers else name
@@ -138,8 +135,9 @@ def summary(runs: Sequence[RunFolder], teachers: Sequence[str] = ()) -> Dict[str
         **{f"{key[5:]} of masks": partial(ap, key=key) for key in masks},
         "best F1": partial(best, key="F1"),
         **{f"{key} there": partial(best, key=key) for key in ("threshold", "precision", "recall")},
-        "M parameters": partial(cost, key="M parameters", form=".2f"),
-        **{key: partial(cost, key=key, form=".1f") for key in ("MB of weights", "ms per image")},
+        "M parameters": lambda run: _shown(run.costs.get("M parameters", math.nan), ".2f"),
+        "MB of weights": lambda run: _shown(run.costs.get("MB of weights", math.nan), ".1f"),
+        "ms per image": lambda run: _shown(run.costs.get("ms per image", math.nan), ".1f"),
         "steps": lambda run: f"{run.steps:,}",
         "hours": lambda run: _shown(run.hours, ".2f"),
         "seed": lambda run: str(run.config.get("SEED", "-")),

@@ -40,12 +40,12 @@ def test_the_images_with_most_and_least_mistakes(runs, squares):
                       ["annotations"])  # fmt: skip
     assert sum(plain.found.mistakes.missed) == sum(objects.values()) // 2 + 1
     assert kd.found.mistakes.missed.tolist() == [1, *[0] * 11]  # of 99 objects, every 99th
-    choice = choose_images(runs, 3)
-    assert choice.run == "kd" and next(iter(choice.titles)) == 0
-    assert [x.split(" in ")[0] for x in choice.titles.values()] == ["Worst 1", "Worst 2", "Best 1"]
-    assert list(choice.titles)[2] == max(range(1, 12), key=lambda i: (objects[i], -i))
-    assert [len(choose_images(runs, n).titles) for n in (0, 1, 99)] == [0, 1, 12]
-    assert list(choose_images([RunFolder("a", Path())], 2).titles) == [0, 1]
+    name, titles = choose_images(runs, 3)
+    assert name == "kd" and next(iter(titles)) == 0
+    assert [x.split(" in ")[0] for x in titles.values()] == ["Worst 1", "Worst 2", "Best 1"]
+    assert list(titles)[2] == max(range(1, 12), key=lambda i: (objects[i], -i))
+    assert [len(choose_images(runs, n)[1]) for n in (0, 1, 99)] == [0, 1, 12]
+    assert list(choose_images([RunFolder("a", Path())], 2)[1]) == [0, 1]
 
 
 def test_threshold_and_intervals_are_those_of_the_detections(runs):
