@@ -58,7 +58,7 @@ def data(
     if teacher:
         count += _print(compare_classes(classes, _classes_of(teacher)))
     hint = " --output NEW writes labels without the images that cannot be used." * (not output)
-    echo(f"{count} problems.{hint}" if count else "No problem found.")
+    echo(f"{count} problem{'s' * (count > 1)}.{hint}" if count else "No problem found.")
     sys.exit(count > 0)
 
 
