@@ -52,8 +52,10 @@ def main(model, photo, output="detections.png", threshold=None):
     threshold = float(threshold or lowest_score(about))
     print(f"score threshold {threshold:g}", file=sys.stderr)
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
-    draw = ImageDraw.Draw(image)
-    for box, score, index in zip(*detect(session, about, image, threshold), strict=True):
+    draw, found = ImageDraw.Draw(image), detect(session, about, image, threshold)
+    if not len(found[0]):
+        print("no object with such a score", file=sys.stderr)
+    for box, score, index in zip(*found, strict=True):
         name = about["classes"][index] if about["classes"] else index
         print(f"{name} {score:.4f} " + " ".join(f"{x:.2f}" for x in box))
         draw.rectangle(box.tolist(), outline="red", width=2)

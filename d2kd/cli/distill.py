@@ -27,6 +27,7 @@ class _Duration(click.ParamType):
 
 @click.command("distill")
 @click.argument("folder", type=click.Path())
+@click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
 @click.option("--output", metavar="FOLDER", help="Default: output/NAME of the folder.")
 @click.option("--time", "seconds", type=_Duration(), help="Of the whole: 30m, 2h.")
 @click.option("--steps", type=click.IntRange(1), help="Of the student.")
@@ -57,6 +58,7 @@ def distill(folder: str, **given: Any) -> None:
 
     \b
     d2kd distill photos --time 30m
+    d2kd distill photos --steps 600 SOLVER.EMA.DECAY 0.99
     """
     from .. import pipeline
 
@@ -64,7 +66,9 @@ def distill(folder: str, **given: Any) -> None:
     quiet = given["quiet"] or given["as_json"]
     say = (lambda _: None) if given["as_json"] else echo
     if given["overwrite"]:
-        pipeline.remove_plan(Path(wishes.output))
+        pipeline.remove_plan(wishes)
+    if pipeline.read_plan(wishes) is None:
+        say(f"Reading {folder}, then timing some steps: a minute or two.")
     plan = pipeline.open_plan(wishes, given["dry_run"])
     if not given["as_json"]:
         echo_lines(str(plan))
@@ -93,9 +97,11 @@ def _wishes(folder: str, given: Any) -> Any:
 
     if sum(given[x] is not None for x in ("seconds", "steps", "epochs")) > 1:
         raise click.UsageError("--time, --steps and --epochs say the same: give one of them.")
-    refuse_options([given["teacher"], given["student"]])
+    if given["overwrite"] and given["dry_run"]:
+        raise click.UsageError("--dry-run removes nothing: leave --overwrite out.")
+    refuse_options([given["teacher"], given["student"], *given["options"]])
     keys = {"lr": "SOLVER.BASE_LR", "device": "MODEL.DEVICE", "workers": "DATALOADER.NUM_WORKERS"}
-    options: Tuple[str, ...] = ()
+    options: Tuple[str, ...] = given["options"]
     for name, key in keys.items():
         options += (key, str(given[name])) if given[name] is not None else ()
     return Wishes(

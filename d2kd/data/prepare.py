@@ -69,12 +69,23 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
         raise ConfigError(f"{folder} has {' and '.join(found)}, but no train to learn from.")
     _divide(root, found, val, seed)
     cache.mkdir(parents=True, exist_ok=True)
+    (cache / _ORIGIN).write_text(yaml.safe_dump(origin, allow_unicode=True), encoding="utf-8")
     paths = {name: cache / f"instances_{name}.json" for name in found}
     for name, path in paths.items():
         write_json(path, found[name])
-    (cache / _ORIGIN).write_text(yaml.safe_dump(origin, allow_unicode=True), encoding="utf-8")
     write_index(cache, paths, root)  # the last: without it, nothing of a killed call is read
     return read_dataset_folder(cache)
+
+
+def forget_prepared(cache: Path) -> None:
+    """Remove what `prepare_folder` has written to `cache`, whole or not, and nothing else."""
+    origin = cache / _ORIGIN
+    known = read_yaml(origin) if origin.is_file() else None
+    if isinstance(known, dict) and known.keys() == {"folder", "val", "seed"}:
+        for path in (*cache.glob("instances_*.json"), cache / INDEX, origin):
+            path.unlink(missing_ok=True)
+        if not any(cache.iterdir()):
+            cache.rmdir()
 
 
 def _read(folder: Path, root: Path, temporary: Path) -> dict[str, Split]:

@@ -1,6 +1,7 @@
 """The line that a training prints: progress, losses by task and method, the last AP."""
 
 import logging
+import math
 from datetime import timedelta
 from typing import Dict, Iterator, Sequence, Tuple
 
@@ -75,7 +76,7 @@ class ProgressPrinter(EventWriter):
 
     def _accuracy(self, storage: EventStorage) -> Iterator[str]:
         for name, (value, step) in storage.latest().items():
-            if name == "AP" or name.endswith("bbox/AP"):
+            if (name == "AP" or name.endswith("bbox/AP")) and math.isfinite(value):
                 yield f"AP {value:.1f} (at {step + 1})"
 
     def _memory(self) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Tuple
 from ..data.folder import Split
 from ..data.problems import sized_records
 from ..data.small_boxes import small_boxes
+from ..errors import ConfigError
 
 STRIDE = 8  # px, the finest of the detectors of own/
 STEP = 32  # px between sizes
@@ -15,6 +16,7 @@ SMALLEST, LARGEST = 128, 640  # px of the shorter side
 _AT_LEAST = 320  # px, where the images have as many
 _EPOCHS, _FEWEST, _MOST = 60, 300, 5000  # of a student, where neither time nor steps are given
 ENOUGH = 200  # steps of a student below which a smaller size is the better use of the time
+_FEWEST_IN_TIME = 10  # steps that `--time` has to leave
 TEACHER = 2  # times the steps of a student
 _AFTER = 4.5  # starts of a command that report and export take, which start and do more
 
@@ -107,16 +109,40 @@ def choose_steps(wishes: Wishes, images: int, batch: int) -> int:
 
 
 def fit_time(
-    wishes: Wishes, size: int, costs: Costs, images: Tuple[int, int], batch: int
+    wishes: Wishes,
+    size: int,
+    costs: Costs,
+    images: Tuple[int, int],
+    batch: int,
+    spent: float = 0.0,
 ) -> Tuple[int, int]:
-    """Size and steps of the student within `wishes.seconds`; smaller images before few steps."""
+    """Size and steps of the student within `wishes.seconds`; smaller images before few steps.
+
+    Args:
+        wishes: what is asked for.
+        size: px to begin with.
+        costs: what was measured.
+        images: of the training and the validation split.
+        batch: images of a step.
+        spent: seconds that are over.
+
+    Raises:
+        ConfigError: the time is too short for a training.
+    """
     while True:
-        factor = costs.at(size)
-        fixed, step = _seconds(wishes, costs, factor, images[1], batch)
+        fixed, step = _seconds(wishes, costs, costs.at(size), images[1], batch)
+        fixed += spent
         steps = math.floor((wishes.seconds - fixed) / step)
         if steps >= ENOUGH or size <= SMALLEST or wishes.size:
-            return size, max(1, steps)
+            break
         size = max(SMALLEST, int(size * 0.8) // STEP * STEP)
+    if steps < _FEWEST_IN_TIME:
+        raise ConfigError(
+            f"--time {wishes.seconds / 60:.3g}m is too short: {fixed / 60:.1f} min go into "
+            f"starting and evaluating here. Give --time {math.ceil((fixed + ENOUGH * step) / 60)}m "
+            f"for {ENOUGH} steps of the student at {size} px, or say --steps."
+        )
+    return size, steps
 
 
 def estimate(

@@ -5,6 +5,7 @@ from typing import Dict, List
 
 from ..config.loading import load_config
 from ..config.model_zoo import zoo_checkpoint_url
+from ..config.naming import construct
 from .choose import TEACHER, Wishes
 
 RUNS = ("teacher", "plain", "distilled")
@@ -23,7 +24,21 @@ class Commands:
     def __init__(self, wishes: Wishes, data: Path) -> None:
         self._wishes, self._data, self._folder = wishes, data, Path(wishes.output)
         self._student = wishes.student or f"{_STUDENT}.yaml"
+        own = self._student.startswith(_STUDENT)
+        kin = self._student.removeprefix(_STUDENT) if own else ".yaml"
+        self._teacher = wishes.teacher or f"own/teacher{kin}"
         self.trains_teacher = not (wishes.teacher and _has_weights(wishes.teacher))
+
+    def check_trunks(self) -> None:
+        """Say that the weights of a trunk are missing, before anything else is done.
+
+        Raises:
+            ConfigError, MissingFileError: they are, or a config is wrong.
+        """
+        for name in (self._student, *[self._teacher] * self.trains_teacher):
+            cfg = load_config(name, self._wishes.options)
+            if cfg.MODEL.TIMM.CHECKPOINT and not Path(cfg.MODEL.TIMM.CHECKPOINT).is_file():
+                construct(cfg)
 
     def plain(self, size: int, steps: int) -> List[str]:
         """Behind `d2kd train` of the plain student."""
@@ -31,10 +46,7 @@ class Commands:
 
     def teacher(self, size: int, steps: int) -> List[str]:
         """Of the teacher: the given one, or that of own/ which belongs to the student."""
-        kin = (
-            self._student.removeprefix(_STUDENT) if self._student.startswith(_STUDENT) else ".yaml"
-        )
-        return self._training(self._wishes.teacher or f"own/teacher{kin}", [], size, steps)
+        return self._training(self._teacher, [], size, steps)
 
     def distilled(self, size: int, steps: int) -> List[str]:
         """Of the distilled student."""

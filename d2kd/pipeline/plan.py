@@ -1,14 +1,13 @@
 """What `d2kd distill` will do: written before anything is trained, and read when it goes on."""
 
 import shlex
-import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List
 
 from ..data.coco_json import summary
-from ..data.prepare import prepare_folder
+from ..data.prepare import forget_prepared, prepare_folder
 from ..engine.main import config_of
 from ..errors import ConfigError
 from ..file_io import read_yaml, write_yaml
@@ -69,14 +68,23 @@ def open_plan(wishes: Wishes, dry_run: bool = False) -> Plan:
     """
     if known := read_plan(wishes):
         return known
-    output = Path(wishes.output)
-    is_fresh = not output.exists()
-    plan = make_plan(wishes)
-    if not dry_run:
+    forget_prepared(Path(wishes.output, DATA))  # of a call that came to no plan
+    is_made = False
+    try:
+        plan = make_plan(wishes)
+        is_made = not dry_run
+    finally:
+        if not is_made:
+            _leave_nothing(Path(wishes.output))
+    if is_made:
         write_plan(plan)
-    elif is_fresh:
-        shutil.rmtree(output)
     return plan
+
+
+def _leave_nothing(output: Path) -> None:
+    forget_prepared(output / DATA)
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
 
 
 def make_plan(wishes: Wishes) -> Plan:
@@ -89,17 +97,18 @@ def make_plan(wishes: Wishes) -> Plan:
         ConfigError, MissingFileError: the folder, a config or an option is wrong.
     """
     begin, data = time.monotonic(), Path(wishes.output, DATA)
+    words = Commands(wishes, data)
+    words.check_trunks()
     splits = prepare_folder(Path(wishes.folder), data, wishes.val, wishes.seed)
     counts = summary(splits["train"].json)[0], summary(splits["val"].json)[0]
-    words = Commands(wishes, data)
     size = wishes.size or choose_size(splits["train"])
     cfg = config_of(words.plain(size, 1))
     tried = measured_size(size)
     costs = measure(tried, words.plain(tried, 1), words.measured(tried), words.trains_teacher)
     batch = cfg.SOLVER.IMS_PER_BATCH
     if wishes.seconds:
-        left = wishes.seconds - costs.start - (time.monotonic() - begin)
-        size, steps = fit_time(replace(wishes, seconds=left), size, costs, counts, batch)
+        spent = costs.start + time.monotonic() - begin
+        size, steps = fit_time(wishes, size, costs, counts, batch, spent)
     else:
         steps = choose_steps(wishes, counts[0], batch)
     seconds = estimate(wishes, size, steps, costs, counts[1], batch)
@@ -129,8 +138,25 @@ def read_plan(wishes: Wishes) -> Plan | None:
     """The plan in `output` that the same wishes have made before, None if there is none.
 
     Raises:
-        ConfigError: `output` holds another one, or other files, which stay as they are; or it is
-            inside of `folder`.
+        ConfigError: see `stored_plan`; or `output` holds another one, which stays as it is.
+    """
+    plan = stored_plan(wishes)
+    asked = _plain(wishes)
+    if plan and (other := [k for k, value in asked.items() if plan.asked.get(k) != value]):
+        said = ", ".join(f"{key} {plan.asked.get(key)!r}" for key in other)
+        raise ConfigError(
+            f"{plan.output / PLAN} is the plan of another command ({said}): type that again to go "
+            "on with it, give another --output, or begin anew with --overwrite."
+        )
+    return plan
+
+
+def stored_plan(wishes: Wishes) -> Plan | None:
+    """The plan in `output`, of these or other wishes, None if there is none.
+
+    Raises:
+        ConfigError: `output` holds files that no plan has written, which stay as they are; or it
+            is inside of `folder`.
     """
     file = Path(wishes.output, PLAN)
     if file.resolve().is_relative_to(Path(wishes.folder).resolve()):
@@ -148,11 +174,4 @@ def read_plan(wishes: Wishes) -> Plan | None:
     data = read_yaml(file)
     if not isinstance(data, dict) or set(data) != set(_KEYS):
         raise ConfigError(f"{file} was not written by d2kd distill: give another --output.")
-    asked = _plain(wishes)
-    if other := [key for key, value in asked.items() if data["asked"].get(key) != value]:
-        said = ", ".join(f"{key} {data['asked'].get(key)!r}" for key in other)
-        raise ConfigError(
-            f"{file} is the plan of another command ({said}): type that again to go on with it, "
-            "give another --output, or begin anew with --overwrite."
-        )
     return Plan(**data)

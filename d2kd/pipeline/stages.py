@@ -1,8 +1,10 @@
 """Running a plan: one process for each stage; what is finished is not run again."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -12,11 +14,14 @@ from ..engine.run_folder import holds_run
 from ..errors import ConfigError
 from ..file_io import read_yaml, write_yaml
 from ..report.runs import read_run
+from .choose import Wishes
 from .commands import FOLDER, MODEL, REPORT, RUNS
-from .plan import DATA, PLAN, Plan
+from .plan import DATA, PLAN, Plan, stored_plan
 
 FINISHED = "finished.yaml"  # stage -> its command and seconds
 CONSOLE = "console.txt"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPED = {x for number in _SIGNALS for x in (128 + number, -number)}
 
 
 def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> None:
@@ -39,6 +44,9 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
         say(f"{head}: {' '.join(words)}")
         start = time.monotonic()
         if code := _run(plan, name, words, quiet):
+            if code in _STOPPED:
+                say(f"{name} is stopped: type the same command again to go on.")
+                raise SystemExit(128 + abs(code) if code < 0 else code)
             where = f", see {plan.output / CONSOLE}" if quiet else ""
             raise ConfigError(f"{name} ended with exit code {code}{where}; what it needs mended, "
                               "type the same command again to go on.")  # fmt: skip
@@ -50,11 +58,25 @@ def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> int:
     goes_on = words[1] == "train" and holds_run(plan.output / name)
     command = [sys.executable, "-m", *words[:3], *["--resume"] * goes_on, *words[3:]]
     if not quiet:
-        return subprocess.run(command, check=False).returncode
+        return _wait(subprocess.Popen(command, start_new_session=True))
     with open(plan.output / CONSOLE, "a", encoding="utf-8") as file:
-        return subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
+        return _wait(subprocess.Popen(command, start_new_session=True, stdout=file,
+                                      stderr=subprocess.STDOUT))  # fmt: skip
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The exit code; signals are passed on, once each, so that a training saves where it is."""
+
+    def pass_on(number: int, _frame: Any) -> None:
+        process.send_signal(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {x: signal.signal(x, pass_on) for x in _SIGNALS} if is_main else {}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _finished(plan: Plan) -> Dict[str, Any]:
@@ -63,9 +85,14 @@ def _finished(plan: Plan) -> Dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def remove_plan(output: Path) -> None:
-    """Remove what a plan and its stages wrote into a folder, and nothing else."""
-    if (output / PLAN).is_file():
+def remove_plan(wishes: Wishes) -> None:
+    """Remove what a plan and its stages wrote into `wishes.output`, and nothing else.
+
+    Raises:
+        ConfigError: see `stored_plan`; nothing is removed then.
+    """
+    output = Path(wishes.output)
+    if stored_plan(wishes):
         for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
             path = output / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,11 +1,17 @@
 """From a folder to a student: what is chosen, the plan, its stages, and one run to the end."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from d2kd.data.folder import Split
+from d2kd.data.prepare import prepare_folder
 from d2kd.errors import ConfigError
 from d2kd.pipeline import Plan, Wishes, read_plan, run_plan, write_plan
 from d2kd.pipeline.choose import Costs, choose_size, choose_steps, estimate, fit_time
@@ -22,6 +28,17 @@ folder = Path(words[-1])
 folder.mkdir(parents=True, exist_ok=True)
 if words[0] == "train": (folder / "run.json").write_text("{}")
 sys.exit(int(words[1] == "bad.yaml" and len(Path("calls.txt").read_text().splitlines()) < 4))
+"""
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+got = []
+for x in (signal.SIGINT, signal.SIGTERM): signal.signal(x, lambda number, _: got.append(number))
+Path("ready").write_text("")
+while not got: time.sleep(0.01)
+time.sleep(1)
+Path("saved").write_text(str(len(got)))
+sys.exit(128 + got[0])
 """
 SMALL = """
 _BASE_: {}/configs/own/student.yaml
@@ -95,7 +112,8 @@ def test_memory_grows_with_the_pixels():
 def test_little_time_takes_smaller_images_before_few_steps():
     size, steps = fit_time(wishes(seconds=900.0), 256, COSTS, (500, 40), 8)
     assert size == 192 and steps >= 200
-    assert fit_time(wishes(seconds=1.0), 256, COSTS, (500, 40), 8) == (128, 1)
+    with pytest.raises(ConfigError, match=r"0.0167m is too short: .* Give --time \d+m for 200"):
+        fit_time(wishes(seconds=1.0), 256, COSTS, (500, 40), 8)
     assert fit_time(wishes(seconds=900.0, size=256), 256, COSTS, (500, 40), 8)[0] == 256
 
 
@@ -139,7 +157,13 @@ def test_overwrite_removes_what_a_plan_wrote_and_nothing_else(here):
     write_plan(plan(("report", "report a --output out/r")))
     Path("out/teacher").mkdir()
     Path("out/mine.txt").write_text("")
-    result = d2kd("distill", "photos", "--output", "out", "--overwrite", "--dry-run")
+    Path("data").mkdir()
+    Path("data/results.csv").write_text("")
+    Path("plan.yaml").write_text("- buy milk")
+    result = d2kd("distill", "photos", "--output", ".", "--overwrite")
+    assert "plan.yaml was not written by d2kd distill" in result.output
+    assert Path("data/results.csv").exists() and Path("plan.yaml").exists()
+    result = d2kd("distill", "photos", "--output", "out", "--overwrite")
     assert "holds files that d2kd distill did not write (mine.txt)" in result.output
     assert [x.name for x in Path("out").iterdir()] == ["mine.txt"]
 
@@ -150,10 +174,47 @@ def test_overwrite_removes_what_a_plan_wrote_and_nothing_else(here):
     (["--time", "1h", "--steps", 3], "--time, --steps and --epochs say the same"),
     (["--lr", 0], "not in the range x>0"), (["--val", 0.95], "not in the range"),
     (["--student", "--import=x"], "No such option"),
+    (["--overwrite", "--dry-run"], "--dry-run removes nothing"),
 ])  # fmt: skip
 def test_wrong_options(here, words, said):
     result = d2kd("distill", "photos", *words)
     assert result.exit_code == 2 and said in result.output
+
+
+def test_a_call_that_came_to_no_plan_leaves_nothing_and_is_forgotten(here, squares):
+    """Neither its own data nor those of a call that was killed are taken for the next."""
+    shutil.copytree(squares, "photos")
+    words = "distill", "photos", "--output", "out", "--size", 64, "--dry-run"
+    failed = d2kd(*words, "--student", "own/student.yaml", "MODEL.TIMM.NAME", "no_such_net")
+    assert failed.exit_code == 1 and not Path("out").exists(), failed.output
+    prepare_folder(Path("photos"), Path("out/data"), 0.2, 1)
+    Path("out/data/instances_train.json").write_text("of another time")
+    failed = d2kd(*words, "MODEL.TIMM.CHECKPOINT", "", "MODEL.TIMM.NAME", "no_such_net")
+    assert "no_such_net" in failed.output and "another time" not in failed.output
+    assert not Path("out").exists()
+
+
+def test_missing_weights_of_a_trunk_are_said_first(here):
+    failed = d2kd("distill", "nowhere", "MODEL.TIMM.CHECKPOINT", "datasets/weights/no.safetensors")
+    assert "run python datasets/prepare_weights.py" in failed.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number):
+    """The stage gets the signal once, and has all the time it needs to save."""
+    Path("d2kd.py").write_text(SLOW)
+    write_plan(plan(("teacher", "train OUTPUT_DIR out/teacher")))
+    code = "from d2kd.pipeline import *; run_plan(read_plan(Wishes('photos', 'out')), print)"
+    Path("go.py").write_text(f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n{code}")
+    process = subprocess.Popen([sys.executable, "go.py"], stdout=subprocess.PIPE, text=True)
+    while not Path("ready").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    said = process.communicate()[0]
+    assert process.returncode == 128 + number
+    assert "teacher is stopped: type the same command again to go on." in said
+    assert Path("saved").read_text() == "1"
 
 
 def test_a_dry_run_leaves_nothing(squares, tmp_path, monkeypatch):
