@@ -1,5 +1,6 @@
 """Running a plan: one process for each stage; what is finished is not run again."""
 
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from .plan import DATA, PLAN, Plan, stored_plan
 FINISHED = "finished.yaml"  # stage -> its command and seconds
 CONSOLE = "console.txt"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_STOPPED = {x for number in _SIGNALS for x in (128 + number, -number)}
+_STOPPED = {128 + number for number in _SIGNALS}
 
 
 def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> None:
@@ -41,12 +42,12 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
         if finished.get(name, {}).get("command") == words:
             say(f"{head}: finished before")
             continue
-        say(f"{head}: {' '.join(words)}")
+        say(f"{head}: {shlex.join(words)}")
         start = time.monotonic()
         if code := _run(plan, name, words, quiet):
             if code in _STOPPED:
                 say(f"{name} is stopped: type the same command again to go on.")
-                raise SystemExit(128 + abs(code) if code < 0 else code)
+                raise SystemExit(code)
             where = f", see {plan.output / CONSOLE}" if quiet else ""
             raise ConfigError(f"{name} ended with exit code {code}{where}; what it needs mended, "
                               "type the same command again to go on.")  # fmt: skip
@@ -65,15 +66,21 @@ def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> int:
 
 
 def _wait(process: subprocess.Popen) -> int:
-    """The exit code; signals are passed on, once each, so that a training saves where it is."""
+    """The exit code, 128 + a signal's number if that ended it.
+
+    Signals are passed on, each once, and a training has the time to save where it is.
+    """
+    got: List[int] = []
 
     def pass_on(number: int, _frame: Any) -> None:
+        got.append(number)
         process.send_signal(number)
 
     is_main = threading.current_thread() is threading.main_thread()
     before = {x: signal.signal(x, pass_on) for x in _SIGNALS} if is_main else {}
     try:
-        return process.wait()
+        code = process.wait()
+        return 128 + got[0] if got and code else code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -199,13 +199,16 @@ def test_missing_weights_of_a_trunk_are_said_first(here):
     assert "run python datasets/prepare_weights.py" in failed.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number):
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGINT, "128 + got[0]"),  # of a training that saves
+    (signal.SIGTERM, "1"),  # of one that has just begun
+])  # fmt: skip
+def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number, code):
     """The stage gets the signal once, and has all the time it needs to save."""
-    Path("d2kd.py").write_text(SLOW)
+    Path("d2kd.py").write_text(SLOW.replace("128 + got[0]", code))
     write_plan(plan(("teacher", "train OUTPUT_DIR out/teacher")))
-    code = "from d2kd.pipeline import *; run_plan(read_plan(Wishes('photos', 'out')), print)"
-    Path("go.py").write_text(f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n{code}")
+    text = "from d2kd.pipeline import *; run_plan(read_plan(Wishes('photos', 'out')), print)"
+    Path("go.py").write_text(f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n{text}")
     process = subprocess.Popen([sys.executable, "go.py"], stdout=subprocess.PIPE, text=True)
     while not Path("ready").exists():
         time.sleep(0.05)
