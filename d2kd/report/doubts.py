@@ -14,6 +14,7 @@ from .pairs import data_of
 from .runs import RunFolder
 
 _FEW_OBJECTS = 10
+_LITTLE = 5  # box AP
 _ADVANTAGE = "distill/teacher_advantage"
 
 
@@ -33,8 +34,8 @@ def _taught_by(run: RunFolder) -> List[str]:
 
 
 def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
-    """A sentence each: teachers below their students, few images, classes with few objects."""
-    found = _weak_teachers(runs, teachers)
+    """A sentence each: runs that find nothing yet, teachers below their students, few images, classes with few objects."""
+    found = [*_little(runs), *_weak_teachers(runs, teachers)]
     seen: Dict[str, Found] = {}
     for run in runs:
         if run.found and not any(run.found.truth == x.truth for x in seen.values()):
@@ -43,6 +44,14 @@ def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
             found += [f"Test images of {run.name}: {text}." for text in _of_data(run.found)]
             seen[run.name] = run.found
     return found
+
+
+def _little(runs: Sequence[RunFolder]) -> List[str]:
+    reached = [run.results["bbox/AP"] for run in runs if "bbox/AP" in run.results]
+    return [
+        f"No run reaches {_LITTLE} AP (box AP of 100): they find next to nothing yet, and what "
+        "they differ by says nothing. Train for longer."
+    ] * (max(reached, default=_LITTLE) < _LITTLE)
 
 
 def _weak_teachers(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:

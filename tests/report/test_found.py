@@ -73,6 +73,9 @@ def test_doubts(runs):
     assert "kd was evaluated on other images than plain: their numbers" in doubts(runs, [])[-3]
     kd.results["distill/teacher_advantage"] = -2.0
     assert "kd: its teacher has 2.0 AP less than it, on the same images." in doubts([kd], [])
+    plain.results["bbox/AP"] = 4.9
+    assert doubts([plain], [])[0].startswith("No run reaches 5 AP")
+    assert "No run reaches" not in doubts(runs, [])[0]
 
 
 def test_a_teacher_is_known_by_its_weights_and_compared(runs):
