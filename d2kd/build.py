@@ -132,6 +132,7 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     state = student.state_dict()
     trunk = _TRUNK if any(key.startswith(_TRUNK) for key in state) else "backbone."  # without FPN
     wanted = {k: v for k, v in state.items() if _INHERITED[mode](k) and not k.startswith(trunk)}
+    wanted = {k: v for k, v in wanted.items() if not k.endswith("num_batches_tracked")}
     misfits = {k for k, v in wanted.items() if k not in source or source[k].shape != v.shape}
     broken = {_layer(key) for key in misfits}
     fits = {k: source[k] for k in wanted if _layer(k) not in broken}
@@ -141,8 +142,9 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     left = sorted(set(wanted) - set(fits))
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     logging.getLogger(__name__).info(
-        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, the teacher's layer has "
-        "other shapes: %s%s", mode, len(fits), ", ".join(left[:8]) or "none", more,
+        "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, the teacher lacks "
+        "the layer, or it has other shapes: %s%s",
+        mode, len(fits), ", ".join(left[:8]) or "none", more,
     )  # fmt: skip
     return left
 

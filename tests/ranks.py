@@ -47,6 +47,7 @@ def _start(run, name, words, output):
 
 def _main(run, name, words, output, environment):
     torch.set_num_threads(1)
+    os.environ.clear()
     os.environ.update(environment)
     with open(output, "a") as file:
         for number in (1, 2):

@@ -2,14 +2,13 @@
 
 import logging
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from ..errors import ConfigError
-from ..file_io import check_output, read_yaml
+from ..file_io import check_output, read_yaml, write_yaml
 from ..text import plain
 from .coco_files import coco_files
 from .coco_json import write_json
@@ -69,7 +68,7 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
         raise ConfigError(f"{folder} has {' and '.join(found)}, but no train to learn from.")
     _divide(root, found, val, seed)
     cache.mkdir(parents=True, exist_ok=True)
-    (cache / _ORIGIN).write_text(yaml.safe_dump(origin, allow_unicode=True), encoding="utf-8")
+    write_yaml(cache / _ORIGIN, origin)
     paths = {name: cache / f"instances_{name}.json" for name in found}
     for name, path in paths.items():
         write_json(path, found[name])
@@ -80,7 +79,9 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
 def forget_prepared(cache: Path) -> None:
     """Remove what `prepare_folder` has written to `cache`, whole or not, and nothing else."""
     origin = cache / _ORIGIN
-    known = read_yaml(origin) if origin.is_file() else None
+    known = None
+    with suppress(ConfigError, OSError):
+        known = read_yaml(origin)
     if isinstance(known, dict) and known.keys() == {"folder", "val", "seed"}:
         for path in (*cache.glob("instances_*.json"), cache / INDEX, origin):
             path.unlink(missing_ok=True)

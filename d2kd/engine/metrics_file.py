@@ -11,11 +11,16 @@ from ..file_io import append, write_atomically
 from .progress import WINDOW
 
 
-class Position(TypedDict):
-    """Where a run stands in its file: size in bytes, and the last iteration that has a row."""
+class Position(TypedDict, total=False):
+    """Where a run stands in its file: size in bytes, and the last iteration that has a row.
+
+    `names` is that of each value, `start` that of any other; earlier versions had neither.
+    """
 
     size: int
     written: int
+    start: int
+    names: Dict[str, int]
 
 
 class MetricsFile(EventWriter):
@@ -46,11 +51,14 @@ class MetricsFile(EventWriter):
     def position(self) -> Position:
         """Where the file ends now."""
         size = self._path.stat().st_size if self._path.exists() else 0
-        return {"size": size, "written": max(self._written.values(), default=self._start)}
+        written = max(self._written.values(), default=self._start)
+        return {"size": size, "written": written, "start": self._start,
+                "names": dict(self._written)}  # fmt: skip
 
     def go_back(self, position: Position) -> None:
         """Cut the rows that were written after a position."""
-        self._start, self._written = position["written"], {}
+        self._start = position.get("start", position["written"])
+        self._written = dict(position.get("names", {}))
         if self._path.exists():
             self._rewrite(self._path.read_bytes()[: position["size"]])
 

@@ -124,11 +124,11 @@ class DistillationTrainer(Builders):
             write_final(self.checkpointer)
 
     def build_writers(self) -> List[EventWriter]:
-        """Stock writers of metrics.json and TensorBoard, and a line that groups the losses."""
+        """Stock writer of TensorBoard, and a line that groups the losses; see `build_hooks`."""
         methods = self.cfg.DISTILL.HEADS if self.distiller is not None else ()
         progress = ProgressPrinter(self.max_iter, methods)
         Path(self.cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        return [progress, self.metrics, TensorboardXWriter(self.cfg.OUTPUT_DIR)]
+        return [progress, TensorboardXWriter(self.cfg.OUTPUT_DIR)]
 
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Stock hooks, with those that act before a step in front."""

@@ -137,10 +137,11 @@ def fit_time(
             break
         size = max(SMALLEST, int(size * 0.8) // STEP * STEP)
     if steps < _FEWEST_IN_TIME:
+        needed = math.ceil((fixed + ENOUGH * step) / 60)
         raise ConfigError(
             f"--time {wishes.seconds / 60:.3g}m is too short: {fixed / 60:.1f} min go into "
-            f"starting and evaluating here. Give --time {math.ceil((fixed + ENOUGH * step) / 60)}m "
-            f"for {ENOUGH} steps of the student at {size} px, or say --steps."
+            f"reading, starting and evaluating here. Give --time {needed}m for "
+            f"{ENOUGH} steps of the student at {size} px, or say --steps."
         )
     return size, steps
 

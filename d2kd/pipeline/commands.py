@@ -6,11 +6,19 @@ from typing import Dict, List
 from ..config.loading import load_config
 from ..config.model_zoo import zoo_checkpoint_url
 from ..config.naming import construct
+from ..errors import ConfigError
 from .choose import TEACHER, Wishes
 
 RUNS = ("teacher", "plain", "distilled")
 REPORT, MODEL, FOLDER = "report.html", "student.onnx", "student"
 _EXPORTED = ("RetinaNet", "FCOS", "ATSS", "GFL")
+_PLANNED = {
+    "SOLVER.MAX_ITER": "--steps",
+    "SOLVER.IMS_PER_BATCH": "--batch",
+    "SEED": "--seed",
+    "OUTPUT_DIR": "--output",
+    **{f"INPUT.{x}_SIZE_{y}": "--size" for x in ("MIN", "MAX") for y in ("TRAIN", "TEST")},
+}
 _STUDENT = "own/student"  # and what follows in the names of its kin; so has the teacher's
 
 
@@ -29,12 +37,15 @@ class Commands:
         self._teacher = wishes.teacher or f"own/teacher{kin}"
         self.trains_teacher = not (wishes.teacher and _has_weights(wishes.teacher))
 
-    def check_trunks(self) -> None:
-        """Say that the weights of a trunk are missing, before anything else is done.
+    def check(self) -> None:
+        """Check configs and options before anything else is done.
 
         Raises:
-            ConfigError, MissingFileError: they are, or a config is wrong.
+            ConfigError, MissingFileError: one is wrong, or the weights of a trunk are missing.
         """
+        for key in self._wishes.options[::2]:
+            if key in _PLANNED:
+                raise ConfigError(f"{key} is chosen by the plan: type {_PLANNED[key]} instead.")
         for name in (self._student, *[self._teacher] * self.trains_teacher):
             cfg = load_config(name, self._wishes.options)
             if cfg.MODEL.TIMM.CHECKPOINT and not Path(cfg.MODEL.TIMM.CHECKPOINT).is_file():

@@ -9,13 +9,14 @@ from typing import Any, Dict, List
 from ..data.coco_json import summary
 from ..data.prepare import forget_prepared, prepare_folder
 from ..engine.main import config_of
-from ..errors import ConfigError
-from ..file_io import read_yaml, write_yaml
+from ..errors import ConfigError, MissingFileError
+from ..file_io import check_output, read_yaml, write_yaml
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
 from .measure import measure, measured_size
 
 PLAN, DATA = "plan.yaml", "data"
+_MARK = "planning"  # that there is no plan yet, and the data are its own
 _KEYS = ("asked", "size", "steps", "estimate", "stages")
 
 
@@ -68,23 +69,39 @@ def open_plan(wishes: Wishes, dry_run: bool = False) -> Plan:
     """
     if known := read_plan(wishes):
         return known
-    forget_prepared(Path(wishes.output, DATA))  # of a call that came to no plan
-    is_made = False
+    output, mark = Path(wishes.output), Path(wishes.output, _MARK)
+    check_output(output, "--output")
+    if mark.exists():
+        forget_prepared(output / DATA)  # of a call that came to no plan
+    is_own = not (output / DATA).exists()
+    if is_own:
+        output.mkdir(parents=True, exist_ok=True)
+        mark.touch()
     try:
         plan = make_plan(wishes)
-        is_made = not dry_run
+        if not dry_run:
+            write_plan(plan)
     finally:
-        if not is_made:
-            _leave_nothing(Path(wishes.output))
-    if is_made:
-        write_plan(plan)
+        if is_own and not (output / PLAN).exists():
+            forget_prepared(output / DATA)
+        mark.unlink(missing_ok=True)
+        if output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
     return plan
 
 
-def _leave_nothing(output: Path) -> None:
-    forget_prepared(output / DATA)
-    if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
+def check_wishes(wishes: Wishes) -> Commands:
+    """The commands of what is asked for, without a look into the folder.
+
+    Raises:
+        ConfigError, MissingFileError: there is no folder, a config or an option is wrong, or the
+            weights of a trunk are missing.
+    """
+    words = Commands(wishes, Path(wishes.output, DATA))
+    words.check()
+    if not Path(wishes.folder).exists():
+        raise MissingFileError(f"{wishes.folder}: there is no such file or folder.")
+    return words
 
 
 def make_plan(wishes: Wishes) -> Plan:
@@ -97,8 +114,7 @@ def make_plan(wishes: Wishes) -> Plan:
         ConfigError, MissingFileError: the folder, a config or an option is wrong.
     """
     begin, data = time.monotonic(), Path(wishes.output, DATA)
-    words = Commands(wishes, data)
-    words.check_trunks()
+    words = check_wishes(wishes)
     splits = prepare_folder(Path(wishes.folder), data, wishes.val, wishes.seed)
     counts = summary(splits["train"].json)[0], summary(splits["val"].json)[0]
     size = wishes.size or choose_size(splits["train"])
@@ -145,8 +161,8 @@ def read_plan(wishes: Wishes) -> Plan | None:
     if plan and (other := [k for k, value in asked.items() if plan.asked.get(k) != value]):
         said = ", ".join(f"{key} {plan.asked.get(key)!r}" for key in other)
         raise ConfigError(
-            f"{plan.output / PLAN} is the plan of another command ({said}): type that again to go "
-            "on with it, give another --output, or begin anew with --overwrite."
+            f"{Path(wishes.output, PLAN)} is the plan of another command ({said}): type that "
+            "again to go on with it, give another --output, or begin anew with --overwrite."
         )
     return plan
 
@@ -165,7 +181,7 @@ def stored_plan(wishes: Wishes) -> Plan | None:
             "folder beside it, such as --output ../distilled."
         )
     if not file.is_file():
-        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA}):
+        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA, _MARK}):
             raise ConfigError(
                 f"--output {wishes.output} holds files that d2kd distill did not write "
                 f"({', '.join(others[:3])}): give another folder."

@@ -1,5 +1,7 @@
 """Running a plan: one process for each stage; what is finished is not run again."""
 
+import math
+import os
 import shlex
 import shutil
 import signal
@@ -8,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from ..checkpoint.of_run import read_best
 from ..engine.run_folder import holds_run
@@ -17,12 +19,11 @@ from ..file_io import read_yaml, write_yaml
 from ..report.runs import read_run
 from .choose import Wishes
 from .commands import FOLDER, MODEL, REPORT, RUNS
-from .plan import DATA, PLAN, Plan, stored_plan
+from .plan import DATA, PLAN, Plan, check_wishes, stored_plan
 
 FINISHED = "finished.yaml"  # stage -> its command and seconds
 CONSOLE = "console.txt"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_STOPPED = {128 + number for number in _SIGNALS}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> None:
@@ -35,55 +36,61 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
 
     Raises:
         ConfigError: a stage failed; what it printed says why.
+        SystemExit: a signal stopped a stage; 128 and its number.
     """
     finished = _finished(plan)
-    for number, (name, words) in enumerate(plan.stages.items(), 1):
-        head = f"[{number}/{len(plan.stages)}] {name}"
+    for index, (name, words) in enumerate(plan.stages.items(), 1):
+        head = f"[{index}/{len(plan.stages)}] {name}"
         if finished.get(name, {}).get("command") == words:
             say(f"{head}: finished before")
             continue
         say(f"{head}: {shlex.join(words)}")
         start = time.monotonic()
-        if code := _run(plan, name, words, quiet):
-            if code in _STOPPED:
-                say(f"{name} is stopped: type the same command again to go on.")
-                raise SystemExit(code)
+        code, number = _run(plan, name, words, quiet)
+        if code == 0:
+            finished[name] = {"command": words, "seconds": round(time.monotonic() - start)}
+            write_yaml(plan.output / FINISHED, finished)
+        if number:
+            say(f"{name} is stopped: type the same command again to go on.")
+            raise SystemExit(128 + number)
+        if code:
             where = f", see {plan.output / CONSOLE}" if quiet else ""
             raise ConfigError(f"{name} ended with exit code {code}{where}; what it needs mended, "
                               "type the same command again to go on.")  # fmt: skip
-        finished[name] = {"command": words, "seconds": round(time.monotonic() - start)}
-        write_yaml(plan.output / FINISHED, finished)
 
 
-def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> int:
+def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> Tuple[int, int]:
     goes_on = words[1] == "train" and holds_run(plan.output / name)
     command = [sys.executable, "-m", *words[:3], *["--resume"] * goes_on, *words[3:]]
-    if not quiet:
-        return _wait(subprocess.Popen(command, start_new_session=True))
-    with open(plan.output / CONSOLE, "a", encoding="utf-8") as file:
-        return _wait(subprocess.Popen(command, start_new_session=True, stdout=file,
-                                      stderr=subprocess.STDOUT))  # fmt: skip
+    with open(plan.output / CONSOLE if quiet else os.devnull, "a", encoding="utf-8") as file:
+        return _wait(command, {"stdout": file, "stderr": subprocess.STDOUT} if quiet else {})
 
 
-def _wait(process: subprocess.Popen) -> int:
-    """The exit code, 128 + a signal's number if that ended it.
+def _wait(command: List[str], output: Dict[str, Any]) -> Tuple[int, int]:
+    """The exit code, and the first signal that came meanwhile, or 0.
 
-    Signals are passed on, each once, and a training has the time to save where it is.
+    Each signal reaches the process once, which has the time to save: it is in a session of its own,
+    so that a terminal does not send them as well. Only a main thread can pass them on.
     """
     got: List[int] = []
+    running: List[subprocess.Popen] = []
 
     def pass_on(number: int, _frame: Any) -> None:
         got.append(number)
-        process.send_signal(number)
+        for process in running:
+            process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = {x: signal.signal(x, pass_on) for x in _SIGNALS} if is_main else {}
+    heard = [x for x in _SIGNALS if is_main and signal.getsignal(x) is not signal.SIG_IGN]
+    before = {x: signal.signal(x, pass_on) for x in heard}
     try:
-        code = process.wait()
-        return 128 + got[0] if got and code else code
+        running.append(subprocess.Popen(command, start_new_session=is_main, **output))
+        for number in got:
+            running[0].send_signal(number)
+        return running[0].wait(), got[0] if got else 0
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _finished(plan: Plan) -> Dict[str, Any]:
@@ -96,13 +103,15 @@ def remove_plan(wishes: Wishes) -> None:
     """Remove what a plan and its stages wrote into `wishes.output`, and nothing else.
 
     Raises:
-        ConfigError: see `stored_plan`; nothing is removed then.
+        ConfigError: see `stored_plan` and `check_wishes`; nothing is removed then.
     """
     output = Path(wishes.output)
     if stored_plan(wishes):
+        check_wishes(wishes)
         for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
             path = output / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            is_folder = path.is_dir() and not path.is_symlink()
+            shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
 
 
 def summary(plan: Plan) -> Dict[str, Any]:
@@ -133,4 +142,4 @@ def _ap(run: Path) -> float | None:
     if best and best["metric"] == "bbox/AP":
         return round(best["value"], 2)
     value = read_run(run, run.name).results.get("bbox/AP")
-    return None if value is None else round(value, 2)
+    return None if value is None or math.isnan(value) else round(value, 2)

@@ -78,5 +78,5 @@ def ap_charts(runs: Sequence[RunFolder]) -> Charts:
 
 
 def _spread(runs: Sequence[RunFolder], key: str) -> float:
-    values = [run.results[key] for run in runs if key in run.results]
-    return max(values) - min(values)
+    values = [x for run in runs if math.isfinite(x := run.results.get(key, math.nan))]
+    return max(values) - min(values) if values else -1.0

@@ -34,7 +34,7 @@ def _taught_by(run: RunFolder) -> List[str]:
 
 
 def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
-    """A sentence each: runs that find nothing yet, teachers below their students, few images, classes with few objects."""
+    """A sentence each: runs that find nothing yet, weak teachers, few images, few objects."""
     found = [*_little(runs), *_weak_teachers(runs, teachers)]
     seen: Dict[str, Found] = {}
     for run in runs:

@@ -3,8 +3,7 @@
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -53,16 +52,8 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         return
     shares = [missing[i::jobs] for i in range(jobs)]
     start = imports, jobs, torch.get_num_threads()
-    with ProcessPoolExecutor(jobs, _context(), _start, start) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, start) as pool:
         list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
-
-
-def _context() -> BaseContext:
-    """Of processes that are new, but import once what all of them need, where the system can."""
-    clean = "forkserver" in get_all_start_methods()
-    context = get_context("forkserver" if clean else "spawn")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _start(imports: Sequence[str], jobs: int, threads: int) -> None:

@@ -39,3 +39,24 @@ def test_behind_a_position_nothing_is_written_twice(tmp_path):
         storage.put_scalar("total_loss", 9.0)
         metrics.write()
     assert [row["iteration"] for row in rows(path)] == [0, 1]
+
+
+def test_a_late_value_is_written_after_a_resumption_too(tmp_path):
+    def step(metrics, storage, iteration, late=None):
+        storage.iter = iteration
+        storage.put_scalar("total_loss", 1.0)
+        metrics.write()
+        if late is not None:
+            storage.put_scalar("bbox/AP", late, smoothing_hint=False)
+
+    path = tmp_path / "metrics.json"
+    metrics = MetricsFile(path)
+    with EventStorage(0) as storage:
+        step(metrics, storage, 0, late=5.0)
+        position = metrics.position
+        step(metrics, storage, 1)
+        whole = rows(path)
+        resumed = MetricsFile(path)
+        resumed.go_back(position)
+        step(resumed, storage, 1)
+    assert rows(path) == whole and {"iteration": 0, "bbox/AP": 5.0} in whole

@@ -1,6 +1,7 @@
 """From a folder to a student: what is chosen, the plan, its stages, and one run to the end."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ folder.mkdir(parents=True, exist_ok=True)
 if words[0] == "train": (folder / "run.json").write_text("{}")
 sys.exit(int(words[1] == "bad.yaml" and len(Path("calls.txt").read_text().splitlines()) < 4))
 """
+BARE = "MODEL.TIMM.CHECKPOINT", ""
 SLOW = """
 import signal, sys, time
 from pathlib import Path
@@ -38,7 +40,7 @@ Path("ready").write_text("")
 while not got: time.sleep(0.01)
 time.sleep(1)
 Path("saved").write_text(str(len(got)))
-sys.exit(128 + got[0])
+sys.exit({})
 """
 SMALL = """
 _BASE_: {}/configs/own/student.yaml
@@ -163,7 +165,10 @@ def test_overwrite_removes_what_a_plan_wrote_and_nothing_else(here):
     result = d2kd("distill", "photos", "--output", ".", "--overwrite")
     assert "plan.yaml was not written by d2kd distill" in result.output
     assert Path("data/results.csv").exists() and Path("plan.yaml").exists()
-    result = d2kd("distill", "photos", "--output", "out", "--overwrite")
+    result = d2kd("distill", "photos", "--output", "out", "--overwrite", *BARE)
+    assert "photos: there is no such file" in result.output and Path("out/teacher").exists()
+    Path("photos").mkdir()
+    result = d2kd("distill", "photos", "--output", "out", "--overwrite", *BARE)
     assert "holds files that d2kd distill did not write (mine.txt)" in result.output
     assert [x.name for x in Path("out").iterdir()] == ["mine.txt"]
 
@@ -189,9 +194,24 @@ def test_a_call_that_came_to_no_plan_leaves_nothing_and_is_forgotten(here, squar
     assert failed.exit_code == 1 and not Path("out").exists(), failed.output
     prepare_folder(Path("photos"), Path("out/data"), 0.2, 1)
     Path("out/data/instances_train.json").write_text("of another time")
+    Path("out/planning").touch()
     failed = d2kd(*words, "MODEL.TIMM.CHECKPOINT", "", "MODEL.TIMM.NAME", "no_such_net")
     assert "no_such_net" in failed.output and "another time" not in failed.output
     assert not Path("out").exists()
+
+
+def test_data_of_another_command_stay(here, squares):
+    shutil.copytree(squares, "photos")
+    prepare_folder(Path("photos"), Path("out/data"), 0.2, 1)
+    failed = d2kd("distill", "photos", "--output", "out", "--dry-run", *BARE,
+                  "MODEL.TIMM.NAME", "no_such_net")  # fmt: skip
+    assert "no_such_net" in failed.output
+    assert [x.name for x in Path("out").iterdir()] == ["data"]
+
+
+def test_what_the_plan_chooses_is_no_key(here):
+    failed = d2kd("distill", "photos", "SOLVER.MAX_ITER", 5)
+    assert "SOLVER.MAX_ITER is chosen by the plan: type --steps instead." in failed.output
 
 
 def test_missing_weights_of_a_trunk_are_said_first(here):
@@ -200,24 +220,26 @@ def test_missing_weights_of_a_trunk_are_said_first(here):
 
 
 @pytest.mark.parametrize(("number", "code"), [
-    (signal.SIGINT, "128 + got[0]"),  # of a training that saves
+    (signal.SIGINT, "0"),  # of a training in its last step
     (signal.SIGTERM, "1"),  # of one that has just begun
 ])  # fmt: skip
 def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number, code):
     """The stage gets the signal once, and has all the time it needs to save."""
-    Path("d2kd.py").write_text(SLOW.replace("128 + got[0]", code))
-    write_plan(plan(("teacher", "train OUTPUT_DIR out/teacher")))
+    Path("d2kd.py").write_text(SLOW.format(code))
+    write_plan(plan(("teacher", "train OUTPUT_DIR out/a"), ("plain", "train OUTPUT_DIR out/b")))
     text = "from d2kd.pipeline import *; run_plan(read_plan(Wishes('photos', 'out')), print)"
     Path("go.py").write_text(f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n{text}")
-    process = subprocess.Popen([sys.executable, "go.py"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "go.py"], stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)  # fmt: skip
     while not Path("ready").exists():
         time.sleep(0.05)
         assert process.poll() is None
-    process.send_signal(number)
-    said = process.communicate()[0]
+    os.killpg(process.pid, number)  # as a terminal does
+    said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number
     assert "teacher is stopped: type the same command again to go on." in said
-    assert Path("saved").read_text() == "1"
+    assert Path("saved").read_text() == "1" and "[2/2]" not in said
+    assert Path("out/finished.yaml").exists() == (code == "0")
 
 
 def test_a_dry_run_leaves_nothing(squares, tmp_path, monkeypatch):

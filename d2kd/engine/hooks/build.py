@@ -43,7 +43,7 @@ def adapt_stock_hooks(
         hooks: Detectron2's.
         cfg: of the training.
         evaluate: all ranks call it, and the first gets the measures.
-        metrics: gets a row in 20 steps, in short runs as many as make 50 rows or more.
+        metrics: gets a row every 20 steps, in runs of fewer than 1,000 every MAX_ITER / 50.
         others: those of a distillation, of which `TeacherCheck` adds to the measures.
     """
     for check in others:
