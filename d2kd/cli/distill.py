@@ -67,9 +67,7 @@ def distill(folder: str, **given: Any) -> None:
     say = (lambda _: None) if given["as_json"] else echo
     if given["overwrite"]:
         pipeline.remove_plan(wishes)
-    if pipeline.read_plan(wishes) is None:
-        say(f"Reading {folder}, then timing some steps: a minute or two.")
-    plan = pipeline.open_plan(wishes, given["dry_run"])
+    plan = pipeline.open_plan(wishes, given["dry_run"], say)
     if not given["as_json"]:
         echo_lines(str(plan))
     if given["dry_run"]:

@@ -4,18 +4,19 @@ import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 from ..data.coco_json import summary
 from ..data.prepare import forget_prepared, prepare_folder
 from ..engine.main import config_of
 from ..errors import ConfigError, MissingFileError
-from ..file_io import check_output, read_yaml, write_yaml
+from ..file_io import check_output, expect, read_yaml, write_yaml
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
 from .measure import measure, measured_size
 
 PLAN, DATA = "plan.yaml", "data"
+_LABELLED = "data", "yolo", "images"  # groups of what FOLDER may be
 _MARK = "planning"  # that there is no plan yet, and the data are its own
 _KEYS = ("asked", "size", "steps", "estimate", "stages")
 
@@ -57,12 +58,15 @@ class Plan:
         return "\n".join([*lines, *(shlex.join(words) for words in self.stages.values())])
 
 
-def open_plan(wishes: Wishes, dry_run: bool = False) -> Plan:
+def open_plan(
+    wishes: Wishes, dry_run: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Plan:
     """The plan that the same wishes have made before, or a new one, which is written to `output`.
 
     Args:
         wishes: what is asked for.
         dry_run: leave nothing of a new one behind.
+        say: prints a line.
 
     Raises:
         ConfigError, MissingFileError: see `read_plan` and `make_plan`.
@@ -71,6 +75,8 @@ def open_plan(wishes: Wishes, dry_run: bool = False) -> Plan:
         return known
     output, mark = Path(wishes.output), Path(wishes.output, _MARK)
     check_output(output, "--output")
+    check_wishes(wishes)
+    made = [x for x in (output, *output.parents) if not x.exists() or (x / _MARK).exists()]
     if mark.exists():
         forget_prepared(output / DATA)  # of a call that came to no plan
     is_own = not (output / DATA).exists()
@@ -78,40 +84,42 @@ def open_plan(wishes: Wishes, dry_run: bool = False) -> Plan:
         output.mkdir(parents=True, exist_ok=True)
         mark.touch()
     try:
-        plan = make_plan(wishes)
+        plan = make_plan(wishes, say)
         if not dry_run:
             write_plan(plan)
     finally:
         if is_own and not (output / PLAN).exists():
             forget_prepared(output / DATA)
         mark.unlink(missing_ok=True)
-        if output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     return plan
 
 
 def check_wishes(wishes: Wishes) -> Commands:
-    """The commands of what is asked for, without a look into the folder.
+    """The commands of what is asked for, before anything is read.
 
     Raises:
-        ConfigError, MissingFileError: there is no folder, a config or an option is wrong, or the
-            weights of a trunk are missing.
+        ConfigError, MissingFileError: folder, config, option or a trunk's weights are wrong.
     """
+    folder = Path(wishes.folder).expanduser()
+    if not folder.exists():
+        raise MissingFileError(f"{folder}: there is no such file or folder.")
+    expect(folder, "FOLDER", *_LABELLED)
     words = Commands(wishes, Path(wishes.output, DATA))
     words.check()
-    if not Path(wishes.folder).exists():
-        raise MissingFileError(f"{wishes.folder}: there is no such file or folder.")
     return words
 
 
-def make_plan(wishes: Wishes) -> Plan:
+def make_plan(wishes: Wishes, say: Callable[[str], None] = lambda _: None) -> Plan:
     """Read the folder, divide it where there is no validation split, and choose size and steps.
 
     The data set in COCO's format is written to `output`/data; nothing else is written. Some steps
     of the trainings are timed on models that are thrown away.
 
     Raises:
-        ConfigError, MissingFileError: the folder, a config or an option is wrong.
+        ConfigError, MissingFileError: see `check_wishes`, `prepare_folder` and `fit_time`.
     """
     begin, data = time.monotonic(), Path(wishes.output, DATA)
     words = check_wishes(wishes)
@@ -119,6 +127,7 @@ def make_plan(wishes: Wishes) -> Plan:
     counts = summary(splits["train"].json)[0], summary(splits["val"].json)[0]
     size = wishes.size or choose_size(splits["train"])
     cfg = config_of(words.plain(size, 1))
+    say("Some steps are timed: a minute or two.")
     tried = measured_size(size)
     costs = measure(tried, words.plain(tried, 1), words.measured(tried), words.trains_teacher)
     batch = cfg.SOLVER.IMS_PER_BATCH
@@ -160,10 +169,9 @@ def read_plan(wishes: Wishes) -> Plan | None:
     asked = _plain(wishes)
     if plan and (other := [k for k, value in asked.items() if plan.asked.get(k) != value]):
         said = ", ".join(f"{key} {plan.asked.get(key)!r}" for key in other)
-        raise ConfigError(
-            f"{Path(wishes.output, PLAN)} is the plan of another command ({said}): type that "
-            "again to go on with it, give another --output, or begin anew with --overwrite."
-        )
+        raise ConfigError(f"{Path(wishes.output, PLAN)} is the plan of another command ({said}): "
+                          "type that again to go on with it, give another --output, or begin anew "
+                          "with --overwrite.")  # fmt: skip
     return plan
 
 
@@ -171,8 +179,7 @@ def stored_plan(wishes: Wishes) -> Plan | None:
     """The plan in `output`, of these or other wishes, None if there is none.
 
     Raises:
-        ConfigError: `output` holds files that no plan has written, which stay as they are; or it
-            is inside of `folder`.
+        ConfigError: `output` holds files that no plan has written, or is inside of `folder`.
     """
     file = Path(wishes.output, PLAN)
     if file.resolve().is_relative_to(Path(wishes.folder).resolve()):

@@ -176,7 +176,7 @@ WRONG = {
     "data coco --pictures photos": "--pictures photos is a folder",
     "robustness run --output notes.txt": "--output notes.txt is a file",
     "maps base.yaml --output notes.txt": "--output notes.txt is a file",
-    "distill coco --output notes.txt": "notes.txt, which is a file",
+    "distill coco --output notes.txt": "notes.txt is a file: name a folder",
     "data voc": "VOC's layout.*convert voc",
 }  # fmt: skip
 

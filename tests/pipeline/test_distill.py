@@ -210,12 +210,14 @@ def test_data_of_another_command_stay(here, squares):
 
 
 def test_what_the_plan_chooses_is_no_key(here):
+    Path("photos").mkdir()
     failed = d2kd("distill", "photos", "SOLVER.MAX_ITER", 5)
     assert "SOLVER.MAX_ITER is chosen by the plan: type --steps instead." in failed.output
 
 
 def test_missing_weights_of_a_trunk_are_said_first(here):
-    failed = d2kd("distill", "nowhere", "MODEL.TIMM.CHECKPOINT", "datasets/weights/no.safetensors")
+    Path("photos").mkdir()
+    failed = d2kd("distill", "photos", "MODEL.TIMM.CHECKPOINT", "datasets/weights/no.safetensors")
     assert "run python datasets/prepare_weights.py" in failed.output
 
 
