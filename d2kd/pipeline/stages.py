@@ -69,8 +69,8 @@ def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> Tuple[int, int
 def _wait(command: List[str], output: Dict[str, Any]) -> Tuple[int, int]:
     """The exit code, and the first signal that came meanwhile, or 0.
 
-    Each signal reaches the process once, which has the time to save: it is in a session of its own,
-    so that a terminal does not send them as well. Only a main thread can pass them on.
+    Signals are passed on, and the process has the time to save. A terminal sends it the same, which
+    a training takes as one. Only a main thread can pass them on.
     """
     got: List[int] = []
     running: List[subprocess.Popen] = []
@@ -84,7 +84,7 @@ def _wait(command: List[str], output: Dict[str, Any]) -> Tuple[int, int]:
     heard = [x for x in _SIGNALS if is_main and signal.getsignal(x) is not signal.SIG_IGN]
     before = {x: signal.signal(x, pass_on) for x in heard}
     try:
-        running.append(subprocess.Popen(command, start_new_session=is_main, **output))
+        running.append(subprocess.Popen(command, **output))
         for number in got:
             running[0].send_signal(number)
         return running[0].wait(), got[0] if got else 0

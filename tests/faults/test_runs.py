@@ -85,12 +85,12 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, squares, number):
 
 
 def test_what_a_signal_stopped_goes_on_with_the_same_bits(tmp_path, squares):
-    """In this process, so that the step is known; the signal comes in the third of eight."""
+    """In this process, so that the step is known; the signal comes twice in the third of eight."""
     whole = config(CASE, tmp_path, squares, "whole", SOLVER__CHECKPOINT_PERIOD=1000)
     train(whole)
     parts = config(CASE, tmp_path, squares, "parts", SOLVER__CHECKPOINT_PERIOD=1000)
     with pytest.raises(SystemExit) as info:
-        train(parts, call_before={2: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+        train(parts, call_before={2: lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in "ab"]})
     assert info.value.code == 143
     assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000002.pth"
     train(parts, resume=True)

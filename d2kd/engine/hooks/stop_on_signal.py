@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any, Dict
 
 from detectron2.engine import HookBase
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 from .exact_resume import ExactResume
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONE = 1.0  # seconds in which signals are one, as from a terminal and from a parent process
 _GRACE = 45.0  # seconds; a rank that waits for a dead one does not come to the end of its step
 
 
@@ -20,13 +22,13 @@ class StopOnSignal(HookBase):
     """Ends the step that runs, writes a checkpoint and exits with 128 + the signal's number.
 
     That is 143 for SIGTERM and 130 for SIGINT. All ranks stop after the same step if one of them
-    gets the signal. A second signal, or a step that does not end in 45 seconds, exits without a
-    checkpoint. Put it behind all other hooks.
+    gets the signal. Another one more than a second later, or a step that does not end in 45
+    seconds, exits without a checkpoint. Put it behind all other hooks.
     """
 
     def __init__(self, resume: ExactResume) -> None:
         """Set the hook that knows what else a checkpoint needs."""
-        self._resume, self._signal = resume, 0
+        self._resume, self._signal, self._since = resume, 0, 0.0
         self._previous: Dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -68,9 +70,10 @@ class StopOnSignal(HookBase):
         self._previous = {}
 
     def _note(self, number: int, _frame: Any) -> None:
-        if self._signal:
+        if not self._signal:
+            self._signal, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > _ONE:
             raise SystemExit(128 + number)
-        self._signal = number
 
 
 def _exit_late(reader: socket.socket) -> None:
