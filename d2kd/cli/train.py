@@ -12,7 +12,8 @@ from .closing import close_evaluation, close_training, console_of, with_console
 
 
 @click.command(context_settings=SETTINGS)
-@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import", "last")
+@with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import",
+             "trust-config", "last")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
 @click.option("--resume-anyway", is_flag=True, help=RESUME_ANYWAY + ".")
 @click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")

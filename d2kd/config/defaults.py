@@ -22,6 +22,7 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     add_backbone_config(cfg)
     add_solver_config(cfg)
     add_data_config(cfg)
+    cfg.MODEL.LAZY_CONFIG = ""  # Detectron2's LazyConfig that a teacher is built from
     cfg.MODEL.CHANNELS_LAST = False  # the trained detector's maps in NHWC memory order
     cfg.DETERMINISTIC = False  # only operators that give the same bits again; on a GPU slower
 

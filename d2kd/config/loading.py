@@ -14,6 +14,7 @@ from ..text import plain
 from .defaults import get_d2kd_cfg
 from .files import read_config
 from .keys import flatten, refuse_none
+from .lazy import lazy_keys
 from .locate import resolve_config_file
 from .unread import say_typed_in_vain
 
@@ -94,9 +95,9 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:
         ConfigError: it is no yaml that can be read as data, has unknown keys, or values of another
             type.
     """
-    path = resolve_config_file(path, key)
+    name, path = path, resolve_config_file(path, key)
     try:
-        keys = read_config(path)
+        keys = lazy_keys(path, name) if path.endswith(".py") else read_config(path)
     except MissingFileError as error:
         raise MissingFileError(f"{key}: {error}") from None
     except ConfigError as error:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..errors import ConfigError, MissingFileError
 from ..file_io import CONFIGS, expect, told
-from .model_zoo import zoo_config_file
+from .lazy import is_trusted
+from .model_zoo import zoo_config_file, zoo_folder
 
 
 def moved_config(text: str) -> str:
@@ -20,7 +21,7 @@ def resolve_config_file(path: str, key: str) -> str:
     Args:
         path: a file; the folder of a run, whose config.yaml is meant; a config of d2kd, such as
             "train/gfl_R_50_FPN_1x.yaml"; or one of Detectron2's model zoo, such as
-            "COCO-Detection/retinanet_R_101_FPN_3x.yaml".
+            "COCO-Detection/retinanet_R_101_FPN_3x.yaml", or a LazyConfig of it (.py).
         key: the option that named it, for the error message.
 
     Raises:
@@ -36,7 +37,8 @@ def resolve_config_file(path: str, key: str) -> str:
     if os.path.isdir(path):
         path = os.path.join(path, "config.yaml")
     if os.path.isfile(path):
-        expect(path, key, "config")
+        if not is_trusted(path):
+            expect(path, key, "config")
         return path
     if os.path.isfile(moved_config(path)):
         return moved_config(path)
@@ -53,7 +55,9 @@ def resolve_config_file(path: str, key: str) -> str:
 
 
 def _near(path: str) -> str:
-    names = [str(x.relative_to(CONFIGS)) for x in CONFIGS.glob("**/*.yaml")]
-    by_stem = {Path(name).stem: name for name in names}
+    zoo = zoo_folder() / "configs"
+    files = [*zoo.glob("**/*.*"), *CONFIGS.glob("**/*.yaml")]
+    roots = {x: CONFIGS if x.is_relative_to(CONFIGS) else zoo for x in files}
+    by_stem = {x.stem: str(x.relative_to(root)) for x, root in roots.items()}
     near = difflib.get_close_matches(Path(path).stem, by_stem, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(by_stem[name] for name in near)}?" if near else ""

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import ConfigError, class_count_key
 from .defaults import get_d2kd_cfg
 from .keys import changed_keys, flatten
+from .lazy import build_lazy
 
 
 def construct(cfg: CfgNode, whose: str = "") -> nn.Module:
@@ -27,7 +28,7 @@ def construct(cfg: CfgNode, whose: str = "") -> nn.Module:
     """
     with naming_keys(cfg, "MODEL", whose):
         try:
-            return build_model(cfg)
+            return build_lazy(cfg) if cfg.MODEL.LAZY_CONFIG else build_model(cfg)
         except KeyError as error:
             if text := _missing_level(cfg, str(error.args[0])):
                 raise ConfigError(whose + text) from error

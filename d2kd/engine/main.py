@@ -18,6 +18,7 @@ from ..build import student_config
 from ..checkpoint import SafeCheckpointer, StrictCheckpointer
 from ..config.defaults import get_d2kd_cfg
 from ..config.keys import flatten
+from ..config.lazy import trust
 from ..config.loading import merge_config_file, merge_options, without_pretrained
 from ..config.locate import resolve_config_file
 from ..config.naming import construct
@@ -27,7 +28,7 @@ from ..config.shortcuts import distil, use_data
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
-from ..errors import MissingFileError
+from ..errors import ConfigError, MissingFileError
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import expect, read_yaml
 from ..text import make_output_plain
@@ -74,6 +75,8 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
         ConfigError: a file, a key, a value or a combination of them is wrong.
     """
     import_files(args.imports)
+    for path in args.trust_config:
+        trust(path)
     cfg = get_d2kd_cfg()
     said = merge_config_file(cfg, args.config_file, "--config-file") if args.config_file else set()
     if args.data:
@@ -147,6 +150,10 @@ def setup(args: Namespace) -> CfgNode:
 
 def _checked_config(args: Namespace) -> CfgNode:
     cfg = resolve_config(args, trains=not args.eval_only)
+    if cfg.MODEL.LAZY_CONFIG and not args.eval_only:
+        raise ConfigError(
+            f"{cfg.MODEL.LAZY_CONFIG} is a LazyConfig, which is no student: name it with --teacher."
+        )
     check_config(cfg)
     args.resume |= args.resume_anyway
     if args.eval_only:

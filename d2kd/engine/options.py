@@ -1,6 +1,7 @@
 """Options of a run beside Detectron2's own, for `d2kd train` and train_net.py alike."""
 
 OPTIONS = {
+    "trust-config": ("FILE", "LazyConfig of yours that --teacher names; it is executed"),
     "import": ("FILE", "Python file of yours that registers heads, detectors or data sets"),
     "teacher": ("CONFIG", "distil from this config, model-zoo name or folder of a run"),
     "teacher-weights": ("FILE", "its checkpoint; default: the zoo's, or the run's best one"),
