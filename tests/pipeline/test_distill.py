@@ -229,7 +229,11 @@ def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number, code
     Path("d2kd.py").write_text(SLOW.format(code))
     write_plan(plan(("teacher", "train OUTPUT_DIR out/a"), ("plain", "train OUTPUT_DIR out/b")))
     text = "from d2kd.pipeline import *; run_plan(read_plan(Wishes('photos', 'out')), print)"
-    Path("go.py").write_text(f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n{text}")
+    heard = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as in a shell
+    )
+    path = f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)"
+    Path("go.py").write_text("\n".join([heard, path, text]))
     process = subprocess.Popen([sys.executable, "go.py"], stdout=subprocess.PIPE, text=True)
     while not Path("ready").exists():
         time.sleep(0.05)
