@@ -132,10 +132,9 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     state = student.state_dict()
     trunk = _TRUNK if any(key.startswith(_TRUNK) for key in state) else "backbone."  # without FPN
     wanted = {k: v for k, v in state.items() if _INHERITED[mode](k) and not k.startswith(trunk)}
-    wanted = {k: v for k, v in wanted.items() if not k.endswith("num_batches_tracked")}
     misfits = {k for k, v in wanted.items() if k not in source or source[k].shape != v.shape}
-    broken = {_layer(key) for key in misfits}
-    fits = {k: source[k] for k in wanted if _layer(k) not in broken}
+    broken = {_layer(key) for key in misfits if not key.endswith("num_batches_tracked")}
+    fits = {k: source[k] for k in wanted if k not in misfits and _layer(k) not in broken}
     with torch.no_grad():
         for key, value in fits.items():
             wanted[key].copy_(value)
