@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..errors import ConfigError, class_count_key
-from .model_zoo import zoo_folder
+from .model_zoo import zoo_config_file, zoo_folder
 
 _TRUSTED: Set[str] = set()
 _RESIZED = "dataloader.test.mapper.augmentations"
@@ -64,14 +64,9 @@ def lazy_keys(path: str, name: str) -> Dict[str, Any]:
 def build_lazy(cfg: CfgNode) -> nn.Module:
     """The detector of `MODEL.LAZY_CONFIG`, without weights, on `MODEL.DEVICE`."""
     name = cfg.MODEL.LAZY_CONFIG
-    detector: nn.Module = instantiate(_read(find_lazy(name), name).model)
+    path = name if os.path.isfile(name) else str(zoo_config_file(name) or name)
+    detector: nn.Module = instantiate(_read(path, name).model)
     return detector.to(cfg.MODEL.DEVICE)
-
-
-def find_lazy(name: str) -> str:
-    """The file of a name of Detectron2's model zoo, or `name` itself."""
-    installed = zoo_folder() / "configs" / name
-    return name if os.path.isfile(name) or not installed.is_file() else str(installed)
 
 
 def _read(path: str, name: str) -> DictConfig:

@@ -1,7 +1,6 @@
 """Running a plan: one process for each stage; what is finished is not run again."""
 
 import math
-import os
 import shlex
 import shutil
 import signal
@@ -62,8 +61,10 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
 def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> Tuple[int, int]:
     goes_on = words[1] == "train" and holds_run(plan.output / name)
     command = [sys.executable, "-m", *words[:3], *["--resume"] * goes_on, *words[3:]]
-    with open(plan.output / CONSOLE if quiet else os.devnull, "a", encoding="utf-8") as file:
-        return _wait(command, {"stdout": file, "stderr": subprocess.STDOUT} if quiet else {})
+    if not quiet:
+        return _wait(command, {})
+    with open(plan.output / CONSOLE, "a", encoding="utf-8") as file:
+        return _wait(command, {"stdout": file, "stderr": subprocess.STDOUT})
 
 
 def _wait(command: List[str], output: Dict[str, Any]) -> Tuple[int, int]:
