@@ -68,7 +68,7 @@ class Distiller(nn.Module):
         self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
         self.num_classes = self.adapter.spec().num_classes
         adapters = [self.adapter, *(t.adapter for t in self.teachers)]
-        self.divisor = math.lcm(*(max(a.backbone.size_divisibility, 1) for a in adapters))
+        self.divisor = math.lcm(*(adapter.divisor for adapter in adapters))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:

@@ -9,6 +9,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .output import DetectorOutput, DetectorSpec
+from .padding import backbone_divisor, pad
 from .replay import refuse_overrides
 
 DETECTOR_ADAPTER_REGISTRY = Registry("DETECTOR_ADAPTER")
@@ -46,6 +47,11 @@ class DetectorAdapter:
         """Where the detector is."""
         return self.detector.get_buffer("pixel_mean").device
 
+    @property
+    def divisor(self) -> int:
+        """What the sides of its padded images are multiples of, px; 1 for any."""
+        return backbone_divisor(self.backbone)
+
     def spec(self) -> DetectorSpec:
         """What heads are built and checked against."""
         raise NotImplementedError
@@ -57,7 +63,7 @@ class DetectorAdapter:
     def preprocess(
         self, batched_inputs: List[dict], divisor: int, flip_channels: bool = False
     ) -> ImageList:
-        """Normalize and pad a batch as the stock `preprocess_image` does.
+        """Normalize and pad a batch as the stock `preprocess_image` does; see `padding.pad`.
 
         Args:
             batched_inputs: dicts with "image", a (3, H, W) tensor in 0..255.
@@ -68,9 +74,7 @@ class DetectorAdapter:
         images = [x["image"].to(mean.device) for x in batched_inputs]
         if flip_channels:
             images = [x.flip(0) for x in images]
-        images = [(x - mean) / std for x in images]
-        constraints = self.backbone.padding_constraints
-        return ImageList.from_tensors(images, divisor, padding_constraints=constraints)
+        return pad([(x - mean) / std for x in images], divisor, self.backbone)
 
     def forward(
         self, images: ImageList, gt: Optional[List[Instances]], need: FrozenSet[str]

@@ -121,6 +121,8 @@ class DetectorOutput:
         rpn, roi, masks: see `DenseMaps`, `RoIOutput` (one per stage), `MaskOutput`. A teacher's
             are on the student's proposals.
         losses: supervised losses, {} for a teacher.
+        whole: `features` of all cells, where a teacher pads more than the student and its maps are
+            cut to the student's; {} otherwise.
     """
 
     images: ImageList
@@ -144,6 +146,7 @@ class DetectorOutput:
     roi: List[RoIOutput] = field(default_factory=list)
     masks: Computed[MaskOutput] = Computed()
     losses: Dict[str, Tensor] = field(default_factory=dict)
+    whole: Dict[int, Tensor] = field(default_factory=dict)
 
     def labels_by_stride(self) -> Dict[int, Tensor]:
         """`labels` cut into levels: stride -> (N, HWA)."""

@@ -129,7 +129,8 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         Stage k of the student is answered by stage k of the teacher, or by its last one if it has
         fewer; a teacher's further stages are not asked (ours).
         """
-        pyramid = {name: output.features[stride] for stride, name in self._names.items()}
+        maps = output.whole or output.features
+        pyramid = {name: maps[stride] for stride, name in self._names.items()}
         if self._regions is not None and "roi" in need:
             last = self._regions.num_stages - 1
             output.roi = [

@@ -18,6 +18,7 @@ TOP_BLOCK_INPUTS = ("stage", "output")
 def add_fpn_config(cfg: CfgNode) -> None:
     """Add the keys of `build_pyramid`, in place."""
     cfg.MODEL.BACKBONE.NORM_EVAL = False  # BN of the trunk keeps its statistics, trains its affine
+    cfg.MODEL.BACKBONE.FROZEN_BN_EPS = 1e-5  # of a ResNet's FrozenBN; 0.0 in torchvision's first
     cfg.MODEL.FPN.TOP_BLOCK = "none"  # levels above the last: "none", "maxpool" (1) or "p6p7" (2)
     cfg.MODEL.FPN.TOP_BLOCK_INPUT = "stage"  # p6's: the last trunk "stage" or FPN "output"
     cfg.MODEL.FPN.TOP_BLOCK_RELU = True  # ReLU between p6 and p7

@@ -1,7 +1,7 @@
 """Detectron2's ResNets under the FPN of `build_pyramid`, with or without deformable convolution."""
 
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 
 from .deform import make_deformable
@@ -31,6 +31,9 @@ def build_resnet_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Pyram
     plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * len(STAGES)
     bottom_up = build_resnet_backbone(plain, input_shape)
     _deform(bottom_up, cfg.MODEL.RESNETS)
+    for module in bottom_up.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = cfg.MODEL.BACKBONE.FROZEN_BN_EPS
     return build_pyramid(cfg, bottom_up)
 
 

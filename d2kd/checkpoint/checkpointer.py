@@ -15,6 +15,7 @@ from ..errors import ConfigError, MissingFileError
 from ..file_io import write_atomically
 from ..text import plain
 from .address import local_file
+from .torchvision import from_torchvision, is_torchvision
 from .values import as_tensors, check_finite, check_values, first_names
 from .weights_file import check_pin, first_line, read_weights, split_pin
 
@@ -135,6 +136,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         as_tensors(checkpoint["model"])
         for key in self._wanted:
             check_finite(checkpoint.get(key), key)
+        if is_torchvision(checkpoint["model"]):
+            state = self.model.state_dict()
+            checkpoint = {**checkpoint, "model": from_torchvision(checkpoint["model"], state)}
         found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError, class_count_key
 from .model_zoo import zoo_config_file, zoo_folder
+from .sources import vitdet
 
 _TRUSTED: Set[str] = set()
 _RESIZED = "dataloader.test.mapper.augmentations"
@@ -58,15 +59,23 @@ def lazy_keys(path: str, name: str) -> Dict[str, Any]:
     }
     node, count = class_count_key(detector).split(".")[1:]
     keys["MODEL"][node] = {count: classes}
+    if "roi_heads" in model:
+        keys["MODEL"][node]["NAME"] = _class_name(model.roi_heads)
     return keys
 
 
 def build_lazy(cfg: CfgNode) -> nn.Module:
     """The detector of `MODEL.LAZY_CONFIG`, without weights, on `MODEL.DEVICE`."""
-    name = cfg.MODEL.LAZY_CONFIG
-    path = name if os.path.isfile(name) else str(zoo_config_file(name) or name)
-    detector: nn.Module = instantiate(_read(path, name).model)
+    detector: nn.Module = instantiate(_model(cfg.MODEL.LAZY_CONFIG))
     return detector.to(cfg.MODEL.DEVICE)
+
+
+def _model(name: str) -> DictConfig:
+    prefix, _, preset = name.partition(":")
+    if prefix == vitdet.PREFIX:
+        return vitdet.lazy_model(preset)
+    path = name if os.path.isfile(name) else str(zoo_config_file(name) or name)
+    return _read(path, name).model
 
 
 def _read(path: str, name: str) -> DictConfig:

@@ -16,6 +16,7 @@ from .files import read_config
 from .keys import flatten, refuse_none
 from .lazy import lazy_keys
 from .locate import resolve_config_file
+from .sources.find import source_keys
 from .unread import say_typed_in_vain
 
 _MISFITS = ValueError, RecursionError, MemoryError
@@ -95,13 +96,10 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:
         ConfigError: it is no yaml that can be read as data, has unknown keys, or values of another
             type.
     """
-    name, path = path, resolve_config_file(path, key)
-    try:
-        keys = lazy_keys(path, name) if path.endswith(".py") else read_config(path)
-    except MissingFileError as error:
-        raise MissingFileError(f"{key}: {error}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
+    keys = source_keys(path, key)
+    if keys is None:
+        name, path = path, resolve_config_file(path, key)
+        keys = _read(path, name, key)
     try:
         _merge_keys(cfg, keys, path)
     except KeyError as error:
@@ -112,6 +110,15 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:
     refuse_none(cfg, get_d2kd_cfg(), f"{key}: {path}: ")
     said = set(flatten(keys))
     return said if 2 * len(said) < len(flatten(cfg)) else set()
+
+
+def _read(path: str, name: str, key: str) -> Dict[str, Any]:
+    try:
+        return lazy_keys(path, name) if path.endswith(".py") else read_config(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"{key}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def _merge_keys(cfg: CfgNode, keys: Dict[str, Any], path: str) -> None:

@@ -6,6 +6,7 @@ from .atss import ATSS, add_atss_config
 from .fcos import FCOS, add_fcos_config
 from .gfl import GFL, add_gfl_config
 from .quality import QUALITY_PREDICTOR_REGISTRY
+from .torchvision import TorchvisionAnchorGenerator
 
 
 def add_detector_config(cfg: CfgNode) -> None:
@@ -15,4 +16,11 @@ def add_detector_config(cfg: CfgNode) -> None:
     add_gfl_config(cfg)
 
 
-__all__ = ["ATSS", "FCOS", "GFL", "QUALITY_PREDICTOR_REGISTRY", "add_detector_config"]
+__all__ = [
+    "ATSS",
+    "FCOS",
+    "GFL",
+    "QUALITY_PREDICTOR_REGISTRY",
+    "TorchvisionAnchorGenerator",
+    "add_detector_config",
+]

@@ -1,10 +1,11 @@
 """Detectron2's FCOS, buildable from a yaml config, with what mmdetection's checkpoints need."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -44,16 +45,25 @@ class FCOS(fcos.FCOS):
     """
 
     @configurable
-    def __init__(self, *, score: str = "sqrt", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        score: str = "sqrt",
+        anchor_generator: Optional[DefaultAnchorGenerator] = None,
+        **kwargs: Any,
+    ) -> None:
         """Build the detector.
 
         Args:
+            anchor_generator: other points than the stock ones, as boxes of the size of a stride.
             score: "sqrt", selection and NMS by sqrt(class * centerness), or "product", selection by
                 class score, NMS by class * centerness.
             kwargs: see `detectron2.modeling.meta_arch.fcos.FCOS`.
         """
         super().__init__(**kwargs)
         self.score = score
+        if anchor_generator is not None:
+            self.anchor_generator = anchor_generator
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -81,6 +91,9 @@ class FCOS(fcos.FCOS):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "score": options.SCORE,
+            "anchor_generator": build_anchor_generator(cfg, shapes)
+            if _has_own_points(cfg)
+            else None,
         }
 
     def losses(
@@ -124,6 +137,11 @@ class FCOS(fcos.FCOS):
         scores, cells, classes = select(logits.float().sigmoid(), *limits)
         boxes = self.box2box_transform.apply_deltas(deltas[cells], anchors[cells])
         return boxes, with_quality(scores, ctrness[cells, 0]), classes
+
+
+def _has_own_points(cfg: CfgNode) -> bool:
+    """Whether points are not the stock ones; the anchors of other detectors are not meant."""
+    return cfg.MODEL.ANCHOR_GENERATOR.NAME != "DefaultAnchorGenerator"
 
 
 def _build_head(options: CfgNode, shapes: List[ShapeSpec]) -> nn.Module:

@@ -18,7 +18,7 @@ _EPOCHS, _FEWEST, _MOST = 60, 300, 5000  # of a student, where neither time nor 
 ENOUGH = 200  # steps of a student below which a smaller size is the better use of the time
 _FEWEST_IN_TIME = 10  # steps that `--time` has to leave
 TEACHER = 2  # times the steps of a student
-_AFTER = 4.5  # starts of a command that report and export take, which start and do more
+_AFTER = 6.0  # starts of a command that report and export take, which start and do more
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,6 @@ def _seconds(
         "distilled": costs.distilled,
     }
     runs = sum(x > 0 for x in trained.values())
-    evaluation = 0.4 * costs.plain * factor * validation / batch  # without a backward
+    evaluation = 0.6 * costs.plain * factor * validation / batch  # without a backward
     fixed = costs.start * (runs + _AFTER) + (4 * runs + 1) * evaluation
     return fixed, factor * sum(trained.values())

@@ -18,7 +18,7 @@ from .choose import Costs
 _TURNS = 3
 _MOST = 192  # px
 _IMPORTS = "import d2kd.engine.main, d2kd.engine.trainer"
-_BUILDS = 1.4  # times the imports, of what a training does before its first step
+_BUILDS = 2.2  # times the imports, of what a training does before its first step
 _FORWARD = 0.3  # of a teacher's training step, in a step of its student
 
 

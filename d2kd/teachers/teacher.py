@@ -11,10 +11,12 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from ..adapters import DetectorOutput, build_adapter
+from ..adapters.padding import crop, padded_size
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.model_zoo import zoo_checkpoint_url
 from ..config.naming import construct
+from ..config.sources.find import published_weights
 from ..errors import check_choice
 from .cache import OutputCache
 from .classes import teacher_classes
@@ -73,11 +75,16 @@ class Teacher:
             divisor: padding divisor common to student and teacher, px.
             input_format: channel order of the images.
             need: field names of `DetectorOutput`.
+
+        Returns:
+            DetectorOutput: maps of the cells that the student has, whatever this teacher pads to.
         """
         images = self.preprocess(batched_inputs, divisor, input_format)
         if self.cache is not None:
-            return self.cache(batched_inputs, images, need, self.run)
-        return self.run(images, need)
+            output = self.cache(batched_inputs, images, need, self.run)
+        else:
+            output = self.run(images, need)
+        return crop(output, padded_size([x["image"] for x in batched_inputs], divisor))
 
     def preprocess(self, batched_inputs: List[dict], divisor: int, input_format: str) -> ImageList:
         """The batch as the teacher was trained to see it; arguments as for a call."""
@@ -160,7 +167,7 @@ def _checkpoint(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> Tuple[str, st
     path = given[index] if index < len(given) else ""
     if not path and os.path.isdir(name):
         return run_checkpoint(name)
-    path = path or zoo_checkpoint_url(name) or teacher_cfg.MODEL.WEIGHTS
+    path = path or published_weights(name) or zoo_checkpoint_url(name) or teacher_cfg.MODEL.WEIGHTS
     if not path:
         raise ValueError(
             f"DISTILL.TEACHER.WEIGHTS[{index}] is empty and {name} sets no MODEL.WEIGHTS. Give the "

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ...adapters.padding import square_side
 from ...build import student_config
 from ...checkpoint import load_detector, run_checkpoint
 from ...config.loading import load_config, without_pretrained
@@ -16,6 +17,7 @@ from ...data.class_names import recorded_classes
 from ...errors import ConfigError, MissingFileError
 from ...evaluation.build import evaluator_type
 from ...evaluation.inputs import teacher_doubts
+from ...teachers import Teacher
 from .first_images import FirstImages, Found
 from .recorded_eval import OF_TRAINING
 
@@ -71,14 +73,22 @@ class TeacherCheck(HookBase):
         if self._aps is None:
             self._aps, references = [], self._references()
             for index, teacher in enumerate(self.trainer.distiller.teachers):
-                count, context = teacher.adapter.spec().num_classes, teacher.autocast()
-                found = self._images.evaluate(
-                    teacher.detector, teacher.input_format, teacher.classes, count, context
-                )
+                found = self._evaluate(teacher)
                 if isinstance(found, Found):
                     self._aps.append(found.ap)
                 if comm.is_main_process():
                     self._say(index, found, references)
+
+    def _evaluate(self, teacher: Teacher) -> Found | str:
+        """Its box AP on the images, or why that is not known."""
+        side, longest = square_side(teacher.adapter.backbone), self.cfg.INPUT.MAX_SIZE_TEST
+        if 0 < side < longest:
+            return (f"outside of a training it cuts images off at its square of {side} px, and "
+                    f"INPUT.MAX_SIZE_TEST is {longest}")  # fmt: skip
+        count, context = teacher.adapter.spec().num_classes, teacher.autocast()
+        return self._images.evaluate(
+            teacher.detector, teacher.input_format, teacher.classes, count, context
+        )
 
     def _references(self) -> Dict[str, float]:
         """Box AP of the plain student, by what it is called; empty where none is known."""

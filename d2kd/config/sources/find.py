@@ -1,0 +1,70 @@
+"""Teachers by a string with a prefix, such as "torchvision:retinanet_resnet50_fpn_v2"."""
+
+import difflib
+import os
+import re
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, Optional, Protocol
+
+from ...errors import ConfigError
+from . import torchvision, vitdet
+from .entry import Entry
+
+
+class Source(Protocol):
+    """A module of this package: detectors of one library."""
+
+    PREFIX: str
+
+    def entries(self) -> List[Entry]:
+        """What is published."""
+
+    def keys(self, name: str) -> Dict[str, Any]:
+        """The config of a detector, as keys of a yaml file.
+
+        Args:
+            name: without the prefix.
+
+        Raises:
+            ConfigError: there is no such detector.
+        """
+
+
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {source.PREFIX: source for source in (vitdet, torchvision)}
+)
+_PREFIXED = re.compile(r"([A-Za-z][\w-]*):(?!//)(.+)")
+
+
+def source_keys(text: str, key: str) -> Optional[Dict[str, Any]]:
+    """The config that a string with a prefix stands for; None of one without.
+
+    Args:
+        text: as given.
+        key: the option that named it, for error messages.
+
+    Raises:
+        ConfigError: no such source, or no such detector there; names the nearest.
+    """
+    found = _PREFIXED.fullmatch(text)
+    if not found or os.path.exists(text):
+        return None
+    prefix, name = found.groups()
+    if prefix not in SOURCES:
+        near = difflib.get_close_matches(prefix.lower(), SOURCES, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}:{name}?" if near else ""
+        raise ConfigError(
+            f"{key}: {text!r}: {prefix} is no source of teachers. Known: {', '.join(SOURCES)}."
+            f"{hint}"
+        )
+    try:
+        return SOURCES[prefix].keys(name)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def published_weights(text: str) -> str:
+    """The address of the weights of a string with a prefix; "" where there is none."""
+    source = SOURCES.get(text.partition(":")[0])
+    entries = source.entries() if source else []
+    return next((entry.weights for entry in entries if entry.name == text), "")
