@@ -57,8 +57,9 @@ def cfg(tmp_path, squares):
     return cfg
 
 
-def hook_on(cfg, detector, student=None, classes=(), count=2):
-    adapter = SimpleNamespace(spec=lambda: SimpleNamespace(num_classes=count))
+def hook_on(cfg, detector, student=None, classes=(), count=2, square=0):
+    backbone = SimpleNamespace(padding_constraints={"square_size": square})
+    adapter = SimpleNamespace(spec=lambda: SimpleNamespace(num_classes=count), backbone=backbone)
     teacher = SimpleNamespace(detector=detector, input_format="BGR", classes=list(classes),
                               adapter=adapter, autocast=contextlib.nullcontext)  # fmt: skip
     hook = TeacherCheck(cfg)
@@ -123,6 +124,16 @@ def test_the_size_is_a_likely_cause(cfg, caplog):
     cfg.INPUT.MIN_SIZE_TEST = 32
     text, _ = said(caplog, cfg, Oracle(0))
     assert "shorter side of 64 px, and sees the student's of 32 px" in text
+
+
+def test_a_square_that_images_do_not_fit(cfg, caplog):
+    """Detectron2's own inference cuts them off, so that the AP would be of other images."""
+    cfg.INPUT.MAX_SIZE_TEST = 129
+    text, level = said(caplog, cfg, Oracle(4), square=128)
+    assert "is not known" in text and "square of 128 px" in text and level == "WARNING"
+    cfg.INPUT.MAX_SIZE_TEST = 128
+    caplog.clear()
+    assert said(caplog, cfg, Oracle(4), square=128)[1] == "INFO"
 
 
 def test_a_student_that_starts_as_good(cfg, caplog, tmp_path):
