@@ -13,6 +13,7 @@ from .config.naming import construct
 from .config.validate import check_shares
 from .errors import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, build_head
+from .teachers.class_map import build_class_maps, same_classes
 from .teachers.teacher import Teacher, build_teacher
 
 
@@ -41,12 +42,15 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
     check_options(cfg)
     student = construct(student_config(cfg))
     teachers = [build_teacher(cfg, i) for i in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES))]
-    initialize_from_teacher(student, teachers, cfg.DISTILL.INIT_FROM_TEACHER)
+    class_maps = build_class_maps(cfg, teachers)
+    alike = not teachers or same_classes(cfg, teachers[0])
+    initialize_from_teacher(student, teachers, cfg.DISTILL.INIT_FROM_TEACHER, alike)
     adapter = build_adapter(student)
     heads = {}
     for name in cfg.DISTILL.HEADS:
         node = cfg.DISTILL[name]
-        head = build_head(name, node, adapter, teachers[node.TEACHER].adapter)
+        count = len(class_maps[node.TEACHER].student) if node.TEACHER in class_maps else 0
+        head = build_head(name, node, adapter, teachers[node.TEACHER].adapter, count)
         heads[name] = (head.to(cfg.MODEL.DEVICE), node.WEIGHT, node.TEACHER)
     if cfg.DISTILL.COMPILE:
         compile_in_place([adapter, *(t.adapter for t in teachers)])
@@ -55,6 +59,7 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         "teachers": teachers,
         "heads": heads,
         "input_format": cfg.INPUT.FORMAT,
+        "class_maps": class_maps,
     }
 
 
@@ -108,9 +113,12 @@ _INHERITED = {
     "neck+head": lambda key: True,
 }
 _TRUNK = "backbone.bottom_up."
+_BY_CLASS = ".cls_score.", ".box_predictor.", ".mask_head.predictor."
 
 
-def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: str) -> List[str]:
+def initialize_from_teacher(
+    student: nn.Module, teachers: List[Teacher], mode: str, same_classes: bool = True
+) -> List[str]:
     """Copy every layer of the same name and shapes from teacher 0, as PGD and FGD do.
 
     A layer of which one tensor does not fit is left whole: a bias alone says nothing.
@@ -122,6 +130,7 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
         student: changed in place.
         teachers: the first one is read.
         mode: "none", "neck" (FPN) or "neck+head" (everything but the bottom-up backbone).
+        same_classes: otherwise the layers that predict classes are left out.
 
     Returns:
         List[str]: eligible tensors that were not copied, as the layer has other shapes.
@@ -132,6 +141,8 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     state = student.state_dict()
     trunk = _TRUNK if any(key.startswith(_TRUNK) for key in state) else "backbone."  # without FPN
     wanted = {k: v for k, v in state.items() if _INHERITED[mode](k) and not k.startswith(trunk)}
+    if not same_classes:
+        source = {k: v for k, v in source.items() if not any(x in k for x in _BY_CLASS)}
     misfits = {k for k, v in wanted.items() if k not in source or source[k].shape != v.shape}
     broken = {_layer(key) for key in misfits if not key.endswith("num_batches_tracked")}
     fits = {k: source[k] for k in wanted if k not in misfits and _layer(k) not in broken}
@@ -142,7 +153,7 @@ def initialize_from_teacher(student: nn.Module, teachers: List[Teacher], mode: s
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     logging.getLogger(__name__).info(
         "DISTILL.INIT_FROM_TEACHER %s: copied %d tensors; not copied, the teacher lacks "
-        "the layer, or it has other shapes: %s%s",
+        "the layer, or it has other shapes or classes: %s%s",
         mode, len(fits), ", ".join(left[:8]) or "none", more,
     )  # fmt: skip
     return left

@@ -1,7 +1,7 @@
 """The meta-architecture that trains a stock student against frozen teachers."""
 
 import math
-from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from .adapters import STUDENT_ONLY, DetectorOutput, build_adapter
+from .adapters.class_map import ClassMap
 from .build import build_distiller
 from .detectors.loss_normalizer import moving_averages, set_moving_averages
 from .heads import DistillationHead
@@ -39,6 +40,7 @@ class Distiller(nn.Module):
         teachers: List[Teacher],
         heads: Dict[str, Tuple[DistillationHead, float, int]],
         input_format: str = "BGR",
+        class_maps: Optional[Dict[int, ClassMap]] = None,
     ) -> None:
         """Wire student, teachers and heads.
 
@@ -47,6 +49,8 @@ class Distiller(nn.Module):
             teachers: frozen teachers.
             heads: name -> (head, weight >= 0, index of its teacher).
             input_format: channel order of the images in a batch, "BGR" or "RGB".
+            class_maps: how the classes of a teacher, by its index, stand for the student's, where
+                they are not the same; for heads that compare class by class.
 
         Raises:
             ValueError: a negative weight, a teacher index or a channel order that does not exist.
@@ -60,6 +64,7 @@ class Distiller(nn.Module):
         self.teacher_of = {name: index for name, (_, _, index) in heads.items()}
         self.teachers = list(teachers)
         self.input_format = input_format
+        self.class_maps = class_maps or {}
         self.adapter = build_adapter(student)
         self.requires = {name: head.requires for name, (head, _, _) in heads.items()}
         self.need: FrozenSet[str] = frozenset().union(*self.requires.values())
@@ -97,12 +102,22 @@ class Distiller(nn.Module):
         """The student's losses and, weighted, those of the heads."""
         losses = dict(student.losses)
         for name, head in self.heads.items():
-            for term, value in head(student, teachers[self.teacher_of[name]]).items():
+            for term, value in head(*self.seen_by(name, student, teachers)).items():
                 key = f"loss_{name}_{term}"
                 if key in losses:
                     raise ValueError(f"two losses are called {key}; rename one head or term")
                 losses[key] = value * (self.weights[name] * self.scale)
         return losses
+
+    def seen_by(
+        self, name: str, student: DetectorOutput, teachers: Dict[int, DetectorOutput]
+    ) -> Tuple[DetectorOutput, DetectorOutput]:
+        """What a head compares: both outputs, in the classes that both have where it matters."""
+        index = self.teacher_of[name]
+        if index not in self.class_maps or not self.heads[name].by_class:
+            return student, teachers[index]
+        classes = self.class_maps[index]
+        return classes.of_student(student), classes.of_teacher(teachers[index], student)
 
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
         """The student's losses, zero for unlabelled images, and what the heads read of it."""

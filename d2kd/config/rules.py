@@ -61,6 +61,13 @@ def _is_norm(name: str) -> bool:
     )
 
 
+def _pairs(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(x, (list, tuple)) and len(x) == 2 and all(isinstance(name, str) for name in x)
+        for x in value
+    )
+
+
 _RULES: Dict[str, Tuple[Holds, str]] = {
     "above 0": (_above_zero, "IMS_PER_BATCH MAX_ITER CHECKPOINT_PERIOD NUM_CLASSES OUT_CHANNELS "
                 "*_OUT_CHANNELS CONV_DIM FC_DIM POOLER_RESOLUTION BATCH_SIZE_PER_IMAGE TOPK "
@@ -91,6 +98,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                                   "RPN.BBOX_REG_WEIGHTS ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
     "lists of numbers above 0": (_nested(_above_zero), "ANCHOR_GENERATOR.SIZES "
                                  "ANCHOR_GENERATOR.ASPECT_RATIOS ROI_BOX_CASCADE_HEAD.*"),
+    "pairs of names": (_pairs, "DISTILL.TEACHER.CLASS_MAP"),
     "rising numbers": (_rising, "SOLVER.STEPS *.IOU_THRESHOLDS"),
     "a norm that Detectron2 knows (BN, SyncBN, FrozenBN, GN, LN or \"\")":
         (lambda v: isinstance(v, str) and _is_norm(v), "MODEL.*.NORM"),

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choice
 from ..file_io import read_bytes, read_json
 
 
@@ -72,3 +72,47 @@ def is_reordered(ours: Sequence[str], theirs: Sequence[str]) -> bool:
 def _fold(names: Sequence[str]) -> list[str]:
     folded = [re.sub(r"[\s_-]+", " ", name.casefold()).strip() for name in names]
     return folded if len(set(folded)) == len(set(names)) else list(names)
+
+
+_SAME = (
+    {"tv", "television", "tvmonitor"},
+    {"motorbike", "motorcycle"},
+    {"aeroplane", "airplane"},
+    {"sofa", "couch"},
+    {"pottedplant", "potted plant"},
+    {"diningtable", "dining table"},
+    {"cell phone", "mobile phone"},
+)
+
+
+def matching(
+    ours: Sequence[str], theirs: Sequence[str], given: Sequence[Sequence[str]] = ()
+) -> list[list[int]]:
+    """For each of our names the places of those of theirs that mean the same.
+
+    Upper case, spaces, ``_`` and ``-`` do not count, unless names differ by them alone; a short
+    table knows that a sofa is a couch. Pairs that are given come first.
+
+    Args:
+        ours, theirs: class names.
+        given: pairs (their name, our name), as they are written.
+
+    Raises:
+        ConfigError: a pair of names that do not exist.
+    """
+    pairs = {str(their): str(our) for their, our in given}
+    for their, our in pairs.items():
+        check_choice(their, theirs, "DISTILL.TEACHER.CLASS_MAP, the teacher's class")
+        check_choice(our, ours, "DISTILL.TEACHER.CLASS_MAP, the student's class")
+    mine, others = ([_meaning(x) for x in _fold(names)] for names in (ours, theirs))
+    found: list[list[int]] = [[] for _ in ours]
+    for place, name in enumerate(theirs):
+        if name in pairs:
+            found[list(ours).index(pairs[name])].append(place)
+        elif others[place] in mine:
+            found[mine.index(others[place])].append(place)
+    return found
+
+
+def _meaning(name: str) -> str:
+    return next((min(group) for group in _SAME if name in group), name)

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from .catalog import FEW, few_images
-from .class_names import difference
+from .class_names import matching
 from .class_table import LONGEST
 from .coco_json import read_coco
 from .findings import lines_of
@@ -129,16 +129,18 @@ def compare_splits(splits: dict[str, Split]) -> list[str]:
 
 
 def compare_classes(ours: Sequence[str], teachers: int | Sequence[str]) -> list[str]:
-    """How a data set's classes differ from a teacher's number or names of classes."""
-    count = teachers if isinstance(teachers, int) else len(teachers)
-    if count != len(ours):
-        return [
-            f"the teacher has {count} classes, the data set {len(ours)}: methods that read class "
-            "predictions will refuse the pair; PKD, CWD, MGD, FitNets and StructuredKD do not"
-        ]
+    """What a teacher of so many classes, or of these names in any order, cannot teach."""
     if isinstance(teachers, int):
-        return []
-    return listed(difference(ours, teachers), "classes differ from the teacher's")
+        if teachers == len(ours):
+            return []
+        return [
+            f"the teacher has {teachers} classes without names, the data set {len(ours)}: methods "
+            "that read class predictions will refuse the pair; PKD, CWD, MGD, FitNets and "
+            "StructuredKD do not"
+        ]
+    found = zip(ours, matching(ours, teachers), strict=True)
+    unknown = [repr(name) for name, places in found if not places]
+    return listed(unknown, "classes the teacher does not know by name")
 
 
 def _classes_with_objects(coco: dict[str, Any]) -> set[str]:

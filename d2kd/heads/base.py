@@ -1,6 +1,7 @@
 """The interface of a distillation head, its registry and its config."""
 
 import inspect
+from dataclasses import replace
 from typing import Any, ClassVar, Dict, FrozenSet, List
 
 import torch
@@ -59,7 +60,11 @@ def head_defaults(head: type) -> Dict[str, Any]:
 
 
 def build_head(
-    name: str, node: CfgNode, student: DetectorAdapter, teacher: DetectorAdapter
+    name: str,
+    node: CfgNode,
+    student: DetectorAdapter,
+    teacher: DetectorAdapter,
+    num_classes: int = 0,
 ) -> DistillationHead:
     """Build a registered head for a pair of detectors.
 
@@ -68,6 +73,7 @@ def build_head(
         node: its config, DISTILL.<name>.
         student: adapter of the student.
         teacher: adapter of the teacher it reads.
+        num_classes: of the classes that are compared; 0 for all, which must be as many.
 
     Raises:
         ValueError: a detector does not provide what the head reads, or the two do not match.
@@ -77,6 +83,11 @@ def build_head(
     check_provides(name, head, "student", student, needed)
     check_provides(name, head, "teacher", teacher, needed - STUDENT_ONLY)
     specs = student.spec(), teacher.spec()
+    if num_classes and head.by_class:
+        specs = (
+            replace(specs[0], num_classes=num_classes),
+            replace(specs[1], num_classes=num_classes),
+        )
     check_specs(name, head.requires, *specs, head.by_class)
     return head(*specs, **{key: node[key.upper()] for key in head_defaults(head)})
 
@@ -116,7 +127,8 @@ def check_specs(
             f"DISTILL.HEADS: {name} compares class predictions, but the student has "
             f"{student.num_classes} classes and the teacher {teacher.num_classes}. Set "
             f"{class_count_key(student.name)} of the student to the teacher's, use a teacher "
-            "trained on these classes, or use a head that reads features only, such as PKD."
+            "trained on these classes or one whose class names are known, which are matched, or "
+            "use a head that reads features only, such as PKD."
         )
     if fields & _DENSE_FIELDS:
         levels = list(student.features), list(teacher.features)

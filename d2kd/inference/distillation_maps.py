@@ -42,7 +42,8 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
         teacher = distiller.teachers[distiller.teacher_of[name]]
         need = head.requires - STUDENT_ONLY
         output = teacher(batch, distiller.divisor, distiller.input_format, need)
-        for label, levels in head.maps(student, output).items():
+        seen = distiller.seen_by(name, student, {distiller.teacher_of[name]: output})
+        for label, levels in head.maps(*seen).items():
             for image, size in enumerate(images.image_sizes):
                 found[image][f"{name}: {label}"] = {
                     s: x[image, : -(-size[0] // s), : -(-size[1] // s)].float().cpu()

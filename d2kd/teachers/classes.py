@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Iterator, List
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..data.catalog import dataset_num_classes
 from ..data.class_names import recorded_classes
 from ..data.coco_json import read_coco
 from ..data.custom import find_path
@@ -30,6 +31,17 @@ def teacher_classes(config: str, cfg: CfgNode, weights: str, count: int) -> List
     """
     found = (names for names in _candidates(config, cfg, weights) if len(names) == count)
     return next(found, [])
+
+
+def trained_classes(cfg: CfgNode) -> List[str]:
+    """Names of the classes of DATASETS.TRAIN; [] if it is not registered, or cannot be read."""
+    name = next(iter(cfg.DATASETS.TRAIN), "")
+    if name not in DatasetCatalog:
+        return []
+    with contextlib.suppress(ConfigError, OSError):  # said where the data are read
+        dataset_num_classes(name)
+        return list(MetadataCatalog.get(name).thing_classes)
+    return []
 
 
 def _candidates(config: str, cfg: CfgNode, weights: str) -> Iterator[List[str]]:

@@ -137,8 +137,9 @@ def test_splits_and_teachers(tmp_path):
     assert "the classes of val ['dog', 'cat'] are not those of train" in found[0]
     assert found[1] == f"1 images are in train and in val: {tmp_path}/a.png"
     assert compare_classes(["cat", "dog"], 2) == compare_classes(["cat"], ["cat"]) == []
-    assert "the teacher has 80 classes, the data set 2" in compare_classes(["cat", "dog"], 80)[0]
-    assert compare_classes(["cat", "dog"], ["dog", "cat"])[0].startswith("2 classes differ")
+    assert "80 classes without names, the data set 2" in compare_classes(["cat", "dog"], 80)[0]
+    assert compare_classes(["cat", "dog"], ["Dog", "cat", "cow"]) == []
+    assert "does not know by name: 'cat'" in compare_classes(["cat", "dog"], ["dog"])[0]
 
 
 def two_splits(tmp_path, train, val):

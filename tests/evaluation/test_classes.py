@@ -10,6 +10,7 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from d2kd import DistillationHead, DistillationTrainer, build_adapter
+from d2kd.adapters.class_map import ClassMap
 from d2kd.checkpoint.weights_file import split_pin
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
@@ -52,15 +53,31 @@ def warnings_in(caplog):
 
 def test_a_teacher_in_another_order(tmp_path, squares, caplog):
     swapped = run_of(tmp_path / "swapped", squares, ["green", "red"])
-    text = r"^DISTILL.HEADS: BCKD compares class by class, but 2 of 2 classes .*0 \(.*swapped"
     file, plain = swapped / "model_final.pth", swapped / "config.yaml"
     for teacher, weights in ((swapped, ""), (plain, file), (swapped, file)):
-        with pytest.raises(ConfigError, match=text) as error:
-            train(tmp_path, squares, teacher, ("PKD", "BCKD"), weights)
-        assert "0: 'red' and 'green'" in str(error.value) and "\n" not in str(error.value)
-    assert not warnings_in(caplog)
+        caplog.clear()
+        trainer = train(tmp_path, squares, teacher, ("PKD", "BCKD"), weights)
+        assert trainer.distiller.class_maps == {0: ClassMap(2, (0, 1), ((1,), (0,)))}
+        (text,) = warnings_in(caplog)
+        assert text == ("Teacher 0: classes are matched by name, 2 of the student's 2: red by red, "
+                        "green by green.")  # fmt: skip
+    caplog.clear()
     train(tmp_path, squares, swapped, ("PKD",))
     assert "PKD reads no classes and goes on" in "".join(warnings_in(caplog))
+
+
+def test_a_teacher_of_other_classes(tmp_path, squares, caplog):
+    """More or fewer of them do as well, as long as one is of both."""
+    other = run_of(tmp_path / "other", squares, ["blue", "red"])
+    assert train(tmp_path, squares, other, ("BCKD",)).distiller.class_maps[0].student == (0,)
+    assert "it does not teach green." in "".join(warnings_in(caplog))
+    none = run_of(tmp_path / "none", squares, ["blue", "black"])
+    text = (
+        r"^DISTILL.HEADS: BCKD: the student \(red, green\) and the teacher \(blue, black\) have no"
+    )
+    with pytest.raises(ConfigError, match=text):
+        train(tmp_path, squares, none, ("PKD", "BCKD"))
+    train(tmp_path, squares, none, ("PKD",))
 
 
 def test_a_teacher_of_the_same_or_of_unknown_classes(tmp_path, squares, caplog):
@@ -97,7 +114,9 @@ def test_names_from_the_training_data_of_a_teacher(tmp_path):
 
 @pytest.mark.parametrize("command", ["eval", "check", "train", "data"])
 def test_commands(tmp_path, squares, command):
-    swapped, plain = run_of(tmp_path / "r", squares, ["green", "red"]), str(tmp_path / "r")
+    """Evaluation counts class k as class k; a teacher's are matched by name."""
+    names = ["green", "red"] if command == "eval" else ["blue", "black"]
+    swapped, plain = run_of(tmp_path / "r", squares, names), str(tmp_path / "r")
     folder = tmp_path / "set"
     shutil.copytree(squares, folder)
     for split in ("train", "val"):
@@ -111,10 +130,12 @@ def test_commands(tmp_path, squares, command):
                  "train": ["train", config, "--data", folder, *student]}[command]  # fmt: skip
     failed = d2kd(*arguments)
     text = failed.output + str(failed.exception)
-    assert failed.exit_code and "0: 'red' and 'green'" in text, text
-    (swapped / "run.json").write_text(json.dumps({"classes": ["red", "green"]}))
+    said = {"eval": "0: 'red' and 'green'", "data": "does not know by name: 'red', 'green'"}
+    assert failed.exit_code and said.get(command, "no class in common") in text, text
+    same = ["red", "green"] if command == "eval" else ["green", "red"]
+    (swapped / "run.json").write_text(json.dumps({"classes": same}))
     good = d2kd(*arguments)
-    assert (good.exit_code == 0 or command == "data") and "'red' and 'green'" not in good.output
+    assert (good.exit_code == 0 or command == "data") and "'red'" not in good.output
 
 
 def test_evaluation_of_renamed_classes_warns(tmp_path, squares):

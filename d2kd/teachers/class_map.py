@@ -1,0 +1,74 @@
+"""Student and teacher of other class lists, matched by name."""
+
+import logging
+from typing import Dict, Optional, Sequence
+
+from detectron2.config import CfgNode
+
+from ..adapters.class_map import ClassMap
+from ..data.class_names import matching
+from ..errors import ConfigError
+from ..heads import DISTILLATION_HEAD_REGISTRY
+from .classes import trained_classes
+from .teacher import Teacher
+
+
+def match_classes(
+    student: Sequence[str], teacher: Sequence[str], given: Sequence[Sequence[str]]
+) -> Optional[ClassMap]:
+    """Match the classes of two detectors by name.
+
+    Args:
+        student, teacher: names in order; none where they are not known.
+        given: pairs (teacher's name, student's name) beside those that mean the same anyway.
+
+    Returns:
+        None where the lists are the same, or one is not known.
+
+    Raises:
+        ConfigError: no class in common, or `given` names one that does not exist.
+    """
+    found = matching(student, teacher, given)
+    if not student or not teacher or found == [[i] for i in range(len(teacher))]:
+        return None
+    kept = [i for i, places in enumerate(found) if places]
+    if not kept:
+        raise ConfigError(
+            f"the student ({_some(student)}) and the teacher ({_some(teacher)}) have no class in "
+            "common: say which mean the same in DISTILL.TEACHER.CLASS_MAP, pairs (teacher's name, "
+            "student's name), or use methods that read features only, such as PKD."
+        )
+    return ClassMap(len(student), tuple(kept), tuple(tuple(found[i]) for i in kept))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:90]) + (f" and {len(names) - 90} more" if len(names) > 90 else "")
+
+
+def build_class_maps(cfg: CfgNode, teachers: Sequence[Teacher]) -> Dict[int, ClassMap]:
+    """The maps of the teachers of methods that compare class by class, by their index; says them.
+
+    Raises:
+        ConfigError: see `match_classes`.
+    """
+    heads = cfg.DISTILL.HEADS
+    by_class = [x for x in heads if DISTILLATION_HEAD_REGISTRY.get(x).by_class]
+    maps = {}
+    for index in sorted({cfg.DISTILL[name].TEACHER for name in by_class}):
+        ours = trained_classes(cfg) if teachers[index].classes else []
+        try:
+            found = match_classes(ours, teachers[index].classes, cfg.DISTILL.TEACHER.CLASS_MAP)
+        except ConfigError as error:
+            raise ConfigError(f"DISTILL.HEADS: {', '.join(by_class)}: {error}") from None
+        if found:
+            maps[index] = found
+            logging.getLogger(__name__).warning(
+                "Teacher %d: %s.", index, found.text(ours, teachers[index].classes)
+            )
+    return maps
+
+
+def same_classes(cfg: CfgNode, teacher: Teacher) -> bool:
+    """Whether class k means the same to student and teacher, as far as their names are known."""
+    ours = trained_classes(cfg) if teacher.classes else []
+    return not ours or matching(ours, teacher.classes) == [[i] for i in range(len(teacher.classes))]
