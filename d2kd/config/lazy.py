@@ -1,4 +1,4 @@
-"""Detectron2's LazyConfigs: Python files, of which the detector is read."""
+"""Detectron2's LazyConfigs, of which the detector is read: Python files, and what runs write."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any, Dict, Set, Tuple
 
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..errors import ConfigError, class_count_key
+from ..file_io import LAZY_YAML, kind_of
+from .lazy_yaml import read_lazy_yaml
 from .model_zoo import zoo_config_file, zoo_folder
 from .sources import vitdet
 
@@ -28,6 +31,11 @@ def is_trusted(path: str) -> bool:
     return real.is_relative_to(os.path.realpath(zoo_folder())) or str(real) in _TRUSTED
 
 
+def is_lazy(path: str) -> bool:
+    """Whether a file is a LazyConfig: a Python file, or what a run of one writes."""
+    return path.endswith(".py") or kind_of(path) is LAZY_YAML
+
+
 def lazy_keys(path: str, name: str) -> Dict[str, Any]:
     """What a LazyConfig says of its detector, as keys of a config.
 
@@ -35,13 +43,21 @@ def lazy_keys(path: str, name: str) -> Dict[str, Any]:
     elsewhere: class, number of classes, pixels, size of test images.
 
     Args:
-        path: the file, which is executed.
+        path: the file, which is executed if it is a Python file.
         name: as it was given.
 
     Raises:
-        ConfigError: the file is neither Detectron2's own nor trusted, or holds no detector.
+        ConfigError: the file is neither Detectron2's own nor trusted, or holds no detector; see
+            also `read_lazy_yaml`.
     """
-    lazy = _read(path, name)
+    try:
+        return _keys(_read(path, name), name if path.endswith(".py") else path)
+    except (OmegaConfBaseException, AttributeError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{name} holds no detector that can be read: {reason}.") from error
+
+
+def _keys(lazy: DictConfig, name: str) -> Dict[str, Any]:
     model = lazy.model
     detector = _class_name(model)
     classes = model.get("num_classes") or OmegaConf.select(model, "roi_heads.num_classes")
@@ -79,18 +95,22 @@ def _model(name: str) -> DictConfig:
 
 
 def _read(path: str, name: str) -> DictConfig:
+    lazy = _execute(path, name) if path.endswith(".py") else read_lazy_yaml(path)
+    if not {"_target_", "backbone", "pixel_mean"} <= set(lazy.get("model") or ()):
+        raise ConfigError(f"{name} holds no detector: a LazyConfig with `model` is meant.")
+    return lazy
+
+
+def _execute(path: str, name: str) -> DictConfig:
     if not is_trusted(path):
         raise ConfigError(
             f"{name} is a Python file, which would be executed: if you know who wrote it, add "
             f"--trust-config {name}."
         )
     try:
-        lazy = LazyConfig.load(path)
+        return LazyConfig.load(path)
     except Exception as error:
         raise ConfigError(f"{name} cannot be executed: {type(error).__name__}: {error}.") from error
-    if not {"_target_", "backbone", "pixel_mean"} <= set(lazy.get("model", {})):
-        raise ConfigError(f"{name} holds no detector: a LazyConfig with `model` is meant.")
-    return lazy
 
 
 def _class_name(model: DictConfig) -> str:

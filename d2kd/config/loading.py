@@ -14,7 +14,7 @@ from ..text import plain
 from .defaults import get_d2kd_cfg
 from .files import read_config
 from .keys import flatten, refuse_none
-from .lazy import lazy_keys
+from .lazy import is_lazy, lazy_keys
 from .locate import resolve_config_file
 from .sources.find import source_keys
 from .unread import say_typed_in_vain
@@ -114,7 +114,7 @@ def merge_config_file(cfg: CfgNode, path: str, key: str) -> Set[str]:
 
 def _read(path: str, name: str, key: str) -> Dict[str, Any]:
     try:
-        return lazy_keys(path, name) if path.endswith(".py") else read_config(path)
+        return lazy_keys(path, name) if is_lazy(path) else read_config(path)
     except MissingFileError as error:
         raise MissingFileError(f"{key}: {error}") from None
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
 from .files import CONFIGS, append, sha256_of, write_atomically, write_yaml
-from .kinds import expect, kind_of, told
+from .kinds import LAZY_YAML, expect, kind_of, told
 from .places import check_output
 from .untrusted import (
     parse_yaml,
@@ -15,6 +15,7 @@ from .untrusted import (
 
 __all__ = [
     "CONFIGS",
+    "LAZY_YAML",
     "append",
     "check_output",
     "expect",

@@ -44,6 +44,8 @@ _IMAGES = Kind("images", "a folder of images without labels",
                "d2kd predict draws on them, --unlabelled distils on them as well")  # fmt: skip
 _IMAGE = Kind("image", "an image", "d2kd predict CONFIG FILE draws on it")
 _LAZY = "a lazy config of Detectron2"
+LAZY_YAML = Kind("config", _LAZY, "give it, or the folder of its run, with --teacher; d2kd eval "
+                 "and predict take the folder too")  # fmt: skip
 _COCO = Kind("data", "a COCO json file", "give the folder of it and its images with --data")
 
 _BYTES = (
@@ -69,10 +71,9 @@ _TEXTS = (
     (r"\s*(<\?xml[^>]*>\s*)?<annotations>", Kind("", "a CVAT xml", _EXPORT)),
     (r"\s*<(?i:!doctype|html|\?xml|head)", Kind("", "a web page", "download the file behind the "
      "link")),
+    (r"(?s:.*)^\s+_target_:", LAZY_YAML),
     (r"(?s:.*)(LazyCall|LazyConfig)", Kind("python", _LAZY, "it is executed, so --teacher takes "
      "it where --trust-config names it too")),
-    (r"(?s:.*)^\s*_target_:", Kind("python", _LAZY, "no command takes it: name the yaml of that "
-     "model, such as COCO-Detection/retinanet_R_50_FPN_1x.yaml")),
     (r"(?s:.*)^(model|_base_|train_pipeline|dataset_type) *= *[\[\w'\"]", Kind("python",
      "a config of mmdetection", "give it with d2kd convert mmdet CHECKPOINT FOLDER --config FILE")),
     (r"(?s:.*)^(from [\w.]+ import|import [\w.]+|def \w+\(|class \w+)", Kind("python",

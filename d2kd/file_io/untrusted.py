@@ -18,13 +18,20 @@ _MAX_NODES = 100_000  # values, each counted as often as aliases repeat it
 _MAX_SCALAR = 10_000  # characters
 
 
-def read_yaml(path: Path) -> Any:
+Loader = type[yaml.SafeLoader]
+
+
+def read_yaml(path: Path, loader: Loader = yaml.SafeLoader) -> Any:
     """What is in a yaml file, see `read_yaml_and_text`."""
-    return read_yaml_and_text(path)[0]
+    return read_yaml_and_text(path, loader)[0]
 
 
-def read_yaml_and_text(path: Path) -> tuple[Any, str]:
+def read_yaml_and_text(path: Path, loader: Loader = yaml.SafeLoader) -> tuple[Any, str]:
     """What is in a yaml file, and its text.
+
+    Args:
+        path: the file.
+        loader: says what becomes of tags.
 
     Raises:
         MissingFileError: it does not exist or may not be read.
@@ -33,7 +40,7 @@ def read_yaml_and_text(path: Path) -> tuple[Any, str]:
     data = read_bytes(path, 4 * MAX_YAML, "yaml")
     try:
         text = data.decode("utf-8-sig")
-        return parse_yaml(text), text
+        return parse_yaml(text, loader), text
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = str(getattr(error, "problem", ""))
         if "the tag" in problem:
@@ -45,7 +52,7 @@ def read_yaml_and_text(path: Path) -> tuple[Any, str]:
         raise ConfigError(f"{path} is not valid yaml: {reason[:300]}") from None
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, made_by: Loader = yaml.SafeLoader) -> Any:
     """What a yaml text holds: plain values, lists and dictionaries.
 
     Raises:
@@ -54,7 +61,7 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_YAML:
         raise yaml.YAMLError(f"it is longer than {MAX_YAML:,} characters")
-    loader = yaml.SafeLoader(text)
+    loader = made_by(text)
     try:
         node = loader.get_single_node()
         if node is None:

@@ -86,7 +86,7 @@ WRONG = {
     "train data.yaml": "data.yaml of a YOLO data set.*d2kd (distill|convert yolo)",
     "train mmdet.py": "config of mmdetection.*d2kd convert mmdet",
     "train lazy.py": "lazy config of Detectron2.*--trust-config",
-    "train lazy.yaml": "lazy config of Detectron2.*COCO-Detection",
+    "train lazy.yaml": "lazy.yaml holds no detector",
     "train yolo.yaml": "YOLO model.*own/student.yaml",
     "train study.yaml": "plan of a study.*d2kd study",
     "eval plan.yaml": "robustness plan.*d2kd robustness",

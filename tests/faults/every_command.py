@@ -22,6 +22,38 @@ EPS = (
 )
 ENTITY = '<!DOCTYPE a [<!ENTITY x SYSTEM "http://127.0.0.1:9/x">]><annotation>&x;</annotation>'
 TAG = "!!python/object/apply:os.system ['touch RAN']"
+LAZY = """model:
+  _target_: detectron2.modeling.RetinaNet
+  pixel_mean: [0]
+  pixel_std: [1]
+  num_classes: 2
+  backbone: """
+LAZY_VALUES = {
+    "system": "{_target_: os.system, command: touch RAN}",
+    "eval": "{_target_: builtins.eval, source: 'open(\"RAN\", \"w\")'}",
+    "load": "{_target_: detectron2.config.LazyConfig.load, filename: code.py}",
+    "zoo": "{_target_: detectron2.model_zoo.get, config_path: COCO-Detection/fcos_R_50_FPN_1x.py}",
+    "hub": "{_target_: detectron2.modeling.backbone.vit.torch.hub.load, repo_or_dir: a/b}",
+    "torch": "{_target_: detectron2.layers.wrappers.torch.load, f: evil.pth}",
+    "serialization": "{_target_: torch.nn.modules.module.torch.serialization.load, f: evil.pth}",
+    "globals": "{_target_: detectron2.modeling.ResNet.__init__.__globals__}",
+    "popen": "{_target_: subprocess.Popen, args: [touch, RAN]}",
+    "import": "{_target_: importlib.import_module, name: code}",
+    "mmdet": "{_target_: detectron2.modeling.mmdet_wrapper.MMDetBackbone, backbone: {type: x}}",
+    "inner": "{_target_: detectron2.modeling.ResNet, stem: {a: [{_target_: os.system}]}}",
+    "apply": TAG,
+    "new": "!!python/object/new:subprocess.Popen [[touch, RAN]]",
+    "class": "!!python/object:subprocess.Popen {args: [touch, RAN]}",
+    "module": "!!python/module:code ''",
+    "name": "[!!python/name:os.system '']",
+    "partial": "!!python/object/apply:functools.partial {args: [!!python/name:os.system ''], "
+               "state: !!python/tuple [!!python/name:os.system '', !!python/tuple [], {}, null]}",
+    "environment": "{a: '${oc.env:HOME}'}",
+    "anchors": "[&a [x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a, *a], &c [*b, *b, *b, "
+               "*b, *b, *b, *b, *b], &d [*c, *c, *c, *c, *c, *c, *c, *c], &e [*d, *d, *d, *d, *d, "
+               "*d, *d, *d], [*e, *e, *e, *e, *e, *e, *e, *e]]",
+    "elsewhere": "{}\ntrain: {a: " + TAG + ", b: '${oc.env:HOME}'}\ndataloader: " + TAG,
+}  # fmt: skip
 
 
 def evil_files():
@@ -88,6 +120,12 @@ def evil_runs():
         shutil.copy("evil.pth", f"{name}/evil.pth")
         Path(name, "last_checkpoint").write_text(last)
         shutil.copytree(name, f"{name}_on", ignore=shutil.ignore_patterns("*.yaml"))
+    for name, value in LAZY_VALUES.items():
+        Path(f"lazy_{name}").mkdir()
+        Path(f"lazy_{name}", "config.yaml").write_text(f"{LAZY}{value}\n")
+        shutil.copy("evil.pth", f"lazy_{name}/config.yaml.pkl")
+        shutil.copy("evil.pth", f"lazy_{name}/model_final.pth")
+        Path(f"lazy_{name}", "last_checkpoint").write_text("model_final.pth")
     shutil.copytree("run_code", "run_tag")
     shutil.copy("tag.yaml", "run_tag/config.yaml")
 
@@ -114,6 +152,11 @@ def cases(squares):
         found[f"train {config}"] = ["train", config]
     for config in ("tag.yaml", "http://127.0.0.1:9/a.yaml", "run_code"):
         found[f"teacher {config}"] = ["train", "base.yaml", "--teacher", config]
+    for name in LAZY_VALUES:
+        found[f"lazy {name}"] = ["train", "base.yaml", "--teacher", f"lazy_{name}"]
+    found["lazy, trusted"] = ["train", "base.yaml", "--teacher", "lazy_apply", "--trust-config",
+                              "lazy_apply/config.yaml"]  # fmt: skip
+    found["eval lazy"] = ["eval", "lazy_hub"]
     for run in ("run_code", "run_away", "run_address"):
         found[f"eval {run}"] = ["eval", run]
     for run in ("run_code", "run_away"):
