@@ -64,6 +64,7 @@ setup(
     ],
     extras_require={
         "timm": ["timm>=1.0.31"],
+        "hf": ["transformers>=5.12.0"],
         "quickstart": QUICKSTART,
         "export": EXPORT,
         "docs": DOCS,
@@ -74,6 +75,7 @@ setup(
             *QUICKSTART,
             *EXPORT,
             *SPLIT,
+            "transformers",
             "adversarial-robustness-toolbox",
             "hypothesis",
             "import-linter",

@@ -3,6 +3,7 @@
 from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, build_adapter
 from .dense import DenseDetectorAdapter
+from .maps_only import MapsAdapter, TransformersDetectorAdapter
 from .output import (
     BY_CLASS,
     STUDENT_ONLY,
@@ -25,7 +26,9 @@ __all__ = [
     "DetectorOutput",
     "DetectorSpec",
     "GeneralizedRCNNAdapter",
+    "MapsAdapter",
     "MaskOutput",
     "RoIOutput",
+    "TransformersDetectorAdapter",
     "build_adapter",
 ]

@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
+from ..detectors import Predicted
 from .computed import Computed
 
 STUDENT_ONLY = frozenset({"labels", "matched_boxes", "proposals", "gt"})
@@ -123,6 +124,7 @@ class DetectorOutput:
         losses: supervised losses, {} for a teacher.
         whole: `features` of all cells, where a teacher pads more than the student and its maps are
             cut to the student's; {} otherwise.
+        sets: boxes with class probabilities, of a detector that has neither cells nor regions.
     """
 
     images: ImageList
@@ -147,6 +149,7 @@ class DetectorOutput:
     masks: Computed[MaskOutput] = Computed()
     losses: Dict[str, Tensor] = field(default_factory=dict)
     whole: Dict[int, Tensor] = field(default_factory=dict)
+    sets: Computed[Predicted] = Computed()
 
     def labels_by_stride(self) -> Dict[int, Tensor]:
         """`labels` cut into levels: stride -> (N, HWA)."""

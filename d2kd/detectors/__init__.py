@@ -7,6 +7,8 @@ from .fcos import FCOS, add_fcos_config
 from .gfl import GFL, add_gfl_config
 from .quality import QUALITY_PREDICTOR_REGISTRY
 from .torchvision import TorchvisionAnchorGenerator
+from .transformers import TransformersDetector, add_transformers_config
+from .transformers_backbone import Predicted
 
 
 def add_detector_config(cfg: CfgNode) -> None:
@@ -14,13 +16,16 @@ def add_detector_config(cfg: CfgNode) -> None:
     add_fcos_config(cfg)
     add_atss_config(cfg)
     add_gfl_config(cfg)
+    add_transformers_config(cfg)
 
 
 __all__ = [
     "ATSS",
     "FCOS",
     "GFL",
+    "Predicted",
     "QUALITY_PREDICTOR_REGISTRY",
     "TorchvisionAnchorGenerator",
+    "TransformersDetector",
     "add_detector_config",
 ]

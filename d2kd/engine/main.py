@@ -150,10 +150,10 @@ def setup(args: Namespace) -> CfgNode:
 
 def _checked_config(args: Namespace) -> CfgNode:
     cfg = resolve_config(args, trains=not args.eval_only)
-    if cfg.MODEL.LAZY_CONFIG and not args.eval_only:
-        raise ConfigError(
-            f"{cfg.MODEL.LAZY_CONFIG} is a LazyConfig, which is no student: name it with --teacher."
-        )
+    teacher = cfg.MODEL.LAZY_CONFIG or cfg.MODEL.TRANSFORMERS.FOLDER
+    if teacher and not args.eval_only:
+        kind = "LazyConfig" if cfg.MODEL.LAZY_CONFIG else "detector of transformers"
+        raise ConfigError(f"{teacher} is a {kind}, which is no student: name it with --teacher.")
     check_config(cfg)
     args.resume |= args.resume_anyway
     if args.eval_only:

@@ -86,7 +86,7 @@ _TEXTS = (
     (r"\s*\{(?s:.*)\"(iteration|iterations|first_iteration|best_f1)\"", Kind("", "a file of a run",
      "name the run's folder")),
     (r"\s*\{(?s:.*)\"(architectures|model_type)\"", Kind("", "the config of a Hugging Face model",
-     "no command takes it")),
+     "name its folder, --teacher hf:FOLDER")),
     (r"\s*[{\[]\s*[\"{\[]", Kind("", "a JSON text", "no command takes it as it is")),
     (r"\d+( [\d.]+){4,}\s", Kind("data", "a label file of YOLO, of one image",
      "give the folder of all to d2kd distill")),
@@ -110,8 +110,9 @@ _FOLDERS = (
     ({"last_checkpoint"}, RUN),
     ({"metrics.json"}, RUN),
     ({"saved_model.pb"}, Kind("", "a model of TensorFlow", _TORCH)),
-    ({"config.json", "model.safetensors"}, Kind("", "the folder of a Hugging Face model", "no "
-     "command takes it; timm's model.safetensors goes into MODEL.TIMM.CHECKPOINT")),
+    ({"config.json", "model.safetensors"}, Kind("", "the folder of a Hugging Face model",
+     "a detector goes with --teacher hf:FOLDER, timm's model.safetensors into "
+     "MODEL.TIMM.CHECKPOINT")),
 )  # fmt: skip
 
 

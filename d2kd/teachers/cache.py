@@ -54,10 +54,12 @@ class OutputCache:
             run: the teacher's forward.
 
         Raises:
-            ValueError: RPN maps are asked for.
+            ValueError: RPN maps or sets of boxes are asked for.
         """
-        if "rpn" in need:
-            raise ValueError("RPN maps are not cached; leave DISTILL.TEACHER.CACHE_DIR empty.")
+        if need & {"rpn", "sets"}:
+            raise ValueError(
+                "RPN maps and sets of boxes are not cached; leave DISTILL.TEACHER.CACHE_DIR empty."
+            )
         keys = self._keys(batched_inputs, images, need)
         stored = [self._store.read(key) for key in keys]
         known = []

@@ -18,7 +18,8 @@ def teacher_classes(config: str, cfg: CfgNode, weights: str, count: int) -> List
     """Names of a teacher's `count` classes, in order; [] if they are not known.
 
     They are looked for in the run.json beside the weights, in that of the run whose folder or file
-    is `config`, and in the training data that its config names.
+    is `config`, in the config of a detector of transformers, and in the training data that the
+    config names.
 
     Args:
         config: the entry of DISTILL.TEACHER.CONFIG_FILES.
@@ -47,6 +48,7 @@ def trained_classes(cfg: CfgNode) -> List[str]:
 def _candidates(config: str, cfg: CfgNode, weights: str) -> Iterator[List[str]]:
     yield recorded_classes(weights)
     yield recorded_classes(config)
+    yield list(cfg.MODEL.TRANSFORMERS.CLASSES)
     own = {entry[0]: entry[1] for entry in cfg.DATASETS.CUSTOM}
     for name in cfg.DATASETS.TRAIN:
         if name not in own:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Protocol
 
 from ...errors import ConfigError
-from . import torchvision, vitdet
+from . import torchvision, transformers, vitdet
 from .entry import Entry
 
 
@@ -31,8 +31,9 @@ class Source(Protocol):
 
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
-    {source.PREFIX: source for source in (vitdet, torchvision)}
+    {source.PREFIX: source for source in (vitdet, torchvision, transformers)}
 )
+_FILES = {transformers.PREFIX: transformers.weights}  # of libraries with a place of their own
 _PREFIXED = re.compile(r"([A-Za-z][\w-]*):(?!//)(.+)")
 
 
@@ -60,11 +61,18 @@ def source_keys(text: str, key: str) -> Optional[Dict[str, Any]]:
     try:
         return SOURCES[prefix].keys(name)
     except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
+        raise type(error)(f"{key}: {error}") from None
 
 
 def published_weights(text: str) -> str:
-    """The address of the weights of a string with a prefix; "" where there is none."""
-    source = SOURCES.get(text.partition(":")[0])
+    """Path or address of the weights of a string with a prefix; "" where there is none.
+
+    Raises:
+        MissingFileError: its library has them, and they cannot be downloaded.
+    """
+    prefix, _, name = text.partition(":")
+    if prefix in _FILES:
+        return _FILES[prefix](name)
+    source = SOURCES.get(prefix)
     entries = source.entries() if source else []
     return next((entry.weights for entry in entries if entry.name == text), "")

@@ -1,0 +1,30 @@
+"""Files of the Hugging Face hub: of its cache on this machine, or downloaded into it."""
+
+from ...errors import MissingFileError
+from ...text import plain
+
+
+def hub_file(repository: str, file: str) -> str:
+    """Where a file of a repository lies, under the revision that it was downloaded at.
+
+    Args:
+        repository: "owner/name", maybe with "@revision" behind it.
+        file: its name there.
+
+    Raises:
+        MissingFileError: it is neither here nor can be downloaded.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repo, _, revision = repository.partition("@")
+    try:
+        return str(hf_hub_download(repo, file, revision=revision or None, local_files_only=True))
+    except (OSError, ValueError):
+        pass  # not here, or no name of a repository
+    try:
+        return str(hf_hub_download(repo, file, revision=revision or None))
+    except Exception as error:  # of the name, the hub or the network
+        raise MissingFileError(
+            f"{file} of {plain(repository)} is not on this machine and cannot be downloaded from "
+            f"huggingface.co ({type(error).__name__})."
+        ) from error
