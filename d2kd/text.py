@@ -10,6 +10,7 @@ import unicodedata
 _UNSAFE = "\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
 _CONTROLS = re.compile(f"[\x00-\x1f{_UNSAFE}\ud800-\udfff]")
 _CONTROLS_OF_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSAFE}\ud800-\udfff]")
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 _MARKUP = re.compile(r"[\\|`*\[\]~$]|(?<!\w)_|_(?!\w)")
 _LONGEST_NAME = 150  # bytes of a file's name, which others make longer
 
@@ -70,8 +71,8 @@ def file_name(text: object) -> str:
 def make_output_plain() -> None:
     """Let what is printed and logged from now on be fit for terminals and files of any encoding.
 
-    Log records are `plain_lines`, and what an encoding lacks is shown as an escape in place of an
-    error.
+    Log records are `plain_lines` without colours, and what an encoding lacks is shown as an escape
+    in place of an error.
     """
     logging.setLogRecordFactory(_PlainRecord)
     for stream in (sys.stdout, sys.stderr):
@@ -84,9 +85,10 @@ class _PlainRecord(logging.LogRecord):
 
     def getMessage(self) -> str:
         encoding = locale.getpreferredencoding(False)
-        return (
-            plain_lines(super().getMessage()).encode(encoding, "backslashreplace").decode(encoding)
-        )
+        text = plain_lines(
+            _COLOURS.sub("", super().getMessage())
+        )  # of Detectron2's configs, tables
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _escape(match: re.Match[str]) -> str:

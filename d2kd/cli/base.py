@@ -13,6 +13,7 @@ from ..engine.options import OPTIONS
 from ..errors import ConfigError, ignore_warnings_of_dependencies
 from ..file_io import CONFIGS, expect
 from ..text import make_output_plain, plain, plain_lines
+from .weights import LAST, with_last
 
 _HINT = "(--debug shows the traceback)"
 _LONGEST_LINE = 10_000  # characters
@@ -102,15 +103,6 @@ def config_argument(required: bool = True) -> Callable:
     return click.argument("config", required=required, shell_complete=_complete_config)
 
 
-def with_last(function: Callable) -> Callable:
-    """Decorator: the option --weights, of which --last is a value, for `run_weights`."""
-    text = "The run's last checkpoint, not its best."
-    function = click.option("--last", "weights", flag_value=_LAST, help=text)(function)
-    text = "Default: the run's best checkpoint, or the last where none is best."
-    return click.option("--weights", default="", metavar="FILE", help=text)(function)
-
-
-_LAST = "--last"
 _TEACHER_LAST = "The last checkpoint of a --teacher that is a run, not its best."
 _MORE: Dict[str, Callable] = {
     "weights": with_last,
@@ -186,10 +178,10 @@ def run_weights(config: str, weights: str, err: bool = False) -> str:
     """
     from ..checkpoint import run_checkpoint
 
-    if weights not in ("", _LAST):
+    if weights not in ("", LAST):
         return weights
     if os.path.isdir(config):
-        path, text = run_checkpoint(config, weights == _LAST)
+        path, text = run_checkpoint(config, weights == LAST)
         echo(f"weights: {text}", err)
         return path
     expect(config, "CONFIG", "config")

@@ -35,7 +35,7 @@ def data(
 
     from ..data.class_names import similar
     from ..data.class_table import class_table
-    from ..data.folder import read_dataset_folder
+    from ..data.folder import UNDIVIDED, read_dataset_folder
     from ..data.listing import listed
     from ..data.prepare import prepare_folder
     from ..data.problems import compare_classes, compare_splits, find_notes, find_problems
@@ -46,6 +46,8 @@ def data(
         echo(f"{name}: {split.json}, images in {split.images}")
         count += _print(find_problems(split, not skip_images))
         _print(find_notes(name, split, size))
+    if not splits.keys() & {"val", "test"}:
+        echo(f"no split val or test: {UNDIVIDED}")
     classes = next(iter(splits.values())).classes
     echo_lines(tabulate(class_table(splits, size), "keys", "simple"))
     _print(listed(similar(classes), "class names may be the same"))

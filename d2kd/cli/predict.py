@@ -8,8 +8,9 @@ from typing import Any, List, Tuple
 import click
 
 from ..errors import ConfigError
-from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights, with_last
+from .base import SETTINGS, config_argument, debug_option, echo, namespace, run_weights
 from .output import Output
+from .weights import with_last
 
 _SHOWN = 20
 

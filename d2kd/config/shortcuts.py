@@ -1,12 +1,14 @@
 """Distillation, and data of one's own, switched on from the command line for any plain config."""
 
+import logging
 from pathlib import Path
 from typing import Collection, Sequence
 
 from detectron2.config import CfgNode
 
-from ..data.folder import read_dataset_folder
+from ..data.folder import UNDIVIDED, read_dataset_folder
 from ..errors import ConfigError, class_count_key
+from ..text import plain
 
 _CHECK_IMAGES = 100  # that a teacher is evaluated on; seconds for small detectors
 
@@ -57,7 +59,10 @@ def use_data(cfg: CfgNode, folder: Path) -> None:
     Raises:
         ConfigError: see `read_dataset_folder`; or there is nothing to train on.
     """
-    splits = read_dataset_folder(folder)
+    try:
+        splits = read_dataset_folder(folder)
+    except ConfigError as error:
+        raise type(error)(f"--data: {error}") from None
     if "train" not in splits:
         raise ConfigError(f"--data {folder} has no split 'train', only {', '.join(splits)}.")
     name = folder.resolve().name
@@ -65,6 +70,10 @@ def use_data(cfg: CfgNode, folder: Path) -> None:
         [f"{name}_{split}", str(x.json), str(x.images)] for split, x in splits.items()
     ]
     tested = [split for split in ("val", "test") if split in splits][:1]
+    if not tested:
+        logging.getLogger(__name__).warning(
+            "--data %s has no split 'val' or 'test': %s.", plain(folder), UNDIVIDED
+        )
     cfg.DATASETS.TRAIN = (f"{name}_train",)
     cfg.DATASETS.TEST = tuple(f"{name}_{split}" for split in tested)
     detector = cfg.DISTILL.STUDENT or cfg.MODEL.META_ARCHITECTURE

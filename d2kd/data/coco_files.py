@@ -58,7 +58,7 @@ def choose_files(folder: Path, found: Sequence[Path], index: Path) -> dict[str, 
         logger.warning(f"{plain(chosen['train'])} is taken as train.")
     if not chosen.keys() & {*SPLITS} and len(found) == 1:
         chosen["train"] = found[0]
-        logger.warning(f"{plain(found[0])} names no split: all of it is train{UNDIVIDED}.")
+        logger.warning(f"{plain(found[0])} names no split: all of it is train.")
     taken = {split: chosen[split] for split in SPLITS if split in chosen}
     rest = [plain(p.relative_to(folder)) for p in found if p not in taken.values()]
     for line in listed(rest if taken else [], "json files are not read"):
@@ -66,7 +66,6 @@ def choose_files(folder: Path, found: Sequence[Path], index: Path) -> dict[str, 
     return taken
 
 
-UNDIVIDED = ", and nothing to test on until d2kd distill or d2kd data --output NEW divides it"
 INDEX_HELP = "{} could name others, a line for each split: train: {{json: ..., images: ...}}"
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..errors import ConfigError, MissingFileError
-from ..file_io import expect, write_atomically
+from ..file_io import kind_of, write_atomically
+from ..text import plain
 from .coco_files import choose_files, coco_files, image_folder
 from .coco_json import classes_in_order, read_coco
 from .layouts import advice, convert_first
@@ -16,6 +17,7 @@ from .tree import Place, walk
 from .yolo import read_data_yaml
 
 INDEX = "dataset.yaml"
+UNDIVIDED = "nothing to test on until d2kd distill or d2kd data --output NEW divides it"
 _EXAMPLE = "train: {json: train.json, images: images}"
 
 
@@ -44,16 +46,17 @@ def read_dataset_folder(folder: Path, anywhere: bool = False) -> dict[str, Split
             command that converts them.
     """
     folder = Path(os.path.expanduser(folder))
-    if os.path.isfile(folder) and not is_index(folder):
-        expect(folder, "--data", "yolo")
+    kind = None if os.path.isdir(folder) or is_index(folder) else kind_of(folder)
+    if kind and kind.group != "yolo":
+        raise ConfigError(f"{plain(folder)} is {kind.what}: {kind.use}.")
     if os.path.isfile(folder) and folder.suffix in (".yaml", ".yml"):
         if not is_index(folder):
             raise ConfigError(convert_first(folder, "yolo"))
         folder = folder.parent
     if os.path.isfile(folder):
-        raise ConfigError(f"--data {folder} is a file: give the folder that holds it.")
+        raise ConfigError(f"{folder} is a file: give the folder that holds it.")
     if not os.path.isdir(folder):
-        raise MissingFileError(f"--data {folder}: there is no such folder.")
+        raise MissingFileError(f"{folder}: there is no such folder.")
     if (folder / INDEX).is_file() and "names" not in read_data_yaml(folder / INDEX):
         return _read_index(folder)
     places = walk(folder)

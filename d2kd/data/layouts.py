@@ -50,11 +50,11 @@ def advice(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> str:
     if kind == "labels":
         source = folder / "data.yaml"
         return (
-            f"--data {folder} is in YOLO's layout, but has no data.yaml. Write one, for example "
+            f"{folder} is in YOLO's layout, but has no data.yaml. Write one, for example "
             f"{draft(folder, places)}, and then: {_command(source, 'yolo', _target(source))}."
         )
     return (
-        f"--data {folder} holds no data set: expected annotations/instances_train.json (and _val), "
+        f"{folder} holds no data set: expected annotations/instances_train.json (and _val), "
         f"train.json, or train/_annotations.coco.json; found {described(places, folder)}. "
         f"{_hint(folder, places)}datasets/README.md shows the layouts."
     )
@@ -64,7 +64,7 @@ def convert_first(source: Path, kind: str) -> str:
     """Say with which command to convert a data.yaml ("yolo") or a folder ("voc")."""
     target = _target(source)
     return (
-        f"--data {source} is in {kind.upper()}'s layout. Convert it once: "
+        f"{source} is in {kind.upper()}'s layout. Convert it once: "
         f"{_command(source, kind, target)}, and give --data {shlex.quote(target)}."
     )
 
@@ -76,7 +76,7 @@ def _several(folder: Path, places: Sequence[Place], found: Sequence[Path]) -> st
         for split, path in zip(SPLITS, found, strict=False)
     ]
     return (
-        f"--data {folder} holds {len(found)} json files of COCO, and no name says which is "
+        f"{folder} holds {len(found)} json files of COCO, and no name says which is "
         f"train: {', '.join(named)}. Write {folder / 'dataset.yaml'}, a line for each split, for "
         f"example {{{', '.join(lines)}}}"
     )

@@ -30,6 +30,7 @@ def test_lines_of_a_file_have_no_colours_and_no_dumps(place):
     log = (at / "plain" / "log.txt").read_text()
     assert done.exit_code == 0 and "\x1b" not in done.output and "\r" not in done.output
     assert all(x in log and x not in done.output for x in DUMPS)
+    assert "\x1b" not in log and r"\x1b" not in log and "\nVERSION: 2\n" in log
     assert re.search(r"6/6 100 % .* task \d", done.output) and "6/6 100 %" in log
     assert done.output.splitlines()[-1] == f"next: d2kd predict {at / 'plain'} FOLDER_OF_PHOTOS"
 

@@ -4,8 +4,11 @@ import os
 
 import pytest
 
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.shortcuts import use_data
 from d2kd.data.coco_json import write_coco
 from d2kd.data.folder import read_dataset_folder
+from d2kd.data.prepare import prepare_folder
 from d2kd.data.split_names import split_of
 from d2kd.errors import ConfigError
 from tests.helpers import d2kd
@@ -148,3 +151,24 @@ def test_pipes_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     os.mkfifo(tmp_path / "a.xml")
     assert d2kd("data", tmp_path).exit_code == 1
+
+
+def test_the_option_is_named_where_it_was_given_alone(tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells, many = tmp_path / "cells", tmp_path / "many"
+    add(cells, "labels.json", "images")
+    use_data(get_d2kd_cfg(), cells)
+    undivided = "no split 'val' or 'test': nothing to test on until d2kd distill"
+    assert undivided in caplog.text and caplog.text.count("nothing to test on") == 1
+    assert "no split val or test: nothing to test on" in d2kd("data", cells).output
+    caplog.clear()
+    with pytest.raises(ConfigError, match="training images are too few"):
+        prepare_folder(cells, tmp_path / "cache")  # as d2kd distill does, which divides
+    assert "nothing to test on" not in caplog.text
+    for name in ("a.json", "b.json"):
+        add(many, name, "images")
+    for read in (read_dataset_folder, lambda x: prepare_folder(x, tmp_path / "cache")):
+        with pytest.raises(ConfigError, match="^(?!.*--data).*no name says which is train"):
+            read(many)
+    with pytest.raises(ConfigError, match="--data: .*no name says which is train"):
+        use_data(get_d2kd_cfg(), many)

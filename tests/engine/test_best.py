@@ -54,6 +54,8 @@ def test_eval_and_predict(runs):
     assert f"score threshold {chosen['threshold']:g}: the best F1" in done.output
     done = d2kd("predict", "teacher", "squares", "--last", "--threshold", 0.9)
     assert "score threshold" not in done.output and done.exit_code == 0
+    done = d2kd("eval", "teacher", "--weights", "x.pth", "--last")
+    assert done.exit_code == 1 and "--weights x.pth and --last are two checkpoints" in done.output
     done = d2kd("eval", "teacher/config.yaml", "--last")
     assert "is no run's folder, so it has no checkpoint" in done.output
 

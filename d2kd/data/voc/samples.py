@@ -8,7 +8,6 @@ from typing import NamedTuple
 from ...errors import MissingFileError
 from ...file_io import told
 from ...text import plain
-from ..coco_files import UNDIVIDED
 from ..listing import warn_of
 from ..split_names import SPLITS, folder_split
 from .annotation import read_xml
@@ -122,7 +121,7 @@ def _folder_splits(files: Files) -> dict[str, Split]:
     elif rest:
         logger.warning(
             f"no list in {plain(files.root / 'ImageSets' / 'Main')} and no folder names a split: "
-            f"all {len(rest):,} images are train{UNDIVIDED}."
+            f"all {len(rest):,} images are train."
         )
         found["train"] = Split("train", rest)
     return found
