@@ -3,7 +3,7 @@
 from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, build_adapter
 from .dense import DenseDetectorAdapter
-from .maps_only import MapsAdapter, TransformersDetectorAdapter
+from .maps_only import FeatureExtractorAdapter, MapsAdapter, TransformersDetectorAdapter
 from .output import (
     BY_CLASS,
     STUDENT_ONLY,
@@ -25,6 +25,7 @@ __all__ = [
     "DetectorAdapter",
     "DetectorOutput",
     "DetectorSpec",
+    "FeatureExtractorAdapter",
     "GeneralizedRCNNAdapter",
     "MapsAdapter",
     "MaskOutput",

@@ -1,5 +1,6 @@
 """Adapters of teachers without dense heads or regions: maps by stride, and whole sets of boxes."""
 
+import math
 from typing import FrozenSet, List, Optional
 
 from detectron2.structures import ImageList, Instances
@@ -33,6 +34,16 @@ class MapsAdapter(DetectorAdapter):
     ) -> DetectorOutput:
         """See the base class."""
         return DetectorOutput(images, self, self.by_stride(self.backbone(images.tensor)))
+
+
+@DETECTOR_ADAPTER_REGISTRY.register()
+class FeatureExtractorAdapter(MapsAdapter):
+    """Maps of a backbone that detects nothing."""
+
+    @property
+    def divisor(self) -> int:
+        """See the base class; the coarsest map has whole cells."""
+        return math.lcm(super().divisor, *self.spec().features)
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()

@@ -6,6 +6,7 @@ from .deform import DeformConv2d
 from .fpn import Pyramid, add_fpn_config, build_pyramid
 from .resnet import build_resnet_pyramid_backbone
 from .timm import TimmBackbone, add_timm_config, build_timm_fpn_backbone
+from .timm_extractor import build_timm_extractor_backbone
 
 __all__ = [
     "DeformConv2d",
@@ -14,6 +15,7 @@ __all__ = [
     "add_backbone_config",
     "build_pyramid",
     "build_resnet_pyramid_backbone",
+    "build_timm_extractor_backbone",
     "build_timm_fpn_backbone",
 ]
 

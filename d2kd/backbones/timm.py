@@ -30,7 +30,7 @@ def add_timm_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.FREEZE_AT = 0  # freeze everything up to feature c<n>; 2: stem and first stage
 
 
-def _import_timm() -> ModuleType:
+def import_timm() -> ModuleType:
     """timm, or an error that says how to get it."""
     try:
         import timm
@@ -41,7 +41,7 @@ def _import_timm() -> ModuleType:
     return timm
 
 
-def _check_name(timm: ModuleType, name: str) -> None:
+def check_model(timm: ModuleType, name: str) -> None:
     """Raise for a model that timm does not have, with the nearest names that it has."""
     if timm.is_model(name.split(".")[0]):
         return
@@ -113,8 +113,8 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
     ) -> None:
         super().__init__()
-        timm = _import_timm()
-        _check_name(timm, name)
+        timm = import_timm()
+        check_model(timm, name)
         options: Dict[str, Any] = {"features_only": True}
         options.update(SWIN_OPTIONS if name.startswith("swin") else {})
         # Listing the stages costs a model without storage on the "meta" device, not a real one.

@@ -139,9 +139,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         if is_torchvision(checkpoint["model"]):
             state = self.model.state_dict()
             checkpoint = {**checkpoint, "model": from_torchvision(checkpoint["model"], state)}
+        found = list(checkpoint["model"])
         if renamed := getattr(self.model, "renamed", None):  # of a library with names of its own
             checkpoint = {**checkpoint, "model": renamed(checkpoint["model"])}
-        found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if any("reg_conf." in name for name, _, _ in incompatible.incorrect_shapes):
             logging.getLogger(__name__).warning(QUALITY_HINT)

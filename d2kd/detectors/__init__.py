@@ -3,6 +3,7 @@
 from detectron2.config import CfgNode
 
 from .atss import ATSS, add_atss_config
+from .extractor import FeatureExtractor
 from .fcos import FCOS, add_fcos_config
 from .gfl import GFL, add_gfl_config
 from .quality import QUALITY_PREDICTOR_REGISTRY
@@ -22,6 +23,7 @@ def add_detector_config(cfg: CfgNode) -> None:
 __all__ = [
     "ATSS",
     "FCOS",
+    "FeatureExtractor",
     "GFL",
     "Predicted",
     "QUALITY_PREDICTOR_REGISTRY",

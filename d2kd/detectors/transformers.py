@@ -1,5 +1,7 @@
 """Detectors of Hugging Face transformers behind Detectron2's interface, as teachers."""
 
+import re
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
 import torch
@@ -10,8 +12,13 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..file_io.untrusted import read_text
 from ..text import plain
 from .transformers_backbone import TransformersBackbone
+
+_ELSEWHERE = re.compile(
+    r'"(\w*(?:attn|experts)_implementation\w*|quantization_config|backbone(?="\s*:\s*"[^"]*:))"'
+)
 
 
 def add_transformers_config(cfg: CfgNode) -> None:
@@ -49,14 +56,20 @@ class TransformersDetector(nn.Module):
         """Build it from the config.json in MODEL.TRANSFORMERS.FOLDER, with random weights.
 
         Raises:
-            ConfigError: transformers is missing, or cannot build it.
+            ConfigError: transformers is missing, or cannot build it without code from elsewhere.
         """
         folder = cfg.MODEL.TRANSFORMERS.FOLDER
+        if found := _ELSEWHERE.search(read_text(Path(folder, "config.json"), 2**24, "json")):
+            raise ConfigError(
+                f"MODEL.TRANSFORMERS.FOLDER: config.json in {folder} sets {found[1]}, which can "
+                "fetch code or files from elsewhere: take it out."
+            )
         try:
             from transformers import AutoConfig, AutoModelForObjectDetection
 
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForObjectDetection.from_config(config)
+            own = {"trust_remote_code": False}
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, **own)
+            model = AutoModelForObjectDetection.from_config(config, **own)
         except Exception as error:  # of any part of it
             said = plain(str(error).strip().split("\n")[0], 300)
             raise ConfigError(

@@ -41,6 +41,8 @@ from .ranks import on_first_rank
 from .run_folder import check_folder, holds_run
 from .trainer import DistillationTrainer
 
+_TEACHERS = {"TransformersDetector": "detector of transformers", "FeatureExtractor": "backbone"}
+
 
 def argument_parser() -> ArgumentParser:
     """Detectron2's own arguments, and d2kd's."""
@@ -150,10 +152,8 @@ def setup(args: Namespace) -> CfgNode:
 
 def _checked_config(args: Namespace) -> CfgNode:
     cfg = resolve_config(args, trains=not args.eval_only)
-    teacher = cfg.MODEL.LAZY_CONFIG or cfg.MODEL.TRANSFORMERS.FOLDER
-    if teacher and not args.eval_only:
-        kind = "LazyConfig" if cfg.MODEL.LAZY_CONFIG else "detector of transformers"
-        raise ConfigError(f"{teacher} is a {kind}, which is no student: name it with --teacher.")
+    if not args.eval_only:
+        _refuse_teachers(cfg)
     check_config(cfg)
     args.resume |= args.resume_anyway
     if args.eval_only:
@@ -168,6 +168,15 @@ def _checked_config(args: Namespace) -> CfgNode:
         args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
     return cfg
+
+
+def _refuse_teachers(cfg: CfgNode) -> None:
+    """Raise for a detector that cannot be trained here."""
+    detector = cfg.DISTILL.STUDENT or cfg.MODEL.META_ARCHITECTURE
+    kind = "LazyConfig" if cfg.MODEL.LAZY_CONFIG else _TEACHERS.get(detector)
+    if kind:
+        name = cfg.MODEL.LAZY_CONFIG or cfg.MODEL.TRANSFORMERS.FOLDER or cfg.MODEL.TIMM.NAME
+        raise ConfigError(f"{name} is a {kind}, which is no student: name it with --teacher.")
 
 
 def _aim_evaluation(cfg: CfgNode, resume: bool) -> None:

@@ -194,6 +194,9 @@ BAD = {
     "other sizes": ("the checkpoint does not fill the detector",
                     lambda x: edit(x, encoder_ffn_dim=24)),
     "damaged": ("config.json is not valid json", lambda x: (x / "config.json").write_text("{")),
+    "a kernel": ("config.json in .* sets _attn_implementation, which can fetch code",
+                 lambda x: edit(x, _attn_implementation="evil/kernel")),
+    "a trunk": ("sets backbone, which can fetch", lambda x: edit(x, backbone="hf-hub:evil/model")),
     "no names": ("not those of a detector", lambda x: edit(x, id2label=[1, 2])),
 }  # fmt: skip
 

@@ -17,6 +17,15 @@ from tests.faults.broken import Call
 from tests.faults.watch import Watch, silent
 from tests.helpers import d2kd, detector, write_config
 
+HUGGING_FACE = {  # folders, and what their config.json sets
+    "hf_pickle": {"num_queries": 5, "d_model": 32, "decoder_layers": 1, "encoder_layers": 1},
+    "hf_code": {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config",
+                "AutoModelForObjectDetection": "code.Model"}},
+    "hf_code_of_ours": {"auto_map": {"AutoConfig": "code.Config"}},
+    "hf_kernel": {"attn_implementation": "evil/kernel"},
+    "hf_trunk": {"use_timm_backbone": True, "backbone": "hf-hub:evil/model"},
+}  # fmt: skip
+
 EPS = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(x) run\nshowpage\n%%EOF\n"
 )
@@ -126,6 +135,13 @@ def evil_runs():
         shutil.copy("evil.pth", f"lazy_{name}/config.yaml.pkl")
         shutil.copy("evil.pth", f"lazy_{name}/model_final.pth")
         Path(f"lazy_{name}", "last_checkpoint").write_text("model_final.pth")
+    for name, values in HUGGING_FACE.items():
+        Path(name).mkdir()
+        Path(name, "config.json").write_text(json.dumps({"model_type": "detr", **values}))
+        Path(name, "preprocessor_config.json").write_text('{"do_normalize": false}')
+        shutil.copy("evil.pth", f"{name}/model.safetensors")
+        shutil.copy("evil.pth", f"{name}/pytorch_model.bin")
+        Path(name, "code.py").write_text("import os; os.system('touch RAN')")
     shutil.copytree("run_code", "run_tag")
     shutil.copy("tag.yaml", "run_tag/config.yaml")
 
@@ -156,6 +172,8 @@ def cases(squares):
         found[f"lazy {name}"] = ["train", "base.yaml", "--teacher", f"lazy_{name}"]
     found["lazy, trusted"] = ["train", "base.yaml", "--teacher", "lazy_apply", "--trust-config",
                               "lazy_apply/config.yaml"]  # fmt: skip
+    for name in HUGGING_FACE:
+        found[f"hugging face {name}"] = ["train", "base.yaml", "--teacher", f"hf:{name}"]
     found["eval lazy"] = ["eval", "lazy_hub"]
     for run in ("run_code", "run_away", "run_address"):
         found[f"eval {run}"] = ["eval", run]

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Protocol
 
 from ...errors import ConfigError
-from . import torchvision, transformers, vitdet
+from . import timm, torchvision, transformers, vitdet
 from .entry import Entry
 
 
@@ -31,9 +31,9 @@ class Source(Protocol):
 
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
-    {source.PREFIX: source for source in (vitdet, torchvision, transformers)}
+    {source.PREFIX: source for source in (vitdet, torchvision, transformers, timm)}
 )
-_FILES = {transformers.PREFIX: transformers.weights}  # of libraries with a place of their own
+_FILES = {source.PREFIX: source.weights for source in (transformers, timm)}
 _PREFIXED = re.compile(r"([A-Za-z][\w-]*):(?!//)(.+)")
 
 

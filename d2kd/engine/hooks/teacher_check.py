@@ -86,6 +86,8 @@ class TeacherCheck(HookBase):
             return (f"outside of a training it cuts images off at its square of {side} px, and "
                     f"INPUT.MAX_SIZE_TEST is {longest}")  # fmt: skip
         count, context = teacher.adapter.spec().num_classes, teacher.autocast()
+        if not count:
+            return "it detects nothing"
         return self._images.evaluate(
             teacher.detector, teacher.input_format, teacher.classes, count, context
         )

@@ -1,0 +1,82 @@
+"""Models of timm whose maps teach: of CNNs at their strides, of plain ViTs on one grid."""
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..errors import ConfigError
+from .timm import SWIN_OPTIONS, TimmBackbone, check_model, import_timm
+
+_FINEST = 4  # px, of the strides
+
+
+class TimmGrid(Backbone):
+    """The last tokens of a plain ViT, behind its norm, as one map.
+
+    Images are resized so that a patch stands for the next power of 2: one of 14 px for 16 px.
+    """
+
+    def __init__(self, name: str, patch: int) -> None:
+        """Build it with random weights.
+
+        Args:
+            name: of timm.
+            patch: side of its patches, px.
+
+        Raises:
+            ConfigError: it takes images of one size only.
+        """
+        super().__init__()
+        try:
+            self.body = import_timm().create_model(name, num_classes=0, dynamic_img_size=True)
+        except TypeError as error:
+            raise ConfigError(
+                f"MODEL.TIMM.NAME: {name} takes images of one size only, which a teacher cannot."
+            ) from error
+        self.patch, self.cell = patch, 1 << (patch - 1).bit_length()
+        self._out_features = [f"s{self.cell}"]
+        self._out_feature_strides = {f"s{self.cell}": self.cell}
+        self._out_feature_channels = {f"s{self.cell}": self.body.num_features}
+
+    @property
+    def size_divisibility(self) -> int:
+        """See the base class."""
+        return self.cell
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """The map of (N, 3, H, W) normalized pixels."""
+        if self.patch != self.cell:
+            size = [side * self.patch // self.cell for side in image.shape[-2:]]
+            image = interpolate(image, size, mode="bicubic", antialias=True)
+        maps = self.body.forward_intermediates(
+            image, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return {f"s{self.cell}": maps[0]}
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_extractor_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The maps of MODEL.TIMM.NAME, with random weights.
+
+    Raises:
+        ConfigError: it has no maps.
+    """
+    timm, name = import_timm(), cfg.MODEL.TIMM.NAME
+    check_model(timm, name)
+    options = SWIN_OPTIONS if name.startswith("swin") else {}
+    try:
+        listing = timm.create_model(name, device="meta", features_only=True, **options)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ConfigError(f"MODEL.TIMM.NAME: timm's {name} gives no maps.") from error
+    if known := timm.get_pretrained_cfg(name):
+        said = known.license or "none stated"
+        logging.getLogger(__name__).info("Licence of timm's weights of %s: %s", name, said)
+    strides = listing.feature_info.reduction()
+    if len(strides) > 1 and len(set(strides)) == 1:
+        return TimmGrid(name, strides[0])
+    levels = sorted({f"c{x.bit_length() - 1}" for x in strides if x >= _FINEST})
+    return TimmBackbone(name, levels, in_channels=input_shape.channels)
