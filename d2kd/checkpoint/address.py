@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Dict
 from urllib.parse import urlsplit
 
 from detectron2.utils.file_io import PathManager
@@ -42,18 +43,26 @@ def local_file(path: str) -> str:
         return beside if elsewhere and os.path.isfile(beside) else path
     address, question, query = path.partition("?")
     _check(address)
-    cache = {}
     url = address.replace(_BY_DETECTRON2[0], f"{_ZOO}detectron2/")
-    if not address.startswith((_ZOO, *_BY_DETECTRON2)):
-        host = urlsplit(address).netloc
-        cache["cache_dir"] = os.path.join(get_cache_dir(), "hosts", host)
     try:
-        return PathManager.get_local_path(address, **cache) + question + query
+        return PathManager.get_local_path(address, **_cache(address)) + question + query
     except (OSError, RuntimeError, LookupError) as error:  # the last two: not in its catalog
         raise MissingFileError(
             f"{plain(address)} cannot be downloaded: {plain(error)}. Download {plain(url)} by "
-            f"other means, and give its path, or put it to {_cached(url, **cache)}."
+            f"other means, and give its path, or put it to {cached_file(address)}."
         ) from error
+
+
+def cached_file(address: str) -> str:
+    """Where the download of an address lies, if it is there."""
+    url = address.replace(_BY_DETECTRON2[0], f"{_ZOO}detectron2/")
+    return _cached(url, **_cache(address))
+
+
+def _cache(address: str) -> Dict[str, str]:
+    if address.startswith((_ZOO, *_BY_DETECTRON2)):
+        return {}
+    return {"cache_dir": os.path.join(get_cache_dir(), "hosts", urlsplit(address).netloc)}
 
 
 def _cached(url: str, cache_dir: str = "") -> str:

@@ -10,7 +10,7 @@ from .config import show_config
 from .convert import convert
 from .data import data
 from .distill import distill
-from .inspect import check, detectors, maps, methods, quality
+from .inspect import check, detectors, maps, methods, quality, teachers
 from .predict import predict
 from .robustness import robustness
 from .ship import export, report
@@ -25,6 +25,7 @@ for _command in (
     check,
     methods,
     detectors,
+    teachers,
     show_config,
     data,
     convert,

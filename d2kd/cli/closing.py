@@ -67,6 +67,12 @@ def close_evaluation(args: Namespace) -> None:
     _print(args, {"file": str(path), **_results(path)})
 
 
+def close_published(folder: Path, console: str) -> None:
+    """Print AP, and where the other measures and the pictures are."""
+    path = folder / "results.json"
+    _print(Namespace(console=console), {"file": f"{path}, pictures beside it", **_results(path)})
+
+
 def _results(path: Path) -> Dict[str, Any]:
     """Box AP, and all measures of a results.json; none where nothing was evaluated."""
     from ..file_io import read_json

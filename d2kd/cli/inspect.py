@@ -39,6 +39,21 @@ def methods(name: str | None) -> None:
 
 
 @click.command()
+@click.argument("name", required=False, default="")
+@click.option("--student", default="", metavar="CONFIG", help="Methods for this student.")
+@debug_option
+def teachers(name: str, student: str) -> None:
+    """List published teachers; with NAME, or a part of names, what they teach.
+
+    \b
+    d2kd teachers torchvision: --student own/student.yaml
+    """
+    from ..inspection.teachers import teacher_table
+
+    echo_lines(teacher_table(name, student))
+
+
+@click.command()
 @debug_option
 def detectors() -> None:
     """List the detectors that d2kd knows, and their configs.

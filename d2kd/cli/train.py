@@ -2,13 +2,15 @@
 
 import os
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, Tuple
 
 import click
 
 from ..engine.options import RESUME_ANYWAY
+from ..text import file_name
 from .base import SETTINGS, namespace, run_weights, with_config
-from .closing import close_evaluation, close_training, console_of, with_console
+from .closing import close_evaluation, close_published, close_training, console_of, with_console
 
 
 @click.command(context_settings=SETTINGS)
@@ -55,9 +57,19 @@ def evaluate(
 
     \b
     d2kd eval output/distilled
+    d2kd eval torchvision:fasterrcnn_resnet50_fpn_v2 --data cells
+
+    A published detector (d2kd teachers) is measured in the classes that it has
+    in common with the data, by name, and four pictures are drawn.
     """
     args = namespace(config, options, eval_only=True, console=console_of(quiet, as_json), **given)
     typed = options[::2]
+    if published := _published(config, weights):
+        from ..engine.published import evaluate_published
+
+        folder = Path(output or Path("output", "eval", file_name(config)))
+        evaluate_published(config, options, given["data_"], published, folder)
+        return close_published(folder, args.console)
     if not output and os.path.isdir(config) and "OUTPUT_DIR" not in typed:
         output = os.path.join(config, "eval")
     if weights or "MODEL.WEIGHTS" not in typed:
@@ -65,6 +77,14 @@ def evaluate(
     args.opts += ["OUTPUT_DIR", output] if output else []
     _launch(args)
     close_evaluation(args)
+
+
+def _published(config: str, weights: str) -> str:
+    """The checkpoint of a published detector by name; "" for other configs."""
+    from ..config.sources.find import published_weights
+
+    known = "" if os.path.exists(config) else published_weights(config)
+    return known and (weights or known)
 
 
 def _launch(args: Namespace) -> None:

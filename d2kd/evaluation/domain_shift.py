@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import torch
 from detectron2.structures import Instances
 
+from ..data.class_names import matching
 from ..errors import ConfigError, check_choice
 from .records import RecordsEvaluator, boxes_of
 
@@ -62,6 +63,23 @@ def map_classes(
         ignored_detector=[name for name in detector if name not in pairs],
         ignored_dataset=[name for name in dataset if name not in place],
     )
+
+
+def mapping_by_name(
+    detector: Sequence[str], dataset: Sequence[str], given: Sequence[Sequence[str]] = ()
+) -> ClassMapping:
+    """Match classes by what their names mean; see `d2kd.data.class_names.matching`.
+
+    Args:
+        detector: the detector's class names.
+        dataset: the data set's.
+        given: pairs (detector's name, data set's name) beside those that mean the same anyway.
+
+    Raises:
+        ConfigError: an unknown name, or nothing matches.
+    """
+    found = zip(dataset, matching(dataset, detector, given), strict=True)
+    return map_classes(detector, dataset, {detector[i]: name for name, js in found for i in js})
 
 
 def _some(names: Sequence[str]) -> str:

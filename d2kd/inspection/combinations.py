@@ -46,7 +46,7 @@ def fits(method: str, student: DetectorAdapter, teacher: DetectorAdapter) -> boo
     if method == "CrossKD":
         node.BLOCK = 1  # tiny towers have two
     try:
-        build_head(method, node, student, teacher)
+        build_head(method, node, student, teacher, num_classes=1)  # classes are matched by name
     except ValueError:
         return False
     return True

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Dict, List
 
 from ..config.loading import load_config
-from ..config.model_zoo import zoo_checkpoint_url
 from ..config.naming import construct
+from ..config.sources.find import published_weights
 from ..errors import ConfigError
 from .choose import TEACHER, Wishes
 
@@ -101,7 +101,7 @@ class Commands:
 
 def _has_weights(teacher: str) -> bool:
     """Whether a run, a model-zoo name or a config names weights of more than its trunk."""
-    if Path(teacher).is_dir() or zoo_checkpoint_url(teacher):
+    if Path(teacher).is_dir() or published_weights(teacher):
         return True
     weights = load_config(teacher, []).MODEL.WEIGHTS
     return bool(weights) and "ImageNetPretrained" not in weights

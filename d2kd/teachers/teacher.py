@@ -14,7 +14,6 @@ from ..adapters import DetectorOutput, build_adapter
 from ..adapters.padding import crop, padded_size
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
-from ..config.model_zoo import zoo_checkpoint_url
 from ..config.naming import construct
 from ..config.sources.find import published_weights
 from ..errors import check_choice
@@ -167,7 +166,7 @@ def _checkpoint(cfg: CfgNode, index: int, teacher_cfg: CfgNode) -> Tuple[str, st
     path = given[index] if index < len(given) else ""
     if not path and os.path.isdir(name):
         return run_checkpoint(name)
-    path = path or published_weights(name) or zoo_checkpoint_url(name) or teacher_cfg.MODEL.WEIGHTS
+    path = path or published_weights(name) or teacher_cfg.MODEL.WEIGHTS
     if not path:
         raise ValueError(
             f"DISTILL.TEACHER.WEIGHTS[{index}] is empty and {name} sets no MODEL.WEIGHTS. Give the "

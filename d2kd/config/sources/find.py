@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Protocol
 
 from ...errors import ConfigError
-from . import timm, torchvision, transformers, vitdet
+from ..model_zoo import zoo_checkpoint_url
+from . import timm, torchvision, transformers, vitdet, zoo
 from .entry import Entry
 
 
@@ -64,8 +65,13 @@ def source_keys(text: str, key: str) -> Optional[Dict[str, Any]]:
         raise type(error)(f"{key}: {error}") from None
 
 
+def published() -> List[Entry]:
+    """All teachers that are known by name, Detectron2's model zoo first."""
+    return [*zoo.entries(), *(x for source in SOURCES.values() for x in source.entries())]
+
+
 def published_weights(text: str) -> str:
-    """Path or address of the weights of a string with a prefix; "" where there is none.
+    """Path or address of the weights that a name stands for; "" where there is none.
 
     Raises:
         MissingFileError: its library has them, and they cannot be downloaded.
@@ -75,4 +81,5 @@ def published_weights(text: str) -> str:
         return _FILES[prefix](name)
     source = SOURCES.get(prefix)
     entries = source.entries() if source else []
-    return next((entry.weights for entry in entries if entry.name == text), "")
+    of_source = next((entry.weights for entry in entries if entry.name == text), "")
+    return of_source or zoo_checkpoint_url(text) or ""
