@@ -66,7 +66,9 @@ def ignore_warnings_of_dependencies() -> None:
 
     The user of a run can do nothing about it.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|detectron2|fvcore|timm)")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(torch|detectron2|fvcore|timm)"
+    )
     warnings.filterwarnings("ignore", category=UserWarning, module="detectron2")
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

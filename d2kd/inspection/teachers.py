@@ -12,7 +12,7 @@ from ..adapters import DetectorAdapter, build_adapter
 from ..build import student_config
 from ..checkpoint.address import cached_file
 from ..config.defaults import get_d2kd_cfg
-from ..config.loading import load_config, merge_config_file, without_pretrained
+from ..config.loading import merge_config_file, without_pretrained
 from ..config.naming import construct
 from ..config.sources.entry import Entry
 from ..config.sources.find import published
@@ -57,7 +57,11 @@ def teacher_table(part: str = "", student: str = "") -> str:
         raise ConfigError(f"NAME {part!r} is in no name of a published teacher.{hint}")
     if not part and not student:
         return format_table([_brief(x) for x in found], ("name", "box AP", "licence")) + _MORE
-    adapter = _on_meta(student_config(load_config(student, []))) if student else None
+    adapter = None
+    if student:
+        cfg = get_d2kd_cfg()
+        merge_config_file(cfg, student, "--student")
+        adapter = _on_meta(student_config(cfg))
     rows = [[*_brief(x), *_details(x, adapter)] for x in found]
     headers = ("name", "box AP", "licence", "strides x width", "MB", "methods")
     return format_table(rows, headers)
@@ -69,6 +73,8 @@ def _brief(entry: Entry) -> List[str]:
 
 def _details(entry: Entry, student: Optional[DetectorAdapter]) -> Sequence[str]:
     """Strides and width, size, and methods; or why they are not known."""
+    if not entry.weights:
+        return "", "", "known once its library has fetched it"
     cfg = get_d2kd_cfg()
     try:
         merge_config_file(cfg, entry.name, "NAME")

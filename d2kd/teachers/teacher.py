@@ -15,7 +15,7 @@ from ..adapters.padding import crop, padded_size
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.naming import construct
-from ..config.sources.find import published_weights
+from ..config.sources.find import published_as, published_weights
 from ..errors import check_choice
 from .cache import OutputCache
 from .classes import teacher_classes
@@ -127,6 +127,8 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
         "Teacher %d: %s from %s, weights %s",
         index, teacher_cfg.MODEL.META_ARCHITECTURE, options.CONFIG_FILES[index], said,
     )  # fmt: skip
+    if text := published_as(options.CONFIG_FILES[index]):
+        logging.getLogger(__name__).info("Teacher %d: %s", index, text)
     teacher = Teacher(
         detector,
         input_format=teacher_cfg.INPUT.FORMAT,

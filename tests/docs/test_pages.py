@@ -20,7 +20,13 @@ MEASURED = re.compile(r"README.md|docs/results/\w+.md|benchmarks/\w+.md")
 INCLUDES = re.compile(r"```\{include\} (\S+)\n")
 NUMBER = re.compile(r"\d+\.\d+")
 FILE = re.compile(r"\b(?:configs|docs|datasets|benchmarks|tools|studies|tests|d2kd)/[\w./-]+\.\w+")
-YOURS = ("datasets/cells", "datasets/digits", "configs/mine", "tools/train_net")
+YOURS = (
+    "datasets/cells",
+    "datasets/digits",
+    "configs/mine",
+    "tools/train_net",
+    "tools/lazyconfig_train_net",
+)
 
 
 @pytest.mark.parametrize("name", pages())

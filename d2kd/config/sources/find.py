@@ -70,6 +70,15 @@ def published() -> List[Entry]:
     return [*zoo.entries(), *(x for source in SOURCES.values() for x in source.entries())]
 
 
+def published_as(text: str) -> str:
+    """What is known of a name's weights, as words for a line; "" of what is not published."""
+    for entry in published():
+        if entry.name == text:
+            ap = "" if entry.box_ap is None else f"box AP {entry.box_ap} on COCO as published, "
+            return f"{ap}licence of the weights: {entry.licence}"
+    return ""
+
+
 def published_weights(text: str) -> str:
     """Path or address of the weights that a name stands for; "" where there is none.
 
