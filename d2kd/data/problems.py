@@ -140,7 +140,7 @@ def compare_classes(ours: Sequence[str], teachers: int | Sequence[str]) -> list[
         ]
     found = zip(ours, matching(ours, teachers), strict=True)
     unknown = [repr(name) for name, places in found if not places]
-    return listed(unknown, "of the classes the teacher does not know by name")
+    return listed(unknown, "class names that the teacher does not know")
 
 
 def _classes_with_objects(coco: dict[str, Any]) -> set[str]:

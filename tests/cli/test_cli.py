@@ -172,7 +172,7 @@ def test_data(runs, tmp_path):
     record["classes"][0] = "hat"
     (tmp_path / "teacher" / "run.json").write_text(json.dumps(record))
     done = d2kd("data", runs / "cells", "--teacher", tmp_path / "teacher")
-    assert "1 of the classes the teacher does not know by name: " in done.output and done.exit_code == 1
+    assert "1 class names that the teacher does not know: " in done.output and done.exit_code == 1
 
 
 def test_gradients_that_are_not_finite_are_a_problem():

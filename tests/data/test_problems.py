@@ -139,7 +139,7 @@ def test_splits_and_teachers(tmp_path):
     assert compare_classes(["cat", "dog"], 2) == compare_classes(["cat"], ["cat"]) == []
     assert "80 classes without names, the data set 2" in compare_classes(["cat", "dog"], 80)[0]
     assert compare_classes(["cat", "dog"], ["Dog", "cat", "cow"]) == []
-    assert "does not know by name: 'cat'" in compare_classes(["cat", "dog"], ["dog"])[0]
+    assert "the teacher does not know: 'cat'" in compare_classes(["cat", "dog"], ["dog"])[0]
 
 
 def two_splits(tmp_path, train, val):

@@ -130,7 +130,7 @@ def test_commands(tmp_path, squares, command):
                  "train": ["train", config, "--data", folder, *student]}[command]  # fmt: skip
     failed = d2kd(*arguments)
     text = failed.output + str(failed.exception)
-    said = {"eval": "0: 'red' and 'green'", "data": "does not know by name: 'red', 'green'"}
+    said = {"eval": "0: 'red' and 'green'", "data": "the teacher does not know: 'red', 'green'"}
     assert failed.exit_code and said.get(command, "no class in common") in text, text
     same = ["red", "green"] if command == "eval" else ["green", "red"]
     (swapped / "run.json").write_text(json.dumps({"classes": same}))
