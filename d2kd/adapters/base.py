@@ -1,6 +1,6 @@
 """The adapter that computes a detector's `DetectorOutput`, and how it is found."""
 
-from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Tuple
+from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.modeling import Backbone
@@ -9,7 +9,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .output import DetectorOutput, DetectorSpec
-from .padding import backbone_divisor, pad
+from .padding import Size, backbone_divisor, crop, pad
 from .replay import refuse_overrides
 
 DETECTOR_ADAPTER_REGISTRY = Registry("DETECTOR_ADAPTER")
@@ -87,6 +87,16 @@ class DetectorAdapter:
             need: field names to fill. A teacher runs no more than these take.
         """
         raise NotImplementedError
+
+    def fit(self, output: DetectorOutput, sizes: Sequence[Size], padded: Size) -> DetectorOutput:
+        """A teacher's output on the cells that the student has.
+
+        Args:
+            output: of a batch that this adapter preprocessed.
+            sizes: height and width (px) of the student's images.
+            padded: of their batch.
+        """
+        return crop(output, padded)
 
     def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
         """Fill the fields of `output` that follow from its raw predictions."""

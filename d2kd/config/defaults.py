@@ -45,6 +45,7 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.TEACHER.CONFIG_FILES = ()  # paths or model-zoo names, one per teacher
     cfg.DISTILL.TEACHER.WEIGHTS = ("",)  # "": the model zoo's, or the config's MODEL.WEIGHTS
     cfg.DISTILL.TEACHER.CLASS_MAP = ()  # pairs (teacher's class, student's) of unlike names
+    cfg.DISTILL.TEACHER.SIZE = "student"  # of its images: student | own, resized to what it knows
     cfg.DISTILL.TEACHER.PRECISION = "fp32"  # fp32 | bf16 | fp16, of the teachers' forward
     cfg.DISTILL.TEACHER.CHANNELS_LAST = False  # the teachers' maps in NHWC memory order
     cfg.DISTILL.TEACHER.CACHE_DIR = ""  # folder for the teachers' outputs ("": no cache)

@@ -117,6 +117,7 @@ CHOICES: Dict[str, Tuple[Any, ...]] = {
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler",
                                  "RandomSubsetTrainingSampler"),
     "DISTILL.TEACHER.PRECISION": ("fp32", "bf16", "fp16"),
+    "DISTILL.TEACHER.SIZE": ("student", "own"),
     "DISTILL.INIT_FROM_TEACHER": ("none", "neck", "neck+head"),
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),

@@ -13,6 +13,7 @@ from ..config.keys import flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
 from ..file_io import read_yaml
+from ..teachers.own_size import short_side
 from ..teachers.teacher import teacher_weights
 
 _FAR = 1.5  # times larger or smaller
@@ -65,15 +66,17 @@ def teacher_doubts(cfg: CfgNode, index: int) -> List[str]:
     teacher_cfg, name = teacher_config(cfg, index), cfg.DISTILL.TEACHER.CONFIG_FILES[index]
     file, key = teacher_weights(cfg, index), f"DISTILL.TEACHER.WEIGHTS[{index}]"
     pixels = pixel_doubt(teacher_cfg, file, key, f"write in the teacher's config {name}")
-    ours, theirs = _short_side(cfg), _short_side(teacher_cfg)
+    ours, theirs = short_side(cfg), short_side(teacher_cfg)
     texts = [pixels] if pixels else []
+    if cfg.DISTILL.TEACHER.SIZE == "own":
+        return texts
     if min(ours, theirs) > 0 and max(ours, theirs) / min(ours, theirs) > _FAR:
         texts.append(
             f"Teacher {index} ({name}) is of images with a shorter side of {theirs:.0f} px, and "
             f"sees the student's of {ours:.0f} px (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST of both, on "
             f"4:3 images): objects are {max(ours, theirs) / min(ours, theirs):.1f} times "
             f"{'larger' if ours > theirs else 'smaller'} than it knows them. Train it, or the "
-            "student, at the other's size."
+            "student, at the other's size, or set DISTILL.TEACHER.SIZE own."
         )
     return texts
 
@@ -130,8 +133,3 @@ def _of_timm(cfg: CfgNode) -> Optional[Pixels]:
         return None
     mean, std = ([255 * x for x in values] for values in (known.mean, known.std))
     return Pixels("RGB", mean, std)
-
-
-def _short_side(cfg: CfgNode) -> float:
-    """Of a 4:3 image in evaluation, px; 0 where images keep their size."""
-    return min(cfg.INPUT.MIN_SIZE_TEST, 0.75 * cfg.INPUT.MAX_SIZE_TEST)

@@ -11,7 +11,7 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from ..adapters import DetectorOutput, build_adapter
-from ..adapters.padding import crop, padded_size
+from ..adapters.padding import padded_size
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.naming import construct
@@ -19,6 +19,7 @@ from ..config.sources.find import published_as, published_weights
 from ..errors import check_choice
 from .cache import OutputCache
 from .classes import teacher_classes
+from .own_size import own_size_adapter
 from .store import TensorStore
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,6 +61,7 @@ class Teacher:
         self.input_format = input_format
         self.cache = cache
         self.weights = ""  # the file or address that it was filled from
+        self.size: Optional[Tuple[int, int]] = None  # short and long side (px) other than given
         self.classes: List[str] = []  # names, in order; none if they are not known
         self._dtype = _PRECISIONS[precision]
 
@@ -83,7 +85,9 @@ class Teacher:
             output = self.cache(batched_inputs, images, need, self.run)
         else:
             output = self.run(images, need)
-        return crop(output, padded_size([x["image"] for x in batched_inputs], divisor))
+        pixels = [x["image"] for x in batched_inputs]
+        sizes = [(x.shape[-2], x.shape[-1]) for x in pixels]
+        return self.adapter.fit(output, sizes, padded_size(pixels, divisor))
 
     def preprocess(self, batched_inputs: List[dict], divisor: int, input_format: str) -> ImageList:
         """The batch as the teacher was trained to see it; arguments as for a call."""
@@ -138,6 +142,9 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
     teacher.weights = weights
     count, name = teacher.adapter.spec().num_classes, options.CONFIG_FILES[index]
     teacher.classes = teacher_classes(name, teacher_cfg, weights, count)
+    if options.SIZE == "own":
+        teacher.adapter = own_size_adapter(teacher.adapter, cfg, teacher_cfg)
+        teacher.size = teacher.adapter.size
     if options.CACHE_DIR:
         teacher.cache = build_cache(cfg, teacher, teacher_cfg)
     return teacher
@@ -153,7 +160,8 @@ def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputC
     model = teacher_cfg.MODEL.clone()
     model.WEIGHTS = ""
     formats = f"{cfg.INPUT.FORMAT} {teacher_cfg.INPUT.FORMAT}"
-    settings = f"{options.PRECISION} {options.CHANNELS_LAST} {formats} {model.dump()}"
+    size = teacher.size or ""
+    settings = f"{options.PRECISION} {options.CHANNELS_LAST} {formats} {size}{model.dump()}"
     store = TensorStore(Path(options.CACHE_DIR), int(options.CACHE_GB * 1e9))
     return OutputCache(store, teacher.adapter, settings)
 

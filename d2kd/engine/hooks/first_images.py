@@ -2,7 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, List, NamedTuple, Sequence
+from typing import Any, ContextManager, Dict, List, NamedTuple, Sequence, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -10,7 +10,7 @@ from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from ...data import build_mapper, load_dataset, loader_workers
-from ...data.class_names import difference
+from ...data.class_names import difference, matching
 from ...evaluation.records import RecordsEvaluator, box_precision, mean_precision
 
 
@@ -49,6 +49,7 @@ class FirstImages:
         classes: Sequence[str] = (),
         count: int = 0,
         context: ContextManager[Any] | None = None,
+        size: Tuple[int, int] | None = None,
     ) -> Found | str:
         """Evaluate a detector; all ranks call it.
 
@@ -58,6 +59,7 @@ class FirstImages:
             classes: its names, by which they are compared; () if they are not known.
             count: how many it has, where there are no names; 0 for the data's.
             context: of its forward.
+            size: shorter and longest side of its images, px; None for the config's.
 
         Returns:
             What was found, or why its AP is not known.
@@ -68,28 +70,31 @@ class FirstImages:
         ours, names = self._classes, list(classes)
         if not names and count in (0, len(ours)) or _are_alike(ours, names):
             names = ours
-        if missing := [name for name in ours if name not in names]:
+        found = matching(ours, names)
+        if missing := [name for name, places in zip(ours, found, strict=True) if not places]:
             has = ", ".join(names[:3]) or f"{count} without names"
             return f"it knows other classes ({has}), not {', '.join(missing[:3])}"
-        evaluator, start = RecordsEvaluator(self._renumbered(names), names), time.perf_counter()
+        evaluator, start = RecordsEvaluator(self._renumbered(found), names), time.perf_counter()
         with context or nullcontext():
-            results = inference_on_dataset(detector, self._loader(input_format), evaluator)
+            results = inference_on_dataset(detector, self._loader(input_format, size), evaluator)
         ap = results["bbox"]["AP"] if results else float("nan")
         return Found(ap, _without_classes(evaluator), time.perf_counter() - start)
 
-    def _renumbered(self, names: List[str]) -> List[Dict[str, Any]]:
+    def _renumbered(self, found: List[List[int]]) -> List[Dict[str, Any]]:
         """The records with the category ids of a detector that knows all classes."""
-        places = [names.index(name) for name in self._classes]
+        places = [first for first, *_ in found]
         return [
             {**record, "annotations": [{**x, "category_id": places[x["category_id"]]}
                                        for x in record.get("annotations", ())]}
             for record in self._records
         ]  # fmt: skip
 
-    def _loader(self, input_format: str) -> Any:
+    def _loader(self, input_format: str, size: Tuple[int, int] | None) -> Any:
         cfg = self._cfg.clone()
         cfg.defrost()
         cfg.INPUT.FORMAT = input_format
+        if size:
+            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = size
         return build_detection_test_loader(
             dataset=self._records, mapper=build_mapper(cfg, False), num_workers=loader_workers(cfg)
         )

@@ -37,7 +37,8 @@ class TeacherCheckState(TypedDict):
 class TeacherCheck(HookBase):
     """Evaluates each teacher on a few test images before training and stops below a threshold.
 
-    Images have the resolution of the student's INPUT.MIN_SIZE_TEST, as distillation sees them. Each
+    Images have the resolution of the student's INPUT.MIN_SIZE_TEST, as distillation sees them, or
+    the teacher's own where DISTILL.TEACHER.SIZE says so. Each
     evaluation of the student says what the best teacher is ahead of it on these images.
     """
 
@@ -81,7 +82,8 @@ class TeacherCheck(HookBase):
 
     def _evaluate(self, teacher: Teacher) -> Found | str:
         """Its box AP on the images, or why that is not known."""
-        side, longest = square_side(teacher.adapter.backbone), self.cfg.INPUT.MAX_SIZE_TEST
+        longest = teacher.size[1] if teacher.size else self.cfg.INPUT.MAX_SIZE_TEST
+        side = square_side(teacher.adapter.backbone)
         if 0 < side < longest:
             return (f"outside of a training it cuts images off at its square of {side} px, and "
                     f"INPUT.MAX_SIZE_TEST is {longest}")  # fmt: skip
@@ -89,7 +91,7 @@ class TeacherCheck(HookBase):
         if not count:
             return "it detects nothing"
         return self._images.evaluate(
-            teacher.detector, teacher.input_format, teacher.classes, count, context
+            teacher.detector, teacher.input_format, teacher.classes, count, context, teacher.size
         )
 
     def _references(self) -> Dict[str, float]:
