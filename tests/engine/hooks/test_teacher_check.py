@@ -60,8 +60,10 @@ def cfg(tmp_path, squares):
 def hook_on(cfg, detector, student=None, classes=(), count=2, square=0):
     backbone = SimpleNamespace(padding_constraints={"square_size": square})
     adapter = SimpleNamespace(spec=lambda: SimpleNamespace(num_classes=count), backbone=backbone)
-    teacher = SimpleNamespace(detector=detector, input_format="BGR", classes=list(classes),
-                              adapter=adapter, autocast=contextlib.nullcontext, size=None)  # fmt: skip
+    teacher = SimpleNamespace(
+        detector=detector, input_format="BGR", classes=list(classes), adapter=adapter,
+        autocast=contextlib.nullcontext, size=None,
+    )  # fmt: skip
     hook = TeacherCheck(cfg)
     distiller = SimpleNamespace(teachers=[teacher], student=student)
     hook.trainer = SimpleNamespace(distiller=distiller, iter=0, max_iter=20, start_iter=0)
