@@ -90,6 +90,8 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
         distil(cfg, args.teacher, args.teacher_weights, args.distill, said)
     own = cfg.clone()
     merge_options(cfg, args.opts)
+    if trains:
+        _refuse_teachers(cfg)
     begun = _begun(args, cfg, own) if begins or trains else {}
     if begins:
         choose_distillation(cfg, said | {*args.opts[::2]}, begun)
@@ -152,8 +154,6 @@ def setup(args: Namespace) -> CfgNode:
 
 def _checked_config(args: Namespace) -> CfgNode:
     cfg = resolve_config(args, trains=not args.eval_only)
-    if not args.eval_only:
-        _refuse_teachers(cfg)
     check_config(cfg)
     args.resume |= args.resume_anyway
     if args.eval_only:
