@@ -16,6 +16,7 @@ from d2kd.config.loading import merge_config_file  # noqa: E402
 from d2kd.config.naming import construct  # noqa: E402
 from d2kd.config.sources import timm as source  # noqa: E402
 from d2kd.config.sources.find import published_weights  # noqa: E402
+from d2kd.engine.main import argument_parser, setup  # noqa: E402
 from d2kd.errors import ConfigError  # noqa: E402
 
 FEATURES = frozenset({"features"})
@@ -142,3 +143,10 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(source, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs timm: pip install d2kd\[timm\]"):
         source.keys("resnet18")
+
+
+def test_it_is_no_student(tmp_path):
+    words = ["timm:resnet18", "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu"]
+    args = argument_parser().parse_args(["--config-file", *words])
+    with pytest.raises(ConfigError, match="resnet18 is a backbone, which is no student: name it"):
+        setup(args)
