@@ -12,7 +12,8 @@ from .adapters import DetectorAdapter, build_adapter
 from .config.naming import construct
 from .config.validate import check_shares
 from .errors import ConfigError, check_choice
-from .heads import DISTILLATION_HEAD_REGISTRY, build_head
+from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
+from .heads.base import DENSE_FIELDS
 from .teachers.class_map import build_class_maps, same_classes
 from .teachers.teacher import Teacher, build_teacher
 
@@ -52,6 +53,7 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         count = len(class_maps[node.TEACHER].student) if node.TEACHER in class_maps else 0
         head = build_head(name, node, adapter, teachers[node.TEACHER].adapter, count)
         heads[name] = (head.to(cfg.MODEL.DEVICE), node.WEIGHT, node.TEACHER)
+        _warn_of_points(name, head, adapter, teachers[node.TEACHER].adapter)
     if cfg.DISTILL.COMPILE:
         compile_in_place([adapter, *(t.adapter for t in teachers)])
     return {
@@ -61,6 +63,18 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         "input_format": cfg.INPUT.FORMAT,
         "class_maps": class_maps,
     }
+
+
+def _warn_of_points(
+    name: str, head: DistillationHead, student: DetectorAdapter, teacher: DetectorAdapter
+) -> None:
+    places = [adapter.spec().points for adapter in (student, teacher)]
+    if head.requires & DENSE_FIELDS and all(places) and places[0] != places[1]:
+        logging.getLogger(__name__).warning(
+            "DISTILL.HEADS: %s compares cell by cell, but the student's cells lie elsewhere (%s) "
+            "than the teacher's (%s): give the student the teacher's MODEL.ANCHOR_GENERATOR.",
+            name, *places,
+        )  # fmt: skip
 
 
 def check_options(cfg: CfgNode) -> None:

@@ -8,6 +8,8 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ..losses import mean_over_ranks
+from ..losses.labels import positives_per_batch
 from .output import Decoder, DetectorOutput, MaskOutput, RoIOutput
 
 
@@ -45,6 +47,8 @@ class ClassMap:
         out = _columns(output, index)
         if hasattr(output, "labels"):
             out.labels = self._places(output.labels)
+            positives = positives_per_batch(out.labels, len(self.student))
+            out.num_pos = mean_over_ranks(positives).clamp(min=1)
         out.gt = [self._only(x) for x in output.gt]
         kept = self._kept(output)
         out.roi = [

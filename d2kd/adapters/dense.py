@@ -54,6 +54,7 @@ class DenseDetectorAdapter(DetectorAdapter):
             num_anchors=m.anchor_generator.num_anchors[0],
             box_coding="distance" if self._has_quality else "anchor_delta",
             quality="centerness" if self._has_quality else "",
+            points=f"{type(m.anchor_generator).__name__} at {m.anchor_generator.offset:g}",
         )
 
     def compilable(self) -> List[nn.Module]:

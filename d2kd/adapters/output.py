@@ -43,7 +43,8 @@ class DetectorSpec:
     `features` maps stride (px) to `ShapeSpec`; tower_width and num_convs are 0 without a dense
     head; reg_max is 0 unless boxes are distributions; box_coding is "anchor_delta", "distance",
     "distribution" or ""; quality is what a quality logit predicts, "centerness", "iou" or the name
-    of a predictor such as "DGQP", "" without one.
+    of a predictor such as "DGQP", "" without one; points is what places the cells of dense
+    predictions, the anchor generator and its offset.
     """
 
     name: str
@@ -55,6 +56,7 @@ class DetectorSpec:
     reg_max: int = 0
     box_coding: str = ""
     quality: str = ""
+    points: str = ""
 
 
 @dataclass(eq=False, repr=False)

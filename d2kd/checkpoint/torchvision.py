@@ -44,6 +44,7 @@ _RULES: Tuple[_Rule, ...] = (  # pattern of the name's start, what it becomes, a
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "roi_heads.mask_head.deconv.", ()),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "roi_heads.mask_head.predictor.", ()),
 )
+_BY_ANCHOR = "head.cls_score", "head.bbox_pred"
 _BY_CLASS = "head.cls_score", "roi_heads.box_predictor", "roi_heads.mask_head.predictor"
 
 
@@ -60,7 +61,8 @@ def from_torchvision(
     Of the 91 outputs for COCO, the 80 that stand for a class are taken where the model has 80
     classes: exactly so behind a sigmoid; behind a softmax the probabilities are those given that
     none of the others is meant. Background, the first output, becomes the last one of a softmax,
-    and is left out before a sigmoid.
+    and is left out before a sigmoid. The nine anchors of RetinaNet, there by aspect ratio and then
+    by size, become those of Detectron2, by size and then by aspect ratio.
 
     Args:
         weights: of torchvision.
@@ -69,6 +71,9 @@ def from_torchvision(
     rules = [*_counted_rules(weights), *_RULES]
     found = {_renamed(name, rules): x for name, x in weights.items()}
     anchors = len(found["head.bbox_pred.bias"]) // 4 if "head.bbox_pred.bias" in found else 1
+    for name in _BY_ANCHOR if anchors == 9 else ():
+        for kind in ("weight", "bias"):
+            found[f"{name}.{kind}"] = _by_size(found[f"{name}.{kind}"])
     for name in [x for x in found if x.startswith(_BY_CLASS) and x in model]:
         found[name] = _in_order(found[name], model[name].shape[0], name, anchors)
     for name, x in model.items():  # convolutions before a norm have no bias there
@@ -113,6 +118,11 @@ def _in_order(x: Tensor, wanted: int, name: str, anchors: int) -> Tensor:
     kept = _kept(outputs, wanted // (outer * inner) - softmax)
     rows = [*kept, 0] if softmax else kept
     return x.unflatten(0, (outer, outputs, inner))[:, rows].flatten(0, 2)
+
+
+def _by_size(x: Tensor) -> Tensor:
+    """Rows of a RetinaNet's predictor in Detectron2's order of the 3 x 3 anchors of a cell."""
+    return x.unflatten(0, (3, 3, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def _kept(outputs: int, classes: int) -> List[int]:

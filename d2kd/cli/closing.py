@@ -70,7 +70,9 @@ def close_evaluation(args: Namespace) -> None:
 def close_published(folder: Path, console: str) -> None:
     """Print AP, and where the other measures and the pictures are."""
     path = folder / "results.json"
-    _print(Namespace(console=console), {"file": f"{path}, pictures beside it", **_results(path)})
+    _print(Namespace(console=console), {"file": str(path), **_results(path)})
+    if console != "json":
+        echo(f"pictures: {', '.join(str(x) for x in sorted(folder.glob('[1-4].png')))}")
 
 
 def _results(path: Path) -> Dict[str, Any]:

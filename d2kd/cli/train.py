@@ -3,14 +3,16 @@
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, Sequence, Tuple
 
 import click
 
 from ..engine.options import RESUME_ANYWAY
+from ..errors import ConfigError
 from ..text import file_name
 from .base import SETTINGS, namespace, run_weights, with_config
 from .closing import close_evaluation, close_published, close_training, console_of, with_console
+from .weights import LAST
 
 
 @click.command(context_settings=SETTINGS)
@@ -64,12 +66,12 @@ def evaluate(
     """
     args = namespace(config, options, eval_only=True, console=console_of(quiet, as_json), **given)
     typed = options[::2]
-    if published := _published(config, weights):
+    if (published := _published(config, weights, args)) and args.num_gpus == 1:
         from ..engine.published import evaluate_published
 
-        folder = Path(output or Path("output", "eval", file_name(config)))
-        evaluate_published(config, options, given["data_"], published, folder)
-        return close_published(folder, args.console)
+        folder = _typed(args.opts, "OUTPUT_DIR") or Path("output", "eval", file_name(config))
+        evaluate_published(args, published, Path(output or folder))
+        return close_published(Path(output or folder), args.console)
     if not output and os.path.isdir(config) and "OUTPUT_DIR" not in typed:
         output = os.path.join(config, "eval")
     if weights or "MODEL.WEIGHTS" not in typed:
@@ -79,12 +81,26 @@ def evaluate(
     close_evaluation(args)
 
 
-def _published(config: str, weights: str) -> str:
-    """The checkpoint of a published detector by name; "" for other configs."""
-    from ..config.sources.find import published_weights
+def _published(config: str, weights: str, args: Namespace) -> str:
+    """The checkpoint of a published detector by name; "" for other configs.
 
-    known = "" if os.path.exists(config) else published_weights(config)
-    return known and (weights or known)
+    One of the model zoo with weights of somebody else's is a config like any other.
+    """
+    from ..config.sources.find import SOURCES, published_weights
+
+    if os.path.exists(config):
+        return ""
+    if weights == LAST:
+        raise ConfigError(f"--last: {config} is no run.")
+    own = weights or _typed(args.opts, "MODEL.WEIGHTS")
+    if own:
+        return own if config.partition(":")[0] in SOURCES else ""
+    return published_weights(config)
+
+
+def _typed(options: Sequence[str], key: str) -> str:
+    """The last value of a key among KEY VALUE pairs; "" without one."""
+    return dict(zip(options[::2], options[1::2], strict=False)).get(key, "")
 
 
 def _launch(args: Namespace) -> None:

@@ -104,13 +104,17 @@ def matching(
     for their, our in pairs.items():
         check_choice(their, theirs, "DISTILL.TEACHER.CLASS_MAP, the teacher's class")
         check_choice(our, ours, "DISTILL.TEACHER.CLASS_MAP, the student's class")
-    mine, others = ([_meaning(x) for x in _fold(names)] for names in (ours, theirs))
+    mine, others = _fold(ours), _fold(theirs)
+    exact = {name: i for i, name in enumerate(mine)}
+    rest = {_meaning(name): i for name, i in exact.items() if name not in others}
     found: list[list[int]] = [[] for _ in ours]
     for place, name in enumerate(theirs):
         if name in pairs:
             found[list(ours).index(pairs[name])].append(place)
-        elif others[place] in mine:
-            found[mine.index(others[place])].append(place)
+        elif others[place] in exact:
+            found[exact[others[place]]].append(place)
+        elif _meaning(others[place]) in rest:
+            found[rest[_meaning(others[place])]].append(place)
     return found
 
 

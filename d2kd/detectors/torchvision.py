@@ -11,12 +11,11 @@ from torch import Tensor
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
-    """Anchors in torchvision's order, at its places.
+    """Anchors at torchvision's places, in Detectron2's order: by size, then by aspect ratio.
 
-    Detectron2's differ in three ways: cell anchors are rounded to whole px; of a cell, all sizes of
-    one aspect ratio come before those of the next; and strides are those that the padded image
-    really has, its side divided by the map's and rounded down, which is less than 64 and 128 px on
-    the levels that were halved from an odd number of cells.
+    Detectron2's differ in two ways: cell anchors are rounded to whole px, and strides are those
+    that the padded image really has, its side divided by the map's and rounded down, which is less
+    than 64 and 128 px on the levels that were halved from an odd number of cells.
     """
 
     def generate_cell_anchors(
@@ -26,7 +25,7 @@ class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
         scales = torch.tensor(sizes, dtype=torch.float32)
         heights = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
         widths = 1 / heights
-        half = torch.stack([widths.outer(scales), heights.outer(scales)], -1).flatten(0, 1) / 2
+        half = torch.stack([scales.outer(widths), scales.outer(heights)], -1).flatten(0, 1) / 2
         return torch.cat([-half, half], 1).round()
 
     def forward(self, features: List[Tensor]) -> List[Boxes]:

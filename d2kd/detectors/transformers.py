@@ -1,5 +1,6 @@
 """Detectors of Hugging Face transformers behind Detectron2's interface, as teachers."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
@@ -12,7 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..file_io.untrusted import read_text
+from ..file_io.untrusted import read_json
 from ..text import plain
 from .transformers_backbone import TransformersBackbone
 
@@ -59,7 +60,7 @@ class TransformersDetector(nn.Module):
             ConfigError: transformers is missing, or cannot build it without code from elsewhere.
         """
         folder = cfg.MODEL.TRANSFORMERS.FOLDER
-        if found := _ELSEWHERE.search(read_text(Path(folder, "config.json"), 2**24, "json")):
+        if found := _ELSEWHERE.search(_plain_json(Path(folder, "config.json"))):
             raise ConfigError(
                 f"MODEL.TRANSFORMERS.FOLDER: config.json in {folder} sets {found[1]}, which can "
                 "fetch code or files from elsewhere: take it out."
@@ -134,3 +135,8 @@ def detections(
         return boxes, scores, classes
     scores, index = probabilities.flatten().topk(len(boxes))
     return boxes[index // probabilities.shape[1]], scores, index % probabilities.shape[1]
+
+
+def _plain_json(path: Path) -> str:
+    """A json file as text without escapes, by which names could be hidden."""
+    return json.dumps(read_json(path), ensure_ascii=False)

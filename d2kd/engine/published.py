@@ -1,8 +1,9 @@
 """Evaluation of a published teacher on data of one's own, whose classes are matched by name."""
 
 import logging
+from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -25,26 +26,27 @@ from ..data import (
     loader_workers,
     register_custom_datasets,
 )
+from ..data.image_files import is_drawing
 from ..errors import ConfigError
 from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, mapping_by_name
 from ..evaluation.panels import panels
 from ..inference.detections import detect
 from ..inference.drawings import save_drawing
 from ..teachers.classes import teacher_classes
+from .main import import_files
 from .provenance import describe_run, write_results
+from .run_folder import holds_run
 
 _PICTURES, _THRESHOLD = 4, 0.4
 
 
-def evaluate_published(
-    name: str, options: Sequence[str], data: str, weights: str, folder: Path
-) -> Dict[str, Any]:
+def evaluate_published(args: Namespace, weights: str, folder: Path) -> Dict[str, Any]:
     """Measure box AP, and draw four images with the labelled objects beside what was found.
 
     Args:
-        name: of a published detector, or another config.
-        options: KEY VALUE pairs; images have the size that the detector was trained at otherwise.
-        data: folder of a data set, whose "val" or "test" counts; "" for DATASETS.TEST.
+        args: see `d2kd.engine.main.argument_parser`; `config_file` is a name, `data` a folder
+            whose "val" or "test" counts, where DATASETS.TEST is not among `opts`. Images have the
+            size that the detector was tested at where `opts` names no other.
         weights: its checkpoint.
         folder: of results.json and of the pictures, 1.png to 4.png: labelled objects on the left,
             detections on the right, those that are right blue, wrong ones red, missed ones dotted.
@@ -53,25 +55,27 @@ def evaluate_published(
         COCO's measures of the classes that both have, and "classes", which these are.
 
     Raises:
-        ConfigError: no class in common, or images that the detector would cut off.
+        ConfigError: no class in common, images that the detector would cut off, or a folder that
+            holds a run or pictures of somebody else's.
     """
-    cfg = load_config(name, [*options, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(folder)])
+    name = args.config_file
+    _check_folder(folder)
+    import_files(args.imports)
+    cfg = load_config(name, [*args.opts, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(folder)])
     cfg = without_pretrained(student_config(cfg))
-    own = cfg.clone()
-    if data:
-        use_data(own, Path(data))
     detector = construct(cfg, f"{name}: ").eval()
-    names = teacher_classes(name, cfg, weights, build_adapter(detector).spec().num_classes)
-    cfg.DATASETS = own.DATASETS
-    register_custom_datasets(cfg)
-    if not cfg.DATASETS.TEST:
-        raise ConfigError("There is nothing to evaluate on: add --data FOLDER.")
+    count = build_adapter(detector).spec().num_classes
+    names = teacher_classes(name, cfg, weights, count)
+    _use_data(cfg, args)
     _check_size(cfg, detector)
-    load_detector(detector, weights, "--weights")
+    cfg.MODEL.MASK_ON = False  # boxes are measured, and the data may have no masks
     records = load_dataset(cfg.DATASETS.TEST[0], "DATASETS.TEST")
     ours = list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
+    if not names and count != len(ours):
+        raise ConfigError(f"{name} has {count} classes without names, the data {len(ours)}.")
     mapping = mapping_by_name(names or ours, ours, cfg.DISTILL.TEACHER.CLASS_MAP)
-    _say(mapping)
+    _say(mapping, bool(names))
+    load_detector(detector, weights, "--weights")
     loader = build_detection_test_loader(
         dataset=records, mapper=build_mapper(cfg, False), num_workers=loader_workers(cfg)
     )
@@ -80,6 +84,30 @@ def evaluate_published(
     write_results(cfg, results, describe_run(cfg, [weights]))
     _draw(cfg, detector, ours, mapping, folder)
     return results
+
+
+def _check_folder(folder: Path) -> None:
+    if holds_run(folder):
+        raise ConfigError(f"{folder} holds a run, which stays as it is: give another --output.")
+    for number in range(1, _PICTURES + 1):
+        path = folder / f"{number}.png"
+        if path.exists() and not is_drawing(path):
+            raise ConfigError(f"{path} is no picture of d2kd: give another --output.")
+
+
+def _use_data(cfg: CfgNode, args: Namespace) -> None:
+    """Name the test data of the folder, but for what is typed; the detector keeps its classes."""
+    own = cfg.clone()
+    if args.data:
+        use_data(own, Path(args.data))
+    if "DATASETS.TEST" in args.opts[::2]:
+        own.DATASETS.TEST = cfg.DATASETS.TEST
+    cfg.DATASETS = own.DATASETS
+    register_custom_datasets(cfg)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ConfigError(
+            f"DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}: add --data FOLDER, or name one data set."
+        )
 
 
 def _check_size(cfg: CfgNode, detector: nn.Module) -> None:
@@ -91,8 +119,13 @@ def _check_size(cfg: CfgNode, detector: nn.Module) -> None:
         )
 
 
-def _say(mapping: ClassMapping) -> None:
+def _say(mapping: ClassMapping, named: bool) -> None:
     left = mapping.ignored_dataset
+    if not named:
+        logging.getLogger(__name__).warning(
+            "The names of the detector's classes are not known: they are taken for the data's, in "
+            "order."
+        )
     if left:
         logging.getLogger(__name__).warning(
             "AP is of the %d classes that the detector knows by name: %s; not of %s.",

@@ -11,6 +11,7 @@ from ..data import check_datasets
 from ..data.class_names import difference, is_reordered, recorded_classes
 from ..distiller import Distiller
 from ..errors import ConfigError, class_count_key
+from ..teachers.class_map import same_classes
 from .build import evaluator_type
 from .crowdhuman import evaluated_class
 
@@ -45,14 +46,13 @@ def check_teachers(cfg: CfgNode, model: Distiller) -> None:
     data = cfg.DATASETS.TRAIN[0]
     ours = MetadataCatalog.get(data).thing_classes
     for index, teacher in enumerate(model.teachers):
-        if not (found := difference(ours, teacher.classes)):
+        found = difference(ours, teacher.classes)
+        if not found or index in model.class_maps or same_classes(cfg, teacher):
             continue
         text = (
             f"{len(found)} of {len(ours)} classes of {data!r} are not those of teacher {index} "
             f"({cfg.DISTILL.TEACHER.CONFIG_FILES[index]}), in order ({found[0]})"
         )
-        if index in model.class_maps:
-            continue  # said already
         heads = [name for name, head in model.heads.items() if model.teacher_of[name] == index]
         logging.getLogger(__name__).warning(
             "%s. %s reads no classes and goes on; check that this is the right teacher.",

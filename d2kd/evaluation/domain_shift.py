@@ -124,7 +124,7 @@ class MappedEvaluator(RecordsEvaluator):
         super().process(inputs, mapped)
 
     def _map(self, found: Instances) -> Instances:
-        found.pred_classes = self._lookup[found.pred_classes]
+        found.pred_classes = self._lookup[found.pred_classes.long()]
         return found[found.pred_classes >= 0]
 
     def analyse(self) -> Dict[str, Dict[str, float]]:

@@ -15,7 +15,7 @@ from ..errors import class_count_key
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
 
-_DENSE_FIELDS = frozenset("logits scores deltas distributions quality valid anchors".split())
+DENSE_FIELDS = frozenset("logits scores deltas distributions quality valid anchors".split())
 
 
 class DistillationHead(nn.Module):
@@ -130,7 +130,7 @@ def check_specs(
             "trained on these classes or one whose class names are known, which are matched, or "
             "use a head that reads features only, such as PKD."
         )
-    if fields & _DENSE_FIELDS:
+    if fields & DENSE_FIELDS:
         levels = list(student.features), list(teacher.features)
         anchors = student.num_anchors, teacher.num_anchors
         if levels[0] != levels[1] or anchors[0] != anchors[1]:

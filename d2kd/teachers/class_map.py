@@ -1,13 +1,13 @@
 """Student and teacher of other class lists, matched by name."""
 
 import logging
-from typing import Dict, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from detectron2.config import CfgNode
 
 from ..adapters.class_map import ClassMap
 from ..data.class_names import matching
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choice
 from ..heads import DISTILLATION_HEAD_REGISTRY
 from .classes import trained_classes
 from .teacher import Teacher
@@ -54,21 +54,37 @@ def build_class_maps(cfg: CfgNode, teachers: Sequence[Teacher]) -> Dict[int, Cla
     heads = cfg.DISTILL.HEADS
     by_class = [x for x in heads if DISTILLATION_HEAD_REGISTRY.get(x).by_class]
     maps = {}
+    _check_pairs(cfg, teachers)
     for index in sorted({cfg.DISTILL[name].TEACHER for name in by_class}):
-        ours = trained_classes(cfg) if teachers[index].classes else []
+        theirs = teachers[index].classes
+        ours = trained_classes(cfg) if theirs else []
         try:
-            found = match_classes(ours, teachers[index].classes, cfg.DISTILL.TEACHER.CLASS_MAP)
+            found = match_classes(ours, theirs, known_pairs(cfg, theirs))
         except ConfigError as error:
             raise ConfigError(f"DISTILL.HEADS: {', '.join(by_class)}: {error}") from None
         if found:
             maps[index] = found
-            logging.getLogger(__name__).warning(
-                "Teacher %d: %s.", index, found.text(ours, teachers[index].classes)
-            )
+            logging.getLogger(__name__).warning("Teacher %d: %s.", index, found.text(ours, theirs))
     return maps
+
+
+def known_pairs(cfg: CfgNode, theirs: Sequence[str]) -> List[Sequence[str]]:
+    """The pairs of DISTILL.TEACHER.CLASS_MAP that are of a teacher with these names."""
+    return [pair for pair in cfg.DISTILL.TEACHER.CLASS_MAP if pair[0] in theirs]
+
+
+def _check_pairs(cfg: CfgNode, teachers: Sequence[Teacher]) -> None:
+    known = {name for teacher in teachers for name in teacher.classes}
+    for theirs, _ in cfg.DISTILL.TEACHER.CLASS_MAP:
+        if not known:
+            raise ConfigError(
+                "DISTILL.TEACHER.CLASS_MAP: the names of the teachers' classes are not known."
+            )
+        check_choice(theirs, known, "DISTILL.TEACHER.CLASS_MAP, the teacher's class")
 
 
 def same_classes(cfg: CfgNode, teacher: Teacher) -> bool:
     """Whether class k means the same to student and teacher, as far as their names are known."""
     ours = trained_classes(cfg) if teacher.classes else []
-    return not ours or matching(ours, teacher.classes) == [[i] for i in range(len(teacher.classes))]
+    found = matching(ours, teacher.classes, known_pairs(cfg, teacher.classes)) if ours else []
+    return not ours or found == [[i] for i in range(len(teacher.classes))]

@@ -1,6 +1,7 @@
 """The names of a teacher's classes."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Iterator, List
 
@@ -47,7 +48,8 @@ def trained_classes(cfg: CfgNode) -> List[str]:
 
 def _candidates(config: str, cfg: CfgNode, weights: str) -> Iterator[List[str]]:
     yield recorded_classes(weights)
-    yield recorded_classes(config)
+    if os.path.exists(config):
+        yield recorded_classes(config)
     yield list(cfg.MODEL.TRANSFORMERS.CLASSES)
     own = {entry[0]: entry[1] for entry in cfg.DATASETS.CUSTOM}
     for name in cfg.DATASETS.TRAIN:

@@ -174,6 +174,11 @@ def test_it_is_not_trained(folder):
         construct(config(folder)).train()([])
 
 
+def hide_trunk(folder):
+    path, hidden = folder / "config.json", r'"back\u0062one": "hf-hub\u003aevil/model"'
+    path.write_text(f"{path.read_text().rstrip()[:-1]}, {hidden}}}")
+
+
 BAD = {
     "no config.json": ("it has no config.json.*Put config.json, preprocessor_config.json and",
                        lambda x: (x / "config.json").unlink()),
@@ -196,6 +201,7 @@ BAD = {
     "damaged": ("config.json is not valid json", lambda x: (x / "config.json").write_text("{")),
     "a kernel": ("config.json in .* sets _attn_implementation, which can fetch code",
                  lambda x: edit(x, _attn_implementation="evil/kernel")),
+    "a hidden trunk": ("sets backbone, which can fetch", hide_trunk),
     "a trunk": ("sets backbone, which can fetch", lambda x: edit(x, backbone="hf-hub:evil/model")),
     "no names": ("not those of a detector", lambda x: edit(x, id2label=[1, 2])),
 }  # fmt: skip

@@ -9,10 +9,11 @@ from torch.testing import assert_close
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.adapters.class_map import ClassMap
 from d2kd.build import initialize_from_teacher
+from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data.class_names import matching
 from d2kd.errors import ConfigError
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head, head_defaults
-from d2kd.teachers.class_map import match_classes
+from d2kd.teachers.class_map import build_class_maps, known_pairs, match_classes
 from d2kd.testing import make_batch
 from tests.helpers import clone, detector
 
@@ -134,6 +135,9 @@ def test_names():
         ["vehicle", "person"], COCO, [("bicycle", "vehicle"), ("motorcycle", "vehicle")]
     ) == [[1, 2], [0]]
     assert matching(["A", "a"], ["a", "A"]) == [[1], [0]]
+    both = ["sofa", "couch", "tv"]  # two names of one meaning are two classes where both are there
+    assert matching(both, both) == [[0], [1], [2]] and matching(["couch"], both) == [[1]]
+    assert matching(both, ["television", "couch"]) == [[], [1], [0]]
     found = match_classes(ours, COCO, ())
     assert found == ClassMap(5, (1, 2, 4), ((4,), (3,), (0,)))
     assert match_classes(COCO, COCO, ()) is None
@@ -150,6 +154,19 @@ def test_no_class_in_common():
         match_classes(["helmet"], COCO, [("human", "helmet")])
     with pytest.raises(ConfigError, match="the student's class: unknown 'hat'.*helmet"):
         match_classes(["helmet"], COCO, [("person", "hat")])
+
+
+def test_pairs_of_several_teachers():
+    cfg = get_d2kd_cfg()
+    cfg.DISTILL.TEACHER.CLASS_MAP = (("truck", "vehicle"), ("bus", "vehicle"))
+    assert known_pairs(cfg, ["truck", "person"]) == [("truck", "vehicle")]
+    teacher = Teacher(detector())
+    cfg.DISTILL.HEADS = ("PKD",)
+    with pytest.raises(ConfigError, match="names of the teachers' classes are not known"):
+        build_class_maps(cfg, [teacher])
+    teacher.classes = ["truck", "car", "person"]
+    with pytest.raises(ConfigError, match="the teacher's class: unknown 'bus'"):
+        build_class_maps(cfg, [teacher])
 
 
 def test_a_predictor_of_other_classes_is_not_inherited(caplog):

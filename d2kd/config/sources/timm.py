@@ -41,7 +41,11 @@ def keys(name: str) -> Dict[str, Any]:
             "PIXEL_MEAN": [255.0 * x for x in known.mean],
             "PIXEL_STD": [255.0 * x for x in known.std],
         },
-        "INPUT": {"FORMAT": "RGB"},
+        "INPUT": {
+            "FORMAT": "RGB",
+            "MIN_SIZE_TEST": min(known.input_size[1:]),
+            "MAX_SIZE_TEST": 2 * max(known.input_size[1:]),
+        },
     }
 
 

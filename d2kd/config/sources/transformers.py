@@ -51,7 +51,7 @@ def keys(name: str) -> Dict[str, Any]:
         mean, std = _statistics(pixels)
         shortest, longest = _size(pixels)
         labels = {int(i): str(x) for i, x in (config.get("id2label") or {0: "", 1: ""}).items()}
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, ContextManager, NamedTuple, Sequence, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -11,7 +11,9 @@ from torch import nn
 
 from ...data import build_mapper, load_dataset, loader_workers
 from ...data.class_names import difference, matching
+from ...evaluation.domain_shift import MappedEvaluator, mapping_by_name
 from ...evaluation.records import RecordsEvaluator, box_precision, mean_precision
+from ...teachers.class_map import known_pairs
 
 
 class Found(NamedTuple):
@@ -70,24 +72,17 @@ class FirstImages:
         ours, names = self._classes, list(classes)
         if not names and count in (0, len(ours)) or _are_alike(ours, names):
             names = ours
-        found = matching(ours, names)
-        if missing := [name for name, places in zip(ours, found, strict=True) if not places]:
+        given = known_pairs(self._cfg, classes) if classes else []
+        found = zip(ours, matching(ours, names, given), strict=True)
+        if missing := [name for name, places in found if not places]:
             has = ", ".join(names[:3]) or f"{count} without names"
             return f"it knows other classes ({has}), not {', '.join(missing[:3])}"
-        evaluator, start = RecordsEvaluator(self._renumbered(found), names), time.perf_counter()
+        mapping = mapping_by_name(names, ours, given)
+        evaluator, start = MappedEvaluator(self._records, mapping), time.perf_counter()
         with context or nullcontext():
             results = inference_on_dataset(detector, self._loader(input_format, size), evaluator)
         ap = results["bbox"]["AP"] if results else float("nan")
         return Found(ap, _without_classes(evaluator), time.perf_counter() - start)
-
-    def _renumbered(self, found: List[List[int]]) -> List[Dict[str, Any]]:
-        """The records with the category ids of a detector that knows all classes."""
-        places = [first for first, *_ in found]
-        return [
-            {**record, "annotations": [{**x, "category_id": places[x["category_id"]]}
-                                       for x in record.get("annotations", ())]}
-            for record in self._records
-        ]  # fmt: skip
 
     def _loader(self, input_format: str, size: Tuple[int, int] | None) -> Any:
         cfg = self._cfg.clone()
