@@ -10,6 +10,8 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..adapters.padding import square_side
+from ..data.class_names import matching
 from ..distiller import Distiller
 from ..text import for_plot
 
@@ -90,9 +92,23 @@ def compare_detections(
         for index, teacher in enumerate(distiller.teachers):
             if not teacher.adapter.spec().num_classes:
                 continue  # it has maps alone
+            if 0 < square_side(teacher.adapter.backbone) < max(image.shape[-2:]):
+                continue  # it would cut the image off
             turned = image.flip(0) if teacher.input_format != distiller.input_format else image
-            panels[f"teacher {index}"] = detect(teacher.detector, turned)
+            found = detect(teacher.detector, turned)
+            panels[f"teacher {index}"] = _renamed(found, teacher.classes, classes)
         panels["student"] = detect(distiller, image)
         figures.append(draw_detections(rgb_of(record, distiller.input_format), panels, classes))
     distiller.train(training)
     return figures
+
+
+def _renamed(found: Instances, theirs: Sequence[str], ours: Sequence[str]) -> Instances:
+    """Detections in our classes; those of classes that are not ours are left out."""
+    if not theirs or not ours:
+        return found
+    places = {j: i for i, js in enumerate(matching(ours, theirs)) for j in js}
+    classes = [places.get(k, -1) for k in found.pred_classes.tolist()]
+    kept = found[[i for i, k in enumerate(classes) if k >= 0]]
+    kept.pred_classes = kept.pred_classes.new_tensor([k for k in classes if k >= 0])
+    return kept
