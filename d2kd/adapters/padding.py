@@ -28,6 +28,12 @@ def square_side(backbone: Backbone) -> int:
     return int(backbone.padding_constraints.get("square_size", 0))
 
 
+def cuts_at(backbone: Backbone, longest: float) -> int:
+    """The square (px) at which stock inference cuts images with such a side off; 0 for none."""
+    side = square_side(backbone)
+    return side if side < longest else 0
+
+
 def pad(images: List[Tensor], divisor: int, backbone: Backbone) -> ImageList:
     """Pad normalized images as a backbone was trained to see them.
 

@@ -43,31 +43,30 @@ def local_file(path: str) -> str:
         return beside if elsewhere and os.path.isfile(beside) else path
     address, question, query = path.partition("?")
     _check(address)
-    url = address.replace(_BY_DETECTRON2[0], f"{_ZOO}detectron2/")
     try:
         return PathManager.get_local_path(address, **_cache(address)) + question + query
     except (OSError, RuntimeError, LookupError) as error:  # the last two: not in its catalog
         raise MissingFileError(
-            f"{plain(address)} cannot be downloaded: {plain(error)}. Download {plain(url)} by "
-            f"other means, and give its path, or put it to {cached_file(address)}."
+            f"{plain(address)} cannot be downloaded: {plain(error)}. Download "
+            f"{plain(_url(address))} by other means, and give its path, or put it to "
+            f"{cached_file(address)}."
         ) from error
 
 
 def cached_file(address: str) -> str:
     """Where the download of an address lies, if it is there."""
-    url = address.replace(_BY_DETECTRON2[0], f"{_ZOO}detectron2/")
-    return _cached(url, **_cache(address))
+    folder = _cache(address).get("cache_dir") or get_cache_dir()
+    return os.path.join(folder, urlsplit(_url(address)).path.lstrip("/"))
+
+
+def _url(address: str) -> str:
+    return address.replace(_BY_DETECTRON2[0], f"{_ZOO}detectron2/")
 
 
 def _cache(address: str) -> Dict[str, str]:
     if address.startswith((_ZOO, *_BY_DETECTRON2)):
         return {}
     return {"cache_dir": os.path.join(get_cache_dir(), "hosts", urlsplit(address).netloc)}
-
-
-def _cached(url: str, cache_dir: str = "") -> str:
-    """Where a download lies, and is looked for first."""
-    return os.path.join(cache_dir or get_cache_dir(), urlsplit(url).path.lstrip("/"))
 
 
 def _check(address: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ..adapters import build_adapter
-from ..adapters.padding import square_side
+from ..adapters.padding import cuts_at
 from ..build import student_config
 from ..checkpoint import load_detector
 from ..config.loading import load_config, without_pretrained
@@ -111,8 +111,7 @@ def _use_data(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _check_size(cfg: CfgNode, detector: nn.Module) -> None:
-    side = square_side(build_adapter(detector).backbone)
-    if 0 < side < cfg.INPUT.MAX_SIZE_TEST:
+    if side := cuts_at(build_adapter(detector).backbone, cfg.INPUT.MAX_SIZE_TEST):
         raise ConfigError(
             f"INPUT.MAX_SIZE_TEST is {cfg.INPUT.MAX_SIZE_TEST}, but this detector cuts images off "
             f"at its square of {side} px: set it to {side} at most."

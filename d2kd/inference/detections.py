@@ -10,7 +10,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..adapters.padding import square_side
+from ..adapters.padding import cuts_at
 from ..data.class_names import matching
 from ..distiller import Distiller
 from ..text import for_plot
@@ -92,7 +92,7 @@ def compare_detections(
         for index, teacher in enumerate(distiller.teachers):
             if not teacher.adapter.spec().num_classes:
                 continue  # it has maps alone
-            if 0 < square_side(teacher.adapter.backbone) < max(image.shape[-2:]):
+            if cuts_at(teacher.adapter.backbone, max(image.shape[-2:])):
                 continue  # it would cut the image off
             turned = image.flip(0) if teacher.input_format != distiller.input_format else image
             found = detect(teacher.detector, turned)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from d2kd.adapters import build_adapter
 from d2kd.config.defaults import get_d2kd_cfg
@@ -10,6 +9,7 @@ from d2kd.config.loading import merge_config_file
 from d2kd.config.naming import construct
 from d2kd.config.sources import vitdet
 from d2kd.config.sources.find import published_weights
+from d2kd.inspection.teachers import _NumbersOnCpu
 
 MILLIONS = {  # of parameters
     "mask_rcnn_vitdet_b": 111, "mask_rcnn_vitdet_l": 331, "mask_rcnn_vitdet_h": 662,
@@ -20,20 +20,12 @@ MILLIONS = {  # of parameters
 }  # fmt: skip
 
 
-class NumbersOnCpu(TorchFunctionMode):
-    """The networks read the numbers of `linspace`, which "meta" does not have."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = {**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})}
-        return func(*args, **kwargs)
-
-
 @pytest.mark.parametrize("entry", vitdet.entries(), ids=lambda x: x.name)
 def test_presets_are_built_and_pass_the_adapter(entry):
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, entry.name, "--teacher")
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"), NumbersOnCpu():
+    with torch.device("meta"), _NumbersOnCpu():
         detector = construct(cfg)
     adapter = build_adapter(detector)
     assert {"features", "rpn", "roi", "masks"} <= adapter.provides

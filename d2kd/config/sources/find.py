@@ -72,11 +72,10 @@ def published() -> List[Entry]:
 
 def published_as(text: str) -> str:
     """What is known of a name's weights, as words for a line; "" of what is not published."""
-    for entry in published():
-        if entry.name == text:
-            ap = "" if entry.box_ap is None else f"box AP {entry.box_ap} on COCO as published, "
-            return f"{ap}licence of the weights: {entry.licence}"
-    return ""
+    if (entry := _entry(text)) is None:
+        return ""
+    ap = "" if entry.box_ap is None else f"box AP {entry.box_ap} on COCO as published, "
+    return f"{ap}licence of the weights: {entry.licence}"
 
 
 def published_weights(text: str) -> str:
@@ -88,7 +87,9 @@ def published_weights(text: str) -> str:
     prefix, _, name = text.partition(":")
     if prefix in _FILES:
         return _FILES[prefix](name)
-    source = SOURCES.get(prefix)
-    entries = source.entries() if source else []
-    of_source = next((entry.weights for entry in entries if entry.name == text), "")
-    return of_source or zoo_checkpoint_url(text) or ""
+    entry = _entry(text)
+    return (entry and entry.weights) or zoo_checkpoint_url(text) or ""
+
+
+def _entry(text: str) -> Optional[Entry]:
+    return next((entry for entry in published() if entry.name == text), None)

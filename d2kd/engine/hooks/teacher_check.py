@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ...adapters.padding import square_side
+from ...adapters.padding import cuts_at
 from ...build import student_config
 from ...checkpoint import load_detector, run_checkpoint
 from ...config.loading import load_config, without_pretrained
@@ -38,8 +38,8 @@ class TeacherCheck(HookBase):
     """Evaluates each teacher on a few test images before training and stops below a threshold.
 
     Images have the resolution of the student's INPUT.MIN_SIZE_TEST, as distillation sees them, or
-    the teacher's own where DISTILL.TEACHER.SIZE says so. Each
-    evaluation of the student says what the best teacher is ahead of it on these images.
+    the teacher's own where DISTILL.TEACHER.SIZE says so. Each evaluation of the student says what
+    the best teacher is ahead of it on these images.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -83,8 +83,7 @@ class TeacherCheck(HookBase):
     def _evaluate(self, teacher: Teacher) -> Found | str:
         """Its box AP on the images, or why that is not known."""
         longest = teacher.size[1] if teacher.size else self.cfg.INPUT.MAX_SIZE_TEST
-        side = square_side(teacher.adapter.backbone)
-        if 0 < side < longest:
+        if side := cuts_at(teacher.adapter.backbone, longest):
             return (f"outside of a training it cuts images off at its square of {side} px, and "
                     f"INPUT.MAX_SIZE_TEST is {longest}")  # fmt: skip
         count, context = teacher.adapter.spec().num_classes, teacher.autocast()
