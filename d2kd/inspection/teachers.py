@@ -29,7 +29,7 @@ _MORE = (
 )
 
 
-class _NumbersOnCpu(TorchFunctionMode):
+class NumbersOnCpu(TorchFunctionMode):
     """Networks read the numbers of `linspace`, which the device "meta" does not have."""
 
     def __torch_function__(
@@ -96,5 +96,5 @@ def _on_meta(cfg: CfgNode) -> DetectorAdapter:
     """The adapter of a detector without numbers."""
     cfg = without_pretrained(cfg)
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"), _NumbersOnCpu():
+    with torch.device("meta"), NumbersOnCpu():
         return build_adapter(construct(cfg))

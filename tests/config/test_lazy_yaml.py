@@ -13,9 +13,9 @@ from d2kd.config.loading import merge_config_file
 from d2kd.config.model_zoo import zoo_folder
 from d2kd.config.naming import construct
 from d2kd.errors import ConfigError
+from d2kd.inspection.teachers import NumbersOnCpu
 from d2kd.teachers.teacher import build_teacher
 from tests.config.test_lazy import MINE
-from tests.config.test_vitdet import NumbersOnCpu
 from tests.helpers import d2kd
 
 SAVED = [

@@ -9,7 +9,7 @@ from d2kd.config.loading import merge_config_file
 from d2kd.config.naming import construct
 from d2kd.config.sources import vitdet
 from d2kd.config.sources.find import published_weights
-from d2kd.inspection.teachers import _NumbersOnCpu
+from d2kd.inspection.teachers import NumbersOnCpu
 
 MILLIONS = {  # of parameters
     "mask_rcnn_vitdet_b": 111, "mask_rcnn_vitdet_l": 331, "mask_rcnn_vitdet_h": 662,
@@ -25,7 +25,7 @@ def test_presets_are_built_and_pass_the_adapter(entry):
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, entry.name, "--teacher")
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"), _NumbersOnCpu():
+    with torch.device("meta"), NumbersOnCpu():
         detector = construct(cfg)
     adapter = build_adapter(detector)
     assert {"features", "rpn", "roi", "masks"} <= adapter.provides
