@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Dict, List, Sequence, Tuple
 
 import torch
@@ -81,7 +82,7 @@ class ClassMap:
         lookup = [-1] * (self.num_classes + 2)
         for place, index in enumerate((*self.student, self.num_classes)):
             lookup[index] = place
-        return torch.tensor(lookup, device=classes.device)[classes]
+        return _on(classes.device, tuple(lookup))[classes]
 
     def _only(self, objects: Instances) -> Instances:
         classes = self._places(objects.gt_classes)
@@ -109,6 +110,13 @@ class ClassMap:
 
 
 Index = Tuple[Tuple[int, ...], ...]
+
+
+@lru_cache(maxsize=64)
+def _on(device: torch.device, numbers: Tuple[int, ...]) -> Tensor:
+    """Kept on the device, as a copy to it makes the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
 
 
 class _MappedDecoder:
@@ -141,7 +149,7 @@ def _pick(x: Tensor, index: Index, dim: int) -> Tensor:
         return x
     most = max(map(len, index))
     first, *others = (
-        x.index_select(dim, torch.tensor([i[min(k, len(i) - 1)] for i in index], device=x.device))
+        x.index_select(dim, _on(x.device, tuple(i[min(k, len(i) - 1)] for i in index)))
         for k in range(most)
     )
     for other in others:
