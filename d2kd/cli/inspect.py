@@ -30,12 +30,16 @@ def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--teachers", is_flag=True, help="Count the students that fit each kind of teacher.")
 @debug_option
-def methods(name: str | None) -> None:
+def methods(name: str | None, teachers: bool) -> None:
     """List what each method can distil; with NAME, its keys."""
-    from ..inspection.combinations import describe_method, method_matrix
+    from ..inspection.combinations import describe_method, method_matrix, teacher_matrix
 
-    echo_lines(describe_method(name) if name else method_matrix())
+    if name and teachers:
+        raise click.UsageError("NAME and --teachers exclude each other.")
+    table = teacher_matrix if teachers else method_matrix
+    echo_lines(describe_method(name) if name else table())
 
 
 @click.command()

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Tuple
 
 from detectron2.modeling import build_model
 
-from ..adapters import DetectorAdapter, build_adapter
+from ..adapters import DetectorAdapter, TransformersDetectorAdapter, build_adapter
 from ..config.defaults import get_d2kd_cfg
 from ..errors import check_choice
 from ..file_io import CONFIGS
@@ -32,8 +32,15 @@ DETECTORS: Dict[str, Entry] = {
 }
 
 
+MAPS, BOXES = "maps (timm)", "maps, boxes (transformers)"
+"""Teachers that are no detectors of Detectron2, by what they give and where they come from."""
+
+
 def tiny_adapter(name: str) -> DetectorAdapter:
-    """The adapter of a tiny detector of `DETECTORS`."""
+    """The adapter of a tiny detector of `DETECTORS`, or of a teacher that can be no student."""
+    if name in (MAPS, BOXES):
+        extractor = build_model(tiny_cfg("FeatureExtractor"))
+        return build_adapter(extractor) if name == MAPS else TransformersDetectorAdapter(extractor)
     meta, _, options = DETECTORS[name]
     cfg = tiny_cfg(meta)
     cfg.merge_from_list(options)
@@ -64,6 +71,22 @@ def method_matrix() -> str:
         "FitNets,\nStructuredKD) go between all of them. d2kd methods NAME shows keys and defaults."
     )
     return format_table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
+
+
+def teacher_matrix() -> str:
+    """Methods and teachers of each kind: how many of the students' kinds fit.
+
+    A teacher of one family with the student has the same strides, anchors and widths; one of
+    another family has its own of them.
+    """
+    students = {name: tiny_adapter(name) for name in DETECTORS}
+    teachers = {**students, MAPS: tiny_adapter(MAPS), BOXES: tiny_adapter(BOXES)}
+    rows = []
+    for method, _ in sorted(DISTILLATION_HEAD_REGISTRY):
+        counts = [sum(fits(method, s, t) for s in students.values()) for t in teachers.values()]
+        rows.append((method, *(x or "-" for x in counts)))
+    note = f"\n\nTeachers are columns; of {len(students)} kinds of students, so many can learn."
+    return format_table(rows, ("method", *(x.replace(" ", "\n") for x in teachers))) + note
 
 
 def describe_method(name: str) -> str:

@@ -1,5 +1,7 @@
 """Files of the Hugging Face hub: of its cache on this machine, or downloaded into it."""
 
+import logging
+
 from ...errors import MissingFileError
 from ...text import plain
 
@@ -21,6 +23,8 @@ def hub_file(repository: str, file: str) -> str:
         return str(hf_hub_download(repo, file, revision=revision or None, local_files_only=True))
     except (OSError, ValueError):
         pass  # not here, or no name of a repository
+    log = logging.getLogger(__name__)
+    log.info("Looking for %s of %s on huggingface.co", file, plain(repository))
     try:
         return str(hf_hub_download(repo, file, revision=revision or None))
     except Exception as error:  # of the name, the hub or the network
