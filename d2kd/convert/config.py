@@ -45,7 +45,7 @@ def _backbone(arch: Architecture, details: Details) -> Dict[str, Any]:
         "RESNETS": {
             "DEPTH": arch.depth,
             "OUT_FEATURES": stages,
-            "NORM": "BN",
+            "NORM": "FrozenBN" if details.caffe else "BN",  # whose affine their configs freeze
             "NUM_GROUPS": arch.groups,
             "WIDTH_PER_GROUP": arch.width_per_group,
             "STEM_OUT_CHANNELS": arch.stem_channels,

@@ -162,8 +162,10 @@ def test_caffe_style_from_the_config_in_the_file(tmp_path):
     config = yaml.safe_load(done.config.read_text())
     assert config["INPUT"]["FORMAT"] == "BGR" and config["MODEL"]["PIXEL_STD"] == [1, 1, 1]
     assert config["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is True
+    assert config["MODEL"]["RESNETS"]["NORM"] == "FrozenBN"
     other = convert_mmdet(source("atss", tmp_path, cfg=text), str(tmp_path), "x", "pytorch")
-    assert yaml.safe_load(other.config.read_text())["INPUT"]["FORMAT"] == "RGB"
+    config = yaml.safe_load(other.config.read_text())
+    assert config["INPUT"]["FORMAT"] == "RGB" and config["MODEL"]["RESNETS"]["NORM"] == "BN"
 
 
 def test_details_from_a_config_beside_the_file(tmp_path):
