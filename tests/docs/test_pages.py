@@ -8,6 +8,8 @@ import sys
 import pytest
 import setuptools
 
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import merge_config_file
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, head_defaults
 from tests.conftest import ROOT
 from tests.docs.pages import anchors, fences, pages, prose, section, table
@@ -101,7 +103,9 @@ def test_the_recipes_of_a_method_use_it(name):
     )
     assert found
     for path in found:
-        assert f'"{name}"' in (ROOT / path).read_text(), path
+        cfg = get_d2kd_cfg()
+        merge_config_file(cfg, str(ROOT / path), "CONFIG")
+        assert name in cfg.DISTILL.HEADS, path
 
 
 def test_a_method_and_a_detector_of_ones_own_are_the_files_that_are_tested():
