@@ -8,6 +8,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor
 
 from ..detectors.base import AnchorPointDetector
+from ..detectors.cells import CellDetector
 from .base import DETECTOR_ADAPTER_REGISTRY
 from .dense import DenseDetectorAdapter
 from .output import DetectorOutput, DetectorSpec
@@ -17,13 +18,13 @@ from .output import DetectorOutput, DetectorSpec
 class AnchorPointDetectorAdapter(DenseDetectorAdapter):
     """As for the stock dense detectors; boxes may be distributions, scores joint ones."""
 
-    detector: AnchorPointDetector
+    detector: CellDetector
     replays: ClassVar[Tuple[Callable, ...]] = (
         DenseDetector.forward,
         AnchorPointDetector.forward_training,
     )
 
-    def __init__(self, detector: AnchorPointDetector) -> None:
+    def __init__(self, detector: CellDetector) -> None:
         """See the base class."""
         super().__init__(detector)
         optional = {"quality": bool(detector.quality), "distributions": detector.reg_max > 0}

@@ -26,6 +26,8 @@ class DenseDetectorAdapter(DetectorAdapter):
         RetinaNet.forward_training,
         FCOS.forward_training,
     )
+    predicted: ClassVar[Tuple[str, ...]] = ("logits", "deltas", "quality")
+    """Fields that the head's predictions fill, in their order; it may have fewer."""
     provides = frozenset(
         "features cls_taps reg_taps logits scores deltas quality valid anchors labels "
         "matched_boxes gt".split()
@@ -89,8 +91,8 @@ class DenseDetectorAdapter(DetectorAdapter):
             [permute_to_N_HWA_K(x, d) for x in p] for p, d in zip(predictions, dims, strict=True)
         ]
         by_stride = [dict(zip(self._strides, p, strict=True)) for p in flat]
-        out.logits, out.deltas = by_stride[:2]
-        out.quality = by_stride[2] if len(by_stride) > 2 else {}
+        for name, levels in zip(self.predicted, by_stride, strict=False):
+            setattr(out, name, levels)
         out.anchors = dict(zip(self._strides, m.anchor_generator(features), strict=True))
         self.derive(out, need)
         if "valid" in need:

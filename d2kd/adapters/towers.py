@@ -6,11 +6,11 @@ from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
-from ..detectors.head import AnchorPointHead
+from ..detectors.towers import TowerHead
 from .replay import refuse_overrides
 
-DenseHead = Union[RetinaNetHead, AnchorPointHead]
-_HEADS = (RetinaNetHead.forward, FCOSHead.forward, AnchorPointHead.forward)
+DenseHead = Union[RetinaNetHead, TowerHead]
+_HEADS = (RetinaNetHead.forward, FCOSHead.forward, TowerHead.forward)
 
 
 def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, List[Tensor]]:
@@ -39,7 +39,7 @@ def run_head_with_taps(
     """Run a dense head and keep its taps; outputs equal `head(features)` bit by bit.
 
     Args:
-        head: RetinaNetHead, FCOSHead, AnchorPointHead or a subclass that keeps their forward.
+        head: RetinaNetHead, FCOSHead, TowerHead or a subclass that keeps their forward.
         features: one (N, C, H, W) per level.
 
     Returns:
@@ -65,7 +65,7 @@ def predict_level(head: DenseHead, level: int, cls_x: Tensor, reg_x: Tensor) -> 
 
     d2kd's own heads have a method for it; the stock ones apply their predictors.
     """
-    if isinstance(head, AnchorPointHead):
+    if isinstance(head, TowerHead):
         return head.predict(level, cls_x, reg_x)
     maps = head.cls_score(cls_x), head.bbox_pred(reg_x)
     return (*maps, head.ctrness(reg_x)) if hasattr(head, "ctrness") else maps

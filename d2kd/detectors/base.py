@@ -1,86 +1,31 @@
-"""What ATSS and GFL share: anchors, assignment, normalizers and inference."""
+"""What ATSS and GFL share: assignment by ATSS, and a training step with it."""
 
-from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from detectron2.modeling import Backbone
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from .assigner import atss_assign
-from .inference import select, suppress, with_quality
+from .cells import CellDetector
 
 
-class AnchorPointDetector(DenseDetector):
+class AnchorPointDetector(CellDetector):
     """A dense detector with one anchor per cell, assigned by ATSS.
 
-    A subclass defines `losses`, `decode` and `class_scores`, and sets
-
-        prediction_dims: channels of class logits, box prediction and, if any, quality logit,
-        box_coding: "anchor_delta" or "distribution",
-        quality: what the quality logit predicts, "" without one,
-        rescore: detections are selected by class score and then multiplied by the quality,
-        reg_max: last bin of box distributions, 0 without them.
+    A subclass defines `losses` and what `CellDetector` asks for; `box_coding` is "anchor_delta" or
+    "distribution".
     """
 
-    box_coding: ClassVar[str]
-    rescore: ClassVar[bool] = False
-    prediction_dims: List[int]
-    quality: str = ""
-    reg_max: int = 0
-
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        head: nn.Module,
-        head_in_features: List[str],
-        anchor_generator: DefaultAnchorGenerator,
-        num_classes: int,
-        assigner_topk: int = 9,
-        test_score_thresh: float = 0.05,
-        test_topk_candidates: int = 1000,
-        test_nms_thresh: float = 0.6,
-        max_detections_per_image: int = 100,
-        pixel_mean: List[float],
-        pixel_std: List[float],
-    ) -> None:
+    def __init__(self, *, assigner_topk: int = 9, **kwargs: Any) -> None:
         """Store the parts.
 
         Args:
-            backbone, head, head_in_features, pixel_mean, pixel_std: see `DenseDetector`.
-            anchor_generator: makes one anchor per cell.
-            num_classes: K.
             assigner_topk: candidates per level and box.
-            test_score_thresh: class score in [0, 1] that a detection must exceed.
-            test_topk_candidates: detections kept per level before NMS.
-            test_nms_thresh: IoU above which NMS suppresses.
-            max_detections_per_image: detections kept after NMS.
-
-        Raises:
-            ValueError: more than one anchor per cell.
+            kwargs: see `CellDetector`.
         """
-        super().__init__(
-            backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
-        )
-        if set(anchor_generator.num_anchors) != {1}:
-            raise ValueError(
-                f"{type(self).__name__} has one anchor per cell, but MODEL.ANCHOR_GENERATOR gives "
-                f"{anchor_generator.num_anchors}. Set MODEL.ANCHOR_GENERATOR.SIZES to [[64], [128],"
-                " [256], [512], [1024]], one for each of IN_FEATURES, and "
-                "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS to [[1.0]]."
-            )
-        self.anchor_generator = anchor_generator
-        self.num_classes = num_classes
+        super().__init__(**kwargs)
         self.assigner_topk = assigner_topk
-        self.test_score_thresh = test_score_thresh
-        self.test_topk_candidates = test_topk_candidates
-        self.test_nms_thresh = test_nms_thresh
-        self.max_detections_per_image = max_detections_per_image
-        shapes = backbone.output_shape()
-        self.strides = [shapes[name].stride for name in head_in_features]
 
     def forward_training(
         self,
@@ -115,28 +60,7 @@ class AnchorPointDetector(DenseDetector):
         valid = self._valid_anchors(levels, [x.image_size for x in gt_instances])
         objects = [x.gt_boxes.tensor for x in gt_instances]
         match = atss_assign(levels, valid, objects, self.assigner_topk)
-        background = match.new_full((1,), self.num_classes)
-        classes = torch.cat([*(x.gt_classes for x in gt_instances), background])
-        boxes = torch.cat([*objects, levels[0].new_zeros(1, 4)])
-        return list(classes[match].masked_fill(~valid, -1)), list(boxes[match])
-
-    def _valid_anchors(self, levels: List[Tensor], sizes: List[Tuple[int, int]]) -> Tensor:
-        """(N, R) bool: cells that begin inside the image, padded to the size divisibility."""
-        step = max(self.backbone.size_divisibility, 1)
-        limits = torch.tensor([[-(-w // step) * step, -(-h // step) * step] for h, w in sizes])
-        offset = self.anchor_generator.offset
-        corners = [
-            (x[:, :2] + x[:, 2:]) / 2 - offset * stride
-            for x, stride in zip(levels, self.strides, strict=True)
-        ]
-        limits = limits.to(levels[0].device, non_blocking=True)
-        return (torch.cat(corners) < limits[:, None] - 1e-3).all(-1)
-
-    def level_strides(self, anchors: List[Boxes]) -> Tensor:
-        """(R,) stride of each anchor, px."""
-        lengths = torch.tensor([len(level) for level in anchors])
-        strides = torch.tensor(self.strides, dtype=torch.float32).repeat_interleave(lengths)
-        return strides.to(anchors[0].device, non_blocking=True)
+        return self._labels_and_boxes(match, valid, gt_instances)
 
     def losses(
         self,
@@ -149,51 +73,3 @@ class AnchorPointDetector(DenseDetector):
     ) -> Dict[str, Tensor]:
         """Losses of predictions by level, (N, R_l, D), given `label_anchors`; quality optional."""
         raise NotImplementedError
-
-    def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
-        """Boxes (..., 4) XYXY px, float32, of predictions (..., D).
-
-        Args:
-            deltas: (..., D) box predictions.
-            anchors: (..., 4) XYXY px, broadcast to the leading shape of `deltas`.
-            strides: (...) px, broadcast likewise.
-        """
-        raise NotImplementedError
-
-    def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
-        """(..., K) in [0, 1], float32: the score that detections are first selected by."""
-        raise NotImplementedError
-
-    def forward_inference(
-        self, images: ImageList, features: List[Tensor], predictions: List[List[Tensor]]
-    ) -> List[Instances]:
-        """Detections of each image: select, decode, clip, NMS."""
-        predictions = self._transpose_dense_predictions(predictions, self.prediction_dims)
-        anchors = self.anchor_generator(features)
-        results = []
-        for index, size in enumerate(images.image_sizes):
-            levels = [
-                self._detect_level(*(x[index] for x in level), boxes=boxes, stride=stride)
-                for *level, boxes, stride in zip(*predictions, anchors, self.strides, strict=True)
-            ]
-            results.append(
-                suppress(levels, size, self.test_nms_thresh, self.max_detections_per_image)
-            )
-        return results
-
-    def _detect_level(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        quality: Optional[Tensor] = None,
-        *,
-        boxes: Boxes,
-        stride: int,
-    ) -> Tuple[Tensor, Tensor, Tensor]:
-        scores = self.class_scores(logits, quality)
-        limits = self.test_score_thresh, self.test_topk_candidates
-        scores, cells, classes = select(scores, *limits)
-        boxes = self.decode(deltas[cells], boxes.tensor[cells], scores.new_tensor(stride))
-        if self.rescore and quality is not None:
-            scores = with_quality(scores, quality[cells, 0])
-        return boxes, scores, classes

@@ -1,6 +1,5 @@
 """Heads of dense detectors with bias-free towers and a learned scale of the boxes per level."""
 
-import math
 from types import MappingProxyType
 from typing import Any, List, Mapping, Optional, Tuple
 
@@ -9,8 +8,8 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from ..losses.precision import at_least_float
-from .norm import build_norm
 from .quality import build_quality_predictor
+from .towers import TowerHead, initialize_convs, start_at_prior
 
 
 class Scale(nn.Module):
@@ -26,11 +25,10 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-class AnchorPointHead(nn.Module):
-    """Class and box towers shared by all levels, one prediction per cell.
+class AnchorPointHead(TowerHead):
+    """A class logit map and a box prediction per cell, from 3x3 convolutions.
 
-    Towers are conv-norm-ReLU blocks in the layout of Detectron2's RetinaNetHead, without bias where
-    they are normalized. All convolutions start at N(0, 0.01), as ATSS and GFL do.
+    All convolutions start at N(0, 0.01), as ATSS and GFL do.
     """
 
     def __init__(
@@ -39,60 +37,29 @@ class AnchorPointHead(nn.Module):
         input_shape: List[ShapeSpec],
         num_classes: int,
         box_dim: int,
-        num_convs: int = 4,
-        norm: str = "GN",
         prior_prob: float = 0.01,
-        conv_bias: bool = False,
+        **towers: Any,
     ) -> None:
-        """Build the towers.
+        """Build towers and predictors.
 
         Args:
             input_shape: one per level, all of the same number of channels C.
             num_classes: K.
             box_dim: channels of the box prediction.
-            num_convs: blocks of each tower.
-            norm: norm of the towers, see `build_norm`.
             prior_prob: class probability at the start, in (0, 1).
-            conv_bias: give normalized convolutions a bias too.
+            towers: see `TowerHead`.
         """
-        super().__init__()
+        super().__init__(input_shape=input_shape, **towers)
         width = input_shape[0].channels
-        self.cls_subnet = _tower(width, num_convs, norm, conv_bias)
-        self.bbox_subnet = _tower(width, num_convs, norm, conv_bias)
         self.cls_score = nn.Conv2d(width, num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(width, box_dim, 3, padding=1)
         self.scales = nn.ModuleList(Scale() for _ in input_shape)
         initialize_convs(self)
-        bias = self.cls_score.get_parameter("bias")
-        nn.init.constant_(bias, -math.log((1 - prior_prob) / prior_prob))
+        start_at_prior(self.cls_score, prior_prob)
 
     def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
-        """Predict on one level from the outputs of both towers.
-
-        Args:
-            level: index of the level, finest first.
-            cls_x, reg_x: (N, C, H, W).
-
-        Returns:
-            Tuple: class logits (N, K, H, W), box prediction (N, box_dim, H, W) in float32, and what
-            a subclass adds.
-        """
+        """See the base class; boxes are in float32, and a subclass may add a map."""
         return self.cls_score(cls_x), self.scales[level](at_least_float(self.bbox_pred(reg_x)))
-
-    def forward(self, features: List[Tensor]) -> List[List[Tensor]]:
-        """Run all levels.
-
-        Args:
-            features: one (N, C, H, W) per level, finest first.
-
-        Returns:
-            List: for each kind of prediction, its maps by level.
-        """
-        levels = [
-            self.predict(level, self.cls_subnet(x), self.bbox_subnet(x))
-            for level, x in enumerate(features)
-        ]
-        return [list(maps) for maps in zip(*levels, strict=True)]
 
 
 class ATSSHead(AnchorPointHead):
@@ -174,21 +141,3 @@ class GFLHead(AnchorPointHead):
         if self.reg_conf is None:
             return logits, distributions
         return logits, distributions, self.reg_conf(distributions)
-
-
-def initialize_convs(module: nn.Module) -> None:
-    """Set every convolution to N(0, 0.01) with bias 0."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def _tower(width: int, num_convs: int, norm: str, conv_bias: bool) -> nn.Sequential:
-    layers: List[nn.Module] = []
-    for _ in range(num_convs):
-        layers.append(nn.Conv2d(width, width, 3, padding=1, bias=conv_bias or not norm))
-        layers += [build_norm(norm, width)] if norm else []
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers)

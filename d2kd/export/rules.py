@@ -8,7 +8,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from torch import Tensor, nn
 
-from ..detectors.base import AnchorPointDetector
+from ..detectors.cells import CellDetector
 from ..detectors.fcos import FCOS
 from ..detectors.inference import with_quality
 from ..errors import ConfigError
@@ -45,7 +45,7 @@ _RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
     RetinaNet.forward_inference: lambda detector: Rule(None, False),
     fcos.FCOS.forward_inference: lambda detector: _FCOS["sqrt"],
     FCOS.forward_inference: lambda detector: _FCOS[detector.score],
-    AnchorPointDetector.forward_inference: lambda detector: Rule(
+    CellDetector.forward_inference: lambda detector: Rule(
         _product if detector.rescore else None, True
     ),
 }
