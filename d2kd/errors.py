@@ -6,7 +6,13 @@ import logging
 import warnings
 from typing import Iterable
 
-_CLASS_SECTIONS = {"RetinaNet": "RETINANET", "FCOS": "FCOS", "ATSS": "ATSS", "GFL": "GFL"}
+_CLASS_SECTIONS = {
+    "RetinaNet": "RETINANET",
+    "FCOS": "FCOS",
+    "ATSS": "ATSS",
+    "DDOD": "DDOD",
+    "GFL": "GFL",
+}
 
 
 def class_count_key(detector: str) -> str:

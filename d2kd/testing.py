@@ -58,7 +58,7 @@ def tiny_cfg(meta_architecture: str = "RetinaNet", channels: int = 8, classes: i
     """Config of a detector that takes milliseconds on a CPU core.
 
     Args:
-        meta_architecture: RetinaNet, FCOS, ATSS, GFL or GeneralizedRCNN.
+        meta_architecture: RetinaNet, FCOS, ATSS, DDOD, GFL or GeneralizedRCNN.
         channels: width of all maps.
         classes: K.
     """
@@ -70,12 +70,12 @@ def tiny_cfg(meta_architecture: str = "RetinaNet", channels: int = 8, classes: i
     names = [f"p{n}" for n in (range(2, 7) if two_stage else range(3, 8))]
     model.RESNETS.OUT_FEATURES = names
     model.ROI_HEADS.NUM_CLASSES = classes
-    for node in (model.RETINANET, model.FCOS, model.ATSS, model.GFL):
+    for node in (model.RETINANET, model.FCOS, model.ATSS, model.DDOD, model.GFL):
         node.NUM_CLASSES, node.NUM_CONVS, node.IN_FEATURES, node.NORM = classes, 2, names, ""
     model.ANCHOR_GENERATOR.SIZES = [
         [2 ** (n + 2)] for n in (range(2, 7) if two_stage else range(3, 8))
     ]
-    single = meta_architecture in ("ATSS", "GFL")
+    single = meta_architecture in ("ATSS", "DDOD", "GFL")
     model.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]] if single else [[0.5, 1.0]]
     if two_stage:
         _tiny_two_stage(model, names)

@@ -2,6 +2,7 @@
 
 from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, build_adapter
+from .ddod import DDODAdapter
 from .dense import DenseDetectorAdapter
 from .maps_only import FeatureExtractorAdapter, MapsAdapter, TransformersDetectorAdapter
 from .output import (
@@ -18,6 +19,7 @@ from .rcnn import GeneralizedRCNNAdapter
 __all__ = [
     "AnchorPointDetectorAdapter",
     "BY_CLASS",
+    "DDODAdapter",
     "DETECTOR_ADAPTER_REGISTRY",
     "STUDENT_ONLY",
     "DenseDetectorAdapter",

@@ -113,6 +113,15 @@ class DetectorAdapter:
         """
         raise NotImplementedError
 
+    def label(self, output: DetectorOutput, gt: List[Instances]) -> Tuple[Tensor, Tensor]:
+        """The detector's own assignment: labels (N, R) and matched boxes (N, R, 4), XYXY px.
+
+        Args:
+            output: with what the detector predicts.
+            gt: N `Instances` with gt_boxes (XYXY px), gt_classes and the image's size.
+        """
+        raise NotImplementedError
+
     def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
         """Decoded boxes by stride: (N, HWA, 4) XYXY px, float32, differentiable."""
         raise NotImplementedError

@@ -113,10 +113,24 @@ class DenseDetectorAdapter(DetectorAdapter):
     def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
         m = self.detector
         anchors, logits, deltas = (list(x.values()) for x in (out.anchors, out.logits, out.deltas))
-        labels, boxes = m.label_anchors(anchors, gt)
+        labels, boxes = self._assign(out, gt)
         quality = [list(out.quality.values())] if out.quality else []
         out.losses = m.losses(anchors, logits, labels, deltas, boxes, *quality)
-        out.gt, out.labels, out.matched_boxes = gt, torch.stack(labels), torch.stack(boxes)
+        out.gt, (out.labels, out.matched_boxes) = gt, self._labels(labels, boxes)
+
+    def label(self, output: DetectorOutput, gt: List[Instances]) -> Tuple[Tensor, Tensor]:
+        """See the base class."""
+        return self._labels(*self._assign(output, gt))
+
+    def _assign(
+        self, output: DetectorOutput, gt: List[Instances]
+    ) -> Tuple[List[Tensor], List[Tensor]]:
+        """Labels and matched boxes of each image, as the detector's losses take them."""
+        return self.detector.label_anchors(list(output.anchors.values()), gt)
+
+    def _labels(self, labels: List[Tensor], boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
+        """The same as heads read them."""
+        return torch.stack(labels), torch.stack(boxes)
 
     def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
         """See the base class."""

@@ -27,7 +27,7 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DETERMINISTIC = False  # only operators that give the same bits again; on a GPU slower
 
     cfg.DISTILL = CfgNode()
-    cfg.DISTILL.STUDENT = ""  # a meta-architecture: RetinaNet, FCOS, ATSS, GFL, GeneralizedRCNN
+    cfg.DISTILL.STUDENT = ""  # a meta-architecture, of those that `d2kd detectors` prints
     cfg.DISTILL.HEADS = ()  # names in DISTILLATION_HEAD_REGISTRY
     cfg.DISTILL.SCHEDULE = (0, -1)  # warm-up iterations, last distilled iteration (-1: no end)
     cfg.DISTILL.INIT_FROM_TEACHER = "none"  # none | neck | neck+head, from teacher 0

@@ -89,13 +89,14 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
     "at most 1,000": (_at_most(1000), "NUM_WORKERS NUM_CONV NUM_CONVS NUM_FC NUM_LEVELS"),
     "a number from 0 to 1": (_fraction, "*THRESH_TEST RPN.NMS_THRESH POSITIVE_FRACTION "
                              "FOCAL_LOSS_ALPHA SOLVER.MOMENTUM ANCHOR_GENERATOR.OFFSET "
-                             "SOLVER.EMA.DECAY"),
+                             "SOLVER.EMA.DECAY DDOD.*_EXPONENT"),
     "a number between 0 and 1": (lambda v: is_number(v) and 0 < v < 1,
                                  "PRIOR_PROB ONECYCLE_PCT_START"),
     "a list of numbers above 0": (_each(_above_zero), "INPUT.MIN_SIZE_TRAIN PIXEL_STD "
                                   "INPUT.CROP.SIZE "
                                   "RETINANET.BBOX_REG_WEIGHTS ATSS.BBOX_REG_WEIGHTS "
-                                  "RPN.BBOX_REG_WEIGHTS ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
+                                  "DDOD.BBOX_REG_WEIGHTS RPN.BBOX_REG_WEIGHTS "
+                                  "ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
     "lists of numbers above 0": (_nested(_above_zero), "ANCHOR_GENERATOR.SIZES "
                                  "ANCHOR_GENERATOR.ASPECT_RATIOS ROI_BOX_CASCADE_HEAD.*"),
     "pairs of names": (_pairs, "DISTILL.TEACHER.CLASS_MAP"),

@@ -3,6 +3,7 @@
 from detectron2.config import CfgNode
 
 from .atss import ATSS, add_atss_config
+from .ddod import DDOD, add_ddod_config
 from .extractor import FeatureExtractor
 from .fcos import FCOS, add_fcos_config
 from .gfl import GFL, add_gfl_config
@@ -16,12 +17,14 @@ def add_detector_config(cfg: CfgNode) -> None:
     """Add the keys of every detector of this package."""
     add_fcos_config(cfg)
     add_atss_config(cfg)
+    add_ddod_config(cfg)
     add_gfl_config(cfg)
     add_transformers_config(cfg)
 
 
 __all__ = [
     "ATSS",
+    "DDOD",
     "FCOS",
     "FeatureExtractor",
     "GFL",

@@ -33,11 +33,11 @@ def atss_assign(anchors: List[Tensor], valid: Tensor, boxes: List[Tensor], topk:
         Tensor: (N, R) long, the matched row of `torch.cat(boxes)`, G for background.
     """
     images, gt, flat = image_of_box(boxes), torch.cat(boxes), torch.cat(anchors)
-    candidates, near = _candidates(anchors, valid, gt, images, topk)
-    iou = _paired_iou(flat[candidates], gt[:, None])
+    candidates, near = nearest_anchors(anchors, valid, gt, images, topk)
+    iou = paired_iou(flat[candidates], gt[:, None])
     inside = side_distances(flat[candidates], gt[:, None]).amin(-1) > 0.01
-    positive = near & (iou >= _threshold(iou, near)) & inside
-    return _resolve(images[:, None] * len(flat) + candidates, positive, iou, valid.shape)
+    positive = near & (iou >= mean_plus_deviation(iou, near)) & inside
+    return give_to_best(images[:, None] * len(flat) + candidates, positive, iou, valid.shape)
 
 
 @torch.no_grad()
@@ -46,9 +46,9 @@ def atss_thresholds(
 ) -> Tensor:
     """(G,) IoU that a candidate of each box must reach; arguments as for `atss_assign`."""
     gt = torch.cat(boxes)
-    candidates, near = _candidates(anchors, valid, gt, image_of_box(boxes), topk)
-    iou = _paired_iou(torch.cat(anchors)[candidates], gt[:, None])
-    return _threshold(iou, near)[:, 0]
+    candidates, near = nearest_anchors(anchors, valid, gt, image_of_box(boxes), topk)
+    iou = paired_iou(torch.cat(anchors)[candidates], gt[:, None])
+    return mean_plus_deviation(iou, near)[:, 0]
 
 
 def image_of_box(boxes: List[Tensor]) -> Tensor:
@@ -57,7 +57,7 @@ def image_of_box(boxes: List[Tensor]) -> Tensor:
     return torch.cat(list(rows))
 
 
-def _candidates(
+def nearest_anchors(
     anchors: List[Tensor], valid: Tensor, gt: Tensor, images: Tensor, topk: int
 ) -> Tuple[Tensor, Tensor]:
     """Indices (G, C) of the nearest anchors of every level, and whether each is a valid one."""
@@ -84,19 +84,21 @@ def _nearest(level: Tensor, outside: Tensor, centers: Tensor, topk: int) -> Tupl
     return values, index
 
 
-def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (...) of broadcast XYXY boxes (..., 4)."""
     inner, union = intersection_and_union(a, b)
     return inner / union
 
 
-def _threshold(iou: Tensor, near: Tensor) -> Tensor:
+def mean_plus_deviation(iou: Tensor, near: Tensor) -> Tensor:
+    """(G, 1) mean + unbiased standard deviation of the IoU (G, C), or quality, where `near`."""
     count = near.sum(1, keepdim=True)
     mean = (iou * near).sum(1, keepdim=True) / count.clamp(min=1)
     squares = ((iou - mean).square() * near).sum(1, keepdim=True)
     return mean + (squares / (count - 1).clamp(min=1)).sqrt()
 
 
-def _resolve(cells: Tensor, positive: Tensor, iou: Tensor, shape: torch.Size) -> Tensor:
+def give_to_best(cells: Tensor, positive: Tensor, iou: Tensor, shape: torch.Size) -> Tensor:
     """Give each cell (index into N * R) its best box; G where there is none."""
     cells, total = cells.flatten(), len(positive)
     quality = iou.masked_fill(~positive, -1).flatten()

@@ -30,6 +30,17 @@ def add_atss_config(cfg: CfgNode) -> None:
     cfg.MODEL.ATSS.FOCAL_LOSS_GAMMA = 2.0
 
 
+def atss_arguments(cfg: CfgNode, node: CfgNode) -> Dict[str, Any]:
+    """Arguments of `ATSS` from a config, without the head and what it predicts."""
+    return {
+        **common_arguments(cfg, node),
+        "bbox_reg_weights": tuple(node.BBOX_REG_WEIGHTS),
+        "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
+        "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
+        "bbox_loss_weight": node.BBOX_LOSS_WEIGHT,
+    }
+
+
 @META_ARCH_REGISTRY.register()
 class ATSS(AnchorPointDetector):
     """Focal loss, GIoU loss and a quality logit on anchors assigned by ATSS.
@@ -78,16 +89,12 @@ class ATSS(AnchorPointDetector):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         """Translate MODEL.ATSS."""
         node = cfg.MODEL.ATSS
-        arguments = common_arguments(cfg, node)
+        arguments = atss_arguments(cfg, node)
         shapes = [arguments["backbone"].output_shape()[name] for name in node.IN_FEATURES]
         return {
             **arguments,
             "head": ATSSHead(**head_arguments(node, shapes)),
             "quality": node.QUALITY,
-            "bbox_reg_weights": tuple(node.BBOX_REG_WEIGHTS),
-            "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
-            "bbox_loss_weight": node.BBOX_LOSS_WEIGHT,
         }
 
     def losses(
@@ -118,18 +125,19 @@ class ATSS(AnchorPointDetector):
         )
         loss_box = (box_iou_loss(predicted, target) * weight).sum() / total
         return {
-            "loss_cls": self._class_loss(all_logits.float(), assigned, image, cell) / count,
+            "loss_cls": self._class_loss(all_logits.float(), assigned, image, cell).sum() / count,
             "loss_box_reg": self.bbox_loss_weight * loss_box,
             "loss_quality": loss_quality / count,
         }
 
     def _class_loss(self, logits: Tensor, labels: Tensor, image: Tensor, cell: Tensor) -> Tensor:
+        """(N, R) focal loss of each anchor, 0 in batch padding."""
         target = torch.zeros_like(logits)
         target[image, cell, labels[image, cell]] = 1
         loss = sigmoid_focal_loss_jit(
             logits, target, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
-        return (loss.sum(-1) * (labels >= 0)).sum()
+        return loss.sum(-1) * (labels >= 0)
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Optional[Tensor]) -> Tensor:
         """See the base class; strides are not used."""

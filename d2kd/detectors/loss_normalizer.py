@@ -1,21 +1,36 @@
-"""Moving averages that normalize losses, which stock detectors keep outside of their buffers."""
+"""What normalizes and weighs losses and is kept outside of a detector's buffers."""
 
-from typing import Dict
+from typing import Dict, List, Union
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-_NAMES = ("loss_normalizer",)
-
-
-def moving_averages(detector: nn.Module) -> Dict[str, float]:
-    """The averages of a detector, by name."""
-    return {name: float(getattr(detector, name)) for name in _NAMES if hasattr(detector, name)}
+Average = Union[float, Tensor]
+Saved = Union[float, List]
+_NAMES = ("loss_normalizer", "level_counts")
 
 
-def set_moving_averages(detector: nn.Module, values: Dict[str, float]) -> None:
-    """Put averages back, in place; those that `values` lacks start anew."""
+def moving_averages(detector: nn.Module) -> Dict[str, Average]:
+    """The averages of a detector, and its counts of positives, by name.
+
+    Tensors are those of the detector, which replaces them and never changes them.
+    """
+    found = {name: getattr(detector, name) for name in _NAMES if hasattr(detector, name)}
+    return {k: v if isinstance(v, Tensor) else float(v) for k, v in found.items()}
+
+
+def averages_to_save(detector: nn.Module) -> Dict[str, Saved]:
+    """The same as numbers and lists of numbers, which wait for the device."""
+    found = moving_averages(detector).items()
+    return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in found}
+
+
+def set_moving_averages(detector: nn.Module, values: Dict[str, Average] | Dict[str, Saved]) -> None:
+    """Put back, in place, what either function returned; what `values` lacks starts anew."""
     for name in _NAMES:
         if name in values:
-            setattr(detector, name, values[name])
+            value = values[name]
+            listed = isinstance(value, list)
+            setattr(detector, name, torch.tensor(value).double() if listed else value)
         elif name in vars(detector):
             delattr(detector, name)

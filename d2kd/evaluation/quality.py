@@ -39,7 +39,7 @@ class QualityProbe(nn.Module):
         if not {"logits", "deltas"} <= self.adapter.provides:
             raise TypeError(
                 f"{type(detector).__name__} has no dense head whose quality could be measured; "
-                "use RetinaNet, FCOS, ATSS or GFL."
+                "use RetinaNet, FCOS, ATSS, DDOD or GFL."
             )
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class QualityProbe(nn.Module):
         images: ImageList = self.adapter.preprocess(batched_inputs, divisor)
         out = self.adapter(images, None, _NEED & self.adapter.provides)
         gt = [x["instances"].to(images.device) for x in batched_inputs]
-        labels, targets = self.detector.label_anchors(list(out.anchors.values()), gt)
+        labels, targets = self.adapter.label(out, gt)
         maps = {"iou": self.adapter.decode(out), "score": out.scores, "quality": out.quality}
         values = {key: torch.cat(list(x.values()), 1) for key, x in maps.items() if x}
         return [

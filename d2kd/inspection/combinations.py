@@ -23,6 +23,7 @@ DETECTORS: Dict[str, Entry] = {
     "RetinaNet": ("RetinaNet", "retinanet", []),
     "FCOS": ("FCOS", "fcos", []),
     "ATSS": ("ATSS", "atss", []),
+    "DDOD": ("DDOD", "ddod", []),
     "GFL": ("GFL", "gfl", []),
     "GFLv2": ("GFL", "gflv2", ["MODEL.GFL.QUALITY", "DGQP"]),
     "GFL with SDGQP": ("GFL", "gfl_sdgqp", ["MODEL.GFL.QUALITY", "SDGQP"]),

@@ -77,12 +77,12 @@ def test_threshold_by_hand():
 
     levels, gt = grid(128, 128), box(19, 30, 82, 76)
     valid = torch.ones(1, sum(len(x) for x in levels), dtype=torch.bool)
-    index, near = assigner._candidates(levels, valid, gt, torch.zeros(1, dtype=torch.long), 9)
-    iou = assigner._paired_iou(torch.cat(levels)[index], gt[:, None])
+    index, near = assigner.nearest_anchors(levels, valid, gt, torch.zeros(1, dtype=torch.long), 9)
+    iou = assigner.paired_iou(torch.cat(levels)[index], gt[:, None])
     assert int(near.sum()) == 32
     assert_close(iou.mean().item(), 0.232998, atol=1e-6, rtol=0)
     assert_close(iou.std().item(), 0.244009, atol=1e-6, rtol=0)
-    assert_close(assigner._threshold(iou, near).item(), 0.477007, atol=1e-6, rtol=0)
+    assert_close(assigner.mean_plus_deviation(iou, near).item(), 0.477007, atol=1e-6, rtol=0)
 
 
 def test_two_boxes_by_hand():

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from ...detectors.loss_normalizer import moving_averages, set_moving_averages
+from ...detectors.loss_normalizer import Saved, averages_to_save, set_moving_averages
 from ..metrics_file import MetricsFile
 
 _WINDOW = 20  # of the medians that Detectron2's writers print
@@ -21,10 +21,10 @@ class ExactResume(HookBase):
 
     Random numbers of a step (sampled anchors and proposals, dropout, masks) depend on `SEED`, the
     iteration and the rank alone, so there is no state of a generator to keep. Saved with each
-    checkpoint are the moving averages that normalize losses, of every rank, and the values that the
-    next medians in metrics.json are taken of. With another number of ranks, all of them go on with
-    the first rank's averages. Values without a row in metrics.json get one as they
-    would have.
+    checkpoint are the moving averages that normalize losses and the counts that weigh them, of
+    every rank, and the values that the next medians in metrics.json are taken of. With another
+    number of ranks, all of them go on with the first rank's averages. Values without a row in
+    metrics.json get one as they would have.
     """
 
     def __init__(self, detector: nn.Module, seed: int, period: int, metrics: MetricsFile) -> None:
@@ -38,7 +38,7 @@ class ExactResume(HookBase):
         """
         self._detector, self._seed, self._period = detector, seed, period
         self._metrics = metrics
-        self._averages: List[Dict[str, float]] = []
+        self._averages: List[Dict[str, Saved]] = []
         self._state: Dict[str, Any] = {}
 
     def before_train(self) -> None:
@@ -86,7 +86,7 @@ class ExactResume(HookBase):
 
     def gather(self) -> None:
         """Gather the ranks' averages for a checkpoint; all ranks call it."""
-        self._averages = comm.gather(moving_averages(self._detector))
+        self._averages = comm.gather(averages_to_save(self._detector))
 
     def state_dict(self) -> Dict[str, Any]:
         """Averages by rank, and the last values of every metric."""

@@ -1,0 +1,30 @@
+"""Adapter of DDOD, which assigns anchors by what they predict."""
+
+from typing import Callable, ClassVar, List, Tuple
+
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ..detectors.ddod import DDOD
+from .anchor_point import AnchorPointDetectorAdapter
+from .base import DETECTOR_ADAPTER_REGISTRY
+from .output import DetectorOutput
+
+
+@DETECTOR_ADAPTER_REGISTRY.register()
+class DDODAdapter(AnchorPointDetectorAdapter):
+    """As for ATSS; `labels` and `matched_boxes` are those of the classification."""
+
+    detector: DDOD
+    replays: ClassVar[Tuple[Callable, ...]] = (DenseDetector.forward, DDOD.forward_training)
+
+    def _assign(
+        self, output: DetectorOutput, gt: List[Instances]
+    ) -> Tuple[List[Tensor], List[Tensor]]:
+        maps = (list(x.values()) for x in (output.logits, output.deltas))
+        return self.detector.label_anchors(list(output.anchors.values()), gt, *maps)
+
+    def _labels(self, labels: List[Tensor], boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
+        both = super()._labels(labels, boxes)
+        return both[0][..., 0], both[1][..., 0, :]
