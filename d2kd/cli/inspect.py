@@ -108,7 +108,7 @@ def quality(
 ) -> None:
     """Measure how well predicted quality tells the IoU of a box.
 
-    Correlation, calibration and a plot, for plain or distilled RetinaNet, FCOS, ATSS and GFL.
+    Correlation, calibration and a plot, for plain or distilled RetinaNet, FCOS, ATSS, DDOD and GFL.
 
     \b
     d2kd quality output/distilled

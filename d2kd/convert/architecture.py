@@ -16,6 +16,8 @@ _MARKS = (  # the first tensor that is there names the detector
     ("FasterRCNN", "roi_head.bbox_head.fc_cls.weight"),
     ("GFLv2", "bbox_head.reg_conf.0.weight"),
     ("GFL", "bbox_head.gfl_cls.weight"),
+    ("DDOD", "bbox_head.reg_convs.0.conv.conv_offset.weight"),
+    ("DDOD", "bbox_head.reg_convs.0.conv_offset.weight"),  # as old versions of mmcv name it
     ("ATSS", "bbox_head.atss_cls.weight"),
     ("RetinaNet", "bbox_head.retina_cls.weight"),
     ("FCOS", "bbox_head.conv_centerness.weight"),
@@ -28,6 +30,7 @@ PREDICTORS = {  # class and box predictor by detector
     "FCOS": ("bbox_head.conv_cls", "bbox_head.conv_reg"),
 }
 PREDICTORS["MaskRCNN"], PREDICTORS["GFLv2"] = PREDICTORS["FasterRCNN"], PREDICTORS["GFL"]
+PREDICTORS["DDOD"] = PREDICTORS["ATSS"]
 _RESNET_LAYERS = ("backbone.conv1", "backbone.layer1.0.conv2", "neck.lateral_convs.0.conv")
 _DEPTHS: Dict[Tuple[Tuple[int, ...], bool], int] = {  # by blocks of the stages, bottleneck or not
     ((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), False): 34, ((3, 4, 6, 3), True): 50,
@@ -40,7 +43,8 @@ class Architecture:
     """A detector of mmdetection with a ResNet or ResNeXt and an FPN.
 
     Names of detectors are those of `_MARKS`. `deform` says for each of the four stages whether it
-    is deformable; `extra` where the FPN's extra levels start, "stage", "output" or "maxpool".
+    is deformable, `tower_deform` the same for the first convolutions of the head's towers; `extra`
+    where the FPN's extra levels start, "stage", "output" or "maxpool".
     """
 
     detector: str
@@ -58,6 +62,8 @@ class Architecture:
     num_convs: int
     tower_norm: bool
     tower_bias: bool
+    tower_deform: bool
+    iou_branch: bool
     reg_max: int
     fc_dim: int
     num_mask_convs: int
@@ -77,7 +83,7 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
     detector = next((name for name, key in _MARKS if key in state), None)
     if detector is None or not _has_layers(state, (*_RESNET_LAYERS, *PREDICTORS[detector])):
         raise ConfigError(
-            f"It is none of {', '.join(name for name, _ in _MARKS)} with a ResNet and an FPN; "
+            f"It is none of {', '.join(dict(_MARKS))} with a ResNet and an FPN; "
             f"its {len(state)} tensors are called {first_names(list(state))}"
         )
     _check_pyramid(state, detector)
@@ -104,6 +110,8 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
         num_convs=_count(state, towers),
         tower_norm=f"{towers}.0.gn.weight" in state,
         tower_bias=f"{towers}.0.conv.bias" in state,
+        tower_deform=detector == "DDOD",
+        iou_branch="bbox_head.atss_iou.weight" in state,
         reg_max=state[f"{reg_name}.weight"].shape[0] // 4 - 1 if "GFL" in detector else 0,
         fc_dim=_rows(state, "roi_head.bbox_head.shared_fcs.0.weight"),
         num_mask_convs=_count(state, "roi_head.mask_head.convs"),

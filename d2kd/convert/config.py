@@ -70,6 +70,11 @@ def _head(arch: Architecture, details: Details) -> Dict[str, Any]:
     }
     if name == "GFL":
         node |= {"REG_MAX": arch.reg_max, "QUALITY": "DGQP" if arch.detector == "GFLv2" else "none"}
+    if name == "ATSS":
+        node |= {"QUALITY": "iou" if arch.iou_branch else "centerness"}
+    if name == "DDOD":
+        node |= {"DEFORM": arch.tower_deform}
+        node |= {"ASSIGNER": "topk", "REG_EXPONENT": 0.6} if details.topk_assigner else {}
     if name == "FCOS":
         node |= _fcos(arch, details)
     if name == "RetinaNet":

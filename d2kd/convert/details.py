@@ -17,7 +17,7 @@ _ONE: Anchors = {"ratios": [1.0], "octave_base_scale": [8], "scales_per_octave":
 _RPN: Anchors = {"ratios": _RATIOS, "scales": [8], "strides": [4, 8, 16, 32, 64]}
 _ANCHORS: Dict[str, Anchors] = {  # the ones that `build_config` writes
     "RetinaNet": {"ratios": _RATIOS, "octave_base_scale": [4], "scales_per_octave": [3]},
-    "ATSS": _ONE, "GFL": _ONE, "GFLv2": _ONE, "FasterRCNN": _RPN, "MaskRCNN": _RPN,
+    "ATSS": _ONE, "DDOD": _ONE, "GFL": _ONE, "GFLv2": _ONE, "FasterRCNN": _RPN, "MaskRCNN": _RPN,
 }  # fmt: skip
 
 
@@ -33,6 +33,7 @@ class Details:
         centerness_on_reg: FCOS predicts centerness from the box tower.
         center_sampling: FCOS trains on points near the centers of boxes only.
         extra_relu: ReLU between the FPN's extra levels; FCOS always has it.
+        topk_assigner: DDOD trains by PGD's rule.
     """
 
     caffe: bool
@@ -43,6 +44,7 @@ class Details:
     centerness_on_reg: bool = False
     center_sampling: bool = False
     extra_relu: bool = False
+    topk_assigner: bool = False
 
 
 def details_from_text(
@@ -74,6 +76,7 @@ def details_from_text(
         centerness_on_reg=_flag(text, "centerness_on_reg"),
         center_sampling=_flag(text, "center_sampling"),
         extra_relu=_flag(text, "relu_before_extra_convs"),
+        topk_assigner="TopkAssigner" in text,
     )
     if arch.detector == "FCOS":
         origin = "config" if text else "assumed"
@@ -105,6 +108,11 @@ def states_classes(text: str, count: int) -> bool:
     """Whether the text says that there are `count` classes."""
     found = re.search(r"\bnum_classes\s*=\s*(\d+)", text)
     return found is not None and int(found[1]) == count
+
+
+def states_ddod(text: str) -> bool:
+    """Whether the text is of a DDOD, whose tensors are an ATSS's where nothing is deformable."""
+    return re.search(r"DDOD\w*Head|\breg_assigner\s*=", text) is not None
 
 
 def _check_text(text: str, detector: str) -> None:

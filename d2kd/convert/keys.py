@@ -26,7 +26,7 @@ _SHARED: Tuple[Rule, ...] = (  # (pattern, replacement), tried in this order
     (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", _block(r"conv\3.norm.\4")),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", _block(r"shortcut.\3")),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", _block(r"shortcut.norm.\3")),
-    (r"bbox_head\.(?:atss|conv)_centerness\.(.+)", r"head.ctrness.\1"),
+    (r"bbox_head\.(?:atss_centerness|atss_iou|conv_centerness)\.(.+)", r"head.ctrness.\1"),
     (r"bbox_head\.(scales\.\d+\.scale)", r"head.\1"),
     (r"bbox_head\.(reg_conf\.\d\..+)", r"head.\1"),
     (r"rpn_head\.rpn_conv\.(.+)", r"proposal_generator.rpn_head.conv.\1"),
@@ -77,6 +77,8 @@ def _head(arch: Architecture) -> List[Rule]:
     return [
         (rf"{cls_name}\.(.+)", rf"{to}.cls_score.\1"),
         (rf"{reg_name}\.(.+)", rf"{to}.bbox_pred.\1"),
+        (r"bbox_head\.(cls_convs|reg_convs)\.0\.(?:conv\.)?conv_offset\.(.+)",
+         lambda m: f"head.{_TOWERS[m[1]]}.0.offset.{m[2]}"),
         (r"bbox_head\.(cls_convs|reg_convs)\.(\d)\.conv\.(.+)",
          lambda m: f"head.{_TOWERS[m[1]]}.{step * int(m[2])}.{m[3]}"),
         (r"bbox_head\.(cls_convs|reg_convs)\.(\d)\.gn\.(.+)",

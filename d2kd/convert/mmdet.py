@@ -1,6 +1,6 @@
 """From a checkpoint of mmdetection to a checkpoint of Detectron2 and the yaml that loads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -14,7 +14,7 @@ from ..file_io import expect, write_atomically
 from .architecture import Architecture, infer
 from .config import build_config
 from .copies import one_detector
-from .details import Details, details_from_text, states_classes
+from .details import Details, details_from_text, states_classes, states_ddod
 from .keys import reorder, target_names
 from .reader import read_mmdet
 from .shapes import check_fit, target_state
@@ -63,7 +63,11 @@ def convert_mmdet(
     arch = infer(state, num_classes)
     if arch.detector == "GFLv2" and states_classes(text, arch.num_classes + 1):
         arch = infer(state, num_classes or arch.num_classes + 1)
+    if arch.iou_branch and states_ddod(text):
+        arch = replace(arch, detector="DDOD")
     details, sources = details_from_text(text, arch, style)
+    if arch.detector == "DDOD" and not arch.tower_deform:
+        sources["DDOD"] = "rather than an ATSS with an IoU branch (config)"
     checkpoint = Path(folder).resolve() / f"{name or Path(source).stem}.pth"
     if checkpoint == Path(source).resolve():
         raise ConfigError(f"{checkpoint} would overwrite the source: give another folder or name.")

@@ -28,6 +28,8 @@ def options(meta: str, variant: str):
         cfg.MODEL.FCOS.CTRNESS_ON = "cls"
     if variant in ("iou", "DGQP"):
         cfg.MODEL.ATSS.QUALITY = cfg.MODEL.GFL.QUALITY = variant
+    if variant == "topk":
+        cfg.MODEL.DDOD.ASSIGNER, cfg.MODEL.DDOD.DEFORM = variant, False
     if variant == "giou":
         cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     if variant == "faster":
@@ -62,7 +64,8 @@ def plain_jit():
 
 CASES = [
     ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
-    ("FCOS", "scaled"), ("ATSS", ""), ("ATSS", "iou"), ("GFL", ""), ("GFL", "DGQP"),
+    ("FCOS", "scaled"), ("ATSS", ""), ("ATSS", "iou"), ("DDOD", ""), ("DDOD", "topk"), ("GFL", ""),
+    ("GFL", "DGQP"),
     ("GeneralizedRCNN", ""), ("GeneralizedRCNN", "faster"), ("GeneralizedRCNN", "cascade"),
     ("GeneralizedRCNN", "faster cascade"), ("GeneralizedRCNN", "keypoints"),
     ("GeneralizedRCNN", "agnostic masks"),
@@ -101,13 +104,15 @@ def test_losses_and_gradients_equal_stock(meta, variant, boxes, need):
 
 
 @pytest.mark.parametrize("norm", ["", "GN"])
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "scaled FCOS", "ATSS", "GFL", "GFLv2"])
+@pytest.mark.parametrize(
+    "meta", ["RetinaNet", "FCOS", "scaled FCOS", "ATSS", "DDOD", "GFL", "GFLv2"]
+)
 def test_head_resumes_from_every_tap(meta, norm):
     cfg = tiny_cfg(meta.removesuffix("v2").removeprefix("scaled "), channels=32)
     cfg.MODEL.FCOS.HEAD = "scaled" if meta == "scaled FCOS" else "stock"
     cfg.MODEL.GFL.QUALITY = "DGQP" if meta == "GFLv2" else "none"
-    for node in (cfg.MODEL.RETINANET, cfg.MODEL.FCOS, cfg.MODEL.ATSS, cfg.MODEL.GFL):
-        node.NORM = norm
+    for name in ("RETINANET", "FCOS", "ATSS", "DDOD", "GFL"):
+        cfg.MODEL[name].NORM = norm
     model = build_model(cfg).eval()
     for i, scale in enumerate(getattr(model.head, "scales", ())):
         torch.nn.init.constant_(scale.scale, 1 + 0.1 * i)

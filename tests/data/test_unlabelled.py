@@ -20,7 +20,7 @@ def unlabelled(batch):
     return batch
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL", "GeneralizedRCNN"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "GeneralizedRCNN"])
 def test_supervised_losses_are_zero_and_every_parameter_is_used(meta):
     _, model = pair(meta, ("PKD",))
     losses = model(unlabelled(make_batch()))
@@ -33,7 +33,7 @@ def test_supervised_losses_are_zero_and_every_parameter_is_used(meta):
     assert all(p.grad.abs().sum() == 0 for p in head)
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "DDOD"])
 def test_the_normalizer_of_labelled_steps_stays(meta):
     _, model = pair(meta, ("PKD",))
     model(unlabelled(make_batch()))

@@ -100,16 +100,16 @@ def worker(rank, function, folder, meta):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL"])
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     expected = terms_and_gradients(meta, whole_batch(), ddp=False)
     assert all(v.item() > 0 for v in expected[0].values())
-    assert len(expected[0]) == {"GFL": 13, "ATSS": 8}.get(meta, 7)
+    assert len(expected[0]) == {"GFL": 13, "ATSS": 8, "DDOD": 8}.get(meta, 7)
     torch.save(expected, tmp_path / "expected.pth")
     two_ranks(worker, compare_with_one_process, str(tmp_path), meta)
 
 
-@pytest.mark.parametrize("meta", ["ATSS", "GFL"])
+@pytest.mark.parametrize("meta", ["ATSS", "DDOD", "GFL"])
 def test_two_ranks_give_the_supervised_losses_of_one_process(tmp_path, meta):
     torch.save(supervised_and_gradients(meta, whole_batch(), ddp=False), tmp_path / "expected.pth")
     two_ranks(worker, compare_supervised, str(tmp_path), meta)

@@ -16,7 +16,7 @@ from d2kd.evaluation.adversarial import (
 from d2kd.testing import make_batch
 from tests.helpers import detector
 
-FAMILIES = ["RetinaNet", "FCOS", "ATSS", "GFL", "GeneralizedRCNN"]
+FAMILIES = ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "GeneralizedRCNN"]
 EPSILON = 8.0
 
 

@@ -31,7 +31,7 @@ PAIRS = [
     for meta in (
         ("GeneralizedRCNN",) if head in ON_TWO_STAGES
         else ("GFL",) if head in ON_GFL
-        else ("RetinaNet", "FCOS", "ATSS", "GFL")
+        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL")
     )
 ]  # fmt: skip
 

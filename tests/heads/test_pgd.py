@@ -11,7 +11,7 @@ from d2kd.losses.pgd import box_tower_loss, class_tower_loss
 from d2kd.testing import make_batch
 from tests.helpers import detector, pair
 
-METAS = ("RetinaNet", "FCOS", "ATSS", "GFL")
+METAS = ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL")
 
 
 def run(meta, batch=None, channels=8, **options):
@@ -32,7 +32,7 @@ def specs(meta="ATSS", **keys):
 def test_terms_are_the_losses_on_the_first_blocks_with_the_weights(meta):
     head, student, teacher = run(meta, cls_exponent=0.5, delta=0.01, temperature=0.7)
     cls_maps, reg_maps, background = head.weight_maps(student, teacher)
-    alpha, top_k = (0.08, 9) if meta in ("RetinaNet", "ATSS") else (0.04, 30)
+    alpha, top_k = (0.08, 9) if meta in ("RetinaNet", "ATSS", "DDOD") else (0.04, 30)
     assert (head.alpha, head.top_k) == (alpha, top_k)
     cls, reg = 0, 0
     for level, s in enumerate(student.features):
@@ -66,8 +66,8 @@ def test_weight_maps_on_images_of_different_size(meta):
 
 
 def test_centers_of_the_published_detectors():
-    """ATSS and GFL predict from the corner of a cell, FCOS from its middle."""
-    expected = {"ATSS": 0.0, "GFL": 0.0, "FCOS": 4.0}
+    """ATSS, DDOD and GFL predict from the corner of a cell, FCOS from its middle."""
+    expected = {"ATSS": 0.0, "DDOD": 0.0, "GFL": 0.0, "FCOS": 4.0}
     for meta, offset in expected.items():
         _, _, teacher = run(meta)
         assert teacher.anchors[8].get_centers()[0].tolist() == [offset, offset]
@@ -81,6 +81,8 @@ def test_only_trunk_and_first_blocks_learn_from_it(meta):
     names = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
     trunk = {n for n, _ in student.named_parameters() if n.startswith("backbone.")}
     towers = {f"head.{t}.0.{x}" for t in ("cls_subnet", "bbox_subnet") for x in ("weight", "bias")}
+    if meta == "DDOD":
+        towers |= {n for n, _ in student.named_parameters() if ".0.offset." in n}
     assert names == trunk | towers
     assert all(p.grad is None for p in model.teachers[0].detector.parameters())
 

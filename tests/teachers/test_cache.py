@@ -20,6 +20,7 @@ CASES = [
     ("RetinaNet", ("BCKD",), {}),
     ("FCOS", ("PGD",), {}),
     ("ATSS", ("CrossKD", "PGD"), {}),
+    ("DDOD", ("CrossKD", "PGD"), {}),
     ("GFL", ("LD", "CWD"), {}),
     ("GFL", ("Parallel",), {"MODEL__GFL__QUALITY": "SDGQP"}),
     ("GeneralizedRCNN", ("StructuredKD", "RoIKD"), {}),
