@@ -1,11 +1,12 @@
-"""Training steps of ATSS and GFL beside RetinaNet's, and what assignment costs by boxes.
+"""Training steps of dense detectors beside the first one's, and what assignment costs by boxes.
 
 All detectors have the same ResNet-FPN, one anchor per cell and towers of four convolutions with
 GroupNorm; `RetinaNet (no norm)` is Detectron2's default tower. Steps alternate; the table shows
-medians and the median of the rounds' ratios to RetinaNet. Of assignment it shows the fastest of 15
-runs.
+medians and the median of the rounds' ratios to the first detector. Of assignment it shows the
+fastest of 15 runs.
 
     python benchmarks/bm_detectors.py --rounds 11 --size 256 320 --batch 2 --plot assignment.png
+    python benchmarks/bm_detectors.py --only steps --detectors ATSS "DDOD (plain)" DDOD
 """
 
 import argparse
@@ -26,6 +27,8 @@ from d2kd.detectors.assigner import atss_assign
 from d2kd.testing import make_batch
 
 ROOT = Path(__file__).resolve().parents[1]
+NORMS = {"RetinaNet": "GN", "RetinaNet (no norm)": "", "FCOS": "GN", "ATSS": "GN", "GFL": "GN",
+         "GFLv2": "GN", "DDOD": "GN", "DDOD (plain)": "GN", "DDOD (topk)": "GN"}  # fmt: skip
 BOXES = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
 
 
@@ -36,17 +39,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--assign-size", nargs=2, type=int, default=[800, 1333])
+    parser.add_argument("--detectors", nargs="+", choices=NORMS, default=list(NORMS)[:6])
     parser.add_argument("--only", choices=["steps", "assignment"])
     parser.add_argument("--plot", help="PNG file of the assignment curve")
     parser.add_argument("--output", help="JSON file to write")
     return parser.parse_args()
 
 
-def config(meta: str, depth: int, norm: str, device: str):
-    cfg = get_d2kd_cfg()
+def config(name: str, depth: int, norm: str, device: str):
+    cfg, (meta, _, variant) = get_d2kd_cfg(), name.partition(" ")
     merge_config_file(cfg, str(ROOT / "configs/detectors/gfl_R_50_FPN.yaml"), "benchmark")
     cfg.MODEL.META_ARCHITECTURE = meta.removesuffix("v2")
     cfg.MODEL.GFL.QUALITY = "DGQP" if meta == "GFLv2" else "none"
+    cfg.MODEL.DDOD.DEFORM = variant != "(plain)"
+    cfg.MODEL.DDOD.ASSIGNER = "topk" if variant == "(topk)" else "atss"
     cfg.MODEL.RESNETS.DEPTH = depth
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
     cfg.MODEL.RETINANET.NORM = norm
@@ -57,9 +63,8 @@ def config(meta: str, depth: int, norm: str, device: str):
 def steps(args: argparse.Namespace, device: str) -> Dict[str, Callable]:
     batch = make_batch([args.size] * args.batch, classes=80, boxes=8)
     functions = {}
-    for name, norm in (("RetinaNet", "GN"), ("RetinaNet (no norm)", ""), ("FCOS", "GN"),
-                       ("ATSS", "GN"), ("GFL", "GN"), ("GFLv2", "GN")):  # fmt: skip
-        cfg = config(name.split(" ")[0], args.depth, norm, device)
+    for name in args.detectors:
+        cfg = config(name, args.depth, NORMS[name], device)
         functions[name] = training_step(build_model(cfg), cfg, batch)
     return functions
 
@@ -70,7 +75,7 @@ def compare_steps(args: argparse.Namespace, device: str) -> Dict[str, dict]:
     results = {}
     print(f"\n{'detector':22}{'ms':>10}{'ratio':>8}  (quartiles)")
     for name, values in times.items():
-        ratios = sorted(a / b for a, b in zip(values, times["RetinaNet"], strict=True))
+        ratios = sorted(a / b for a, b in zip(values, times[args.detectors[0]], strict=True))
         low, middle, high = (ratios[len(ratios) * k // 4] for k in (1, 2, 3))
         results[name] = {"ms": statistics.median(values), "ratio": middle, "quartiles": [low, high]}
         print(f"{name:22}{results[name]['ms']:10.1f}{middle:8.3f}  ({low:.3f} to {high:.3f})")

@@ -10,7 +10,6 @@ from torchvision.ops import deform_conv2d
 from d2kd.checkpoint import load_detector
 from d2kd.convert import convert_mmdet
 from d2kd.errors import ConfigError
-from tests.convert.formula import image
 from tests.convert.test_mmdet import DATA, build, close, maps_of, source
 
 NEW, OLD = "conv.conv_offset", "conv_offset"  # as mmcv names the offsets, and old versions of it

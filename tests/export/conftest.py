@@ -24,19 +24,12 @@ VARIANTS = {
     "ATSS": {},
     "ATSS iou": {"QUALITY": "iou"},
     "DDOD": {},
-    "DDOD plain": {"DEFORM": False},
     "GFL": {},
     "GFLv2": {"QUALITY": "DGQP"},
     "SDGQP": {"QUALITY": "SDGQP"},
 }
 BEST_F1 = {"threshold": 0.3, "F1": 0.9, "precision": 0.9, "recall": 0.9}
-META = {
-    "FCOS scaled": "FCOS",
-    "ATSS iou": "ATSS",
-    "DDOD plain": "DDOD",
-    "GFLv2": "GFL",
-    "SDGQP": "GFL",
-}
+META = {"FCOS scaled": "FCOS", "ATSS iou": "ATSS", "GFLv2": "GFL", "SDGQP": "GFL"}
 
 
 def lively(variant, levels=1, noise=0.1):
