@@ -25,6 +25,7 @@ CASES = {
     "RetinaNet, PKD and BCKD": ("RetinaNet", ("PKD", "BCKD")),
     "RetinaNet, MGD": ("RetinaNet", ("MGD",)),
     "GFL, LD and StructuredKD": ("GFL", ("LD", "StructuredKD")),
+    "DDOD": ("DDOD", ()),
     "Faster R-CNN, RoIKD": ("GeneralizedRCNN", ("RoIKD",)),
 }
 UNTIMED = ("time", "data_time", "eta_seconds", "rank_data_time")
