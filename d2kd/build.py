@@ -15,6 +15,7 @@ from .errors import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
 from .heads.base import DENSE_FIELDS
 from .teachers.class_map import build_class_maps, same_classes
+from .teachers.readers import check_indices, teachers_of
 from .teachers.teacher import Teacher, build_teacher
 
 
@@ -49,11 +50,12 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
     adapter = build_adapter(student)
     heads = {}
     for name in cfg.DISTILL.HEADS:
-        node = cfg.DISTILL[name]
-        count = len(class_maps[node.TEACHER].student) if node.TEACHER in class_maps else 0
-        head = build_head(name, node, adapter, teachers[node.TEACHER].adapter, count)
-        heads[name] = (head.to(cfg.MODEL.DEVICE), node.WEIGHT, node.TEACHER)
-        _warn_of_points(name, head, adapter, teachers[node.TEACHER].adapter)
+        node, indices = cfg.DISTILL[name], teachers_of(cfg, name)
+        for index in reversed(indices):  # the first one's stays, the others are checked
+            count = len(class_maps[index].student) if index in class_maps else 0
+            head = build_head(name, node, adapter, teachers[index].adapter, count)
+            _warn_of_points(name, head, adapter, teachers[index].adapter)
+        heads[name] = (head.to(cfg.MODEL.DEVICE), node.WEIGHT, indices[0])
     if cfg.DISTILL.COMPILE:
         compile_in_place([adapter, *(t.adapter for t in teachers)])
     return {
@@ -68,8 +70,9 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
 def _warn_of_points(
     name: str, head: DistillationHead, student: DetectorAdapter, teacher: DetectorAdapter
 ) -> None:
-    places = [adapter.spec().points for adapter in (student, teacher)]
-    if head.requires & DENSE_FIELDS and all(places) and places[0] != places[1]:
+    spec, places = student.spec(), [adapter.spec().points for adapter in (student, teacher)]
+    both = head.reads_of_student(spec) & head.reads_of_teacher()
+    if both & DENSE_FIELDS and all(places) and places[0] != places[1]:
         logging.getLogger(__name__).warning(
             "DISTILL.HEADS: %s compares cell by cell, but the student's cells lie elsewhere (%s) "
             "than the teacher's (%s): give the student the teacher's MODEL.ANCHOR_GENERATOR.",
@@ -90,11 +93,8 @@ def check_options(cfg: CfgNode) -> None:
         node = distill[name]
         if not node.WEIGHT >= 0:
             raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {node.WEIGHT}.")
-        if not 0 <= node.TEACHER < len(teachers):
-            raise ValueError(
-                f"DISTILL.{name}.TEACHER is {node.TEACHER}, but DISTILL.TEACHER.CONFIG_FILES lists "
-                f"{len(teachers)} teachers, counted from 0."
-            )
+        check_indices(name, (node.TEACHER,), len(teachers))
+        check_indices(name, node.get("TEACHERS", ()), len(teachers), "TEACHERS")
     if not distill.HEADS or len(set(distill.HEADS)) < len(distill.HEADS):
         raise ValueError(
             f"DISTILL.HEADS must name at least one head, each once, not {tuple(distill.HEADS)}. "

@@ -8,13 +8,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from .adapters import STUDENT_ONLY, DetectorOutput, build_adapter
+from .adapters import DetectorOutput, build_adapter
 from .adapters.class_map import ClassMap
+from .adapters.joined_sets import with_sets
 from .build import build_distiller
 from .detectors.loss_normalizer import moving_averages, set_moving_averages
 from .heads import DistillationHead
 from .losses import mean_over_ranks
 from .losses.labels import positives_per_batch
+from .teachers.readers import all_of, ask_for_sets, check_formats, check_heads
 from .teachers.teacher import Teacher
 
 
@@ -56,22 +58,25 @@ class Distiller(nn.Module):
             ValueError: a negative weight, a teacher index or a channel order that does not exist.
         """
         super().__init__()
-        _check_heads(heads, len(teachers))
-        _check_formats([input_format, *(t.input_format for t in teachers)])
+        check_heads(heads, len(teachers))
+        check_formats([input_format, *(t.input_format for t in teachers)])
+        ask_for_sets(heads, teachers)
         self.student = student
         self.heads = nn.ModuleDict({name: head for name, (head, _, _) in heads.items()})
         self.weights = {name: weight for name, (_, weight, _) in heads.items()}
         self.teacher_of = {name: index for name, (_, _, index) in heads.items()}
+        self.teachers_of = {name: all_of(head, i) for name, (head, _, i) in heads.items()}
         self.teachers = list(teachers)
         self.input_format = input_format
         self.class_maps = class_maps or {}
         self.adapter = build_adapter(student)
-        self.requires = {name: head.requires for name, (head, _, _) in heads.items()}
-        self.need: FrozenSet[str] = frozenset().union(*self.requires.values())
+        spec = self.adapter.spec()
+        reads = (head.reads_of_student(spec) for head, _, _ in heads.values())
+        self.need: FrozenSet[str] = frozenset().union(*reads)
+        self.num_classes = spec.num_classes
         self.scale = 1.0
         self.batch: List[dict] = []
         self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
-        self.num_classes = self.adapter.spec().num_classes
         adapters = [self.adapter, *(t.adapter for t in self.teachers)]
         self.divisor = math.lcm(*(adapter.divisor for adapter in adapters))
 
@@ -113,8 +118,11 @@ class Distiller(nn.Module):
         self, name: str, student: DetectorOutput, teachers: Dict[int, DetectorOutput]
     ) -> Tuple[DetectorOutput, DetectorOutput]:
         """What a head compares: both outputs, in the classes that both have where it matters."""
-        index = self.teacher_of[name]
-        if index not in self.class_maps or not self.heads[name].by_class:
+        index, head = self.teacher_of[name], self.heads[name]
+        if head.sets is not None:
+            outputs = {i: teachers[i] for i in self.teachers_of[name]}
+            return student, with_sets(outputs, self.class_maps, head.sets.union)
+        if index not in self.class_maps or not head.by_class:
             return student, teachers[index]
         classes = self.class_maps[index]
         return classes.of_student(student), classes.of_teacher(teachers[index], student)
@@ -138,7 +146,7 @@ class Distiller(nn.Module):
     ) -> Dict[int, DetectorOutput]:
         """What the heads read of each teacher, by its index."""
         outputs = {}
-        for index in sorted(set(self.teacher_of.values())):
+        for index in sorted({i for indices in self.teachers_of.values() for i in indices}):
             teacher, need = self.teachers[index], self._teacher_need(index)
             out = teacher(batched_inputs, self.divisor, self.input_format, need)
             if need & {"roi", "masks"}:
@@ -147,9 +155,8 @@ class Distiller(nn.Module):
         return outputs
 
     def _teacher_need(self, index: int) -> FrozenSet[str]:
-        needs = (self.requires[name] for name, i in self.teacher_of.items() if i == index)
-        need: FrozenSet[str] = frozenset().union(*needs)
-        return need - STUDENT_ONLY
+        names = (name for name, indices in self.teachers_of.items() if index in indices)
+        return frozenset().union(*(self.heads[name].reads_of_teacher() for name in names))
 
     def __getattr__(self, name: str) -> Any:
         """The student's, if it is not the distiller's: names of its state dict lead to modules."""
@@ -172,22 +179,3 @@ class Distiller(nn.Module):
         for teacher in self.teachers:
             teacher.detector._apply(fn)
         return super()._apply(fn, *args, **kwargs)
-
-
-def _check_heads(heads: Dict[str, Tuple[DistillationHead, float, int]], num_teachers: int) -> None:
-    for name, (_, weight, index) in heads.items():
-        if not weight >= 0:
-            raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {weight}.")
-        if not 0 <= index < num_teachers:
-            raise ValueError(
-                f"DISTILL.{name}.TEACHER is {index}, but there are {num_teachers} teachers in "
-                "DISTILL.TEACHER.CONFIG_FILES, counted from 0."
-            )
-
-
-def _check_formats(formats: List[str]) -> None:
-    if len(set(formats)) > 1 and not set(formats) <= {"RGB", "BGR"}:
-        raise ValueError(
-            f"INPUT.FORMAT of student and teachers are {formats}; only RGB and BGR can be turned "
-            "into each other."
-        )

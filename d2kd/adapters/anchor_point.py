@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..detectors.base import AnchorPointDetector
 from ..detectors.cells import CellDetector
+from ..detectors.inference import with_quality
 from .base import DETECTOR_ADAPTER_REGISTRY
 from .dense import DenseDetectorAdapter
 from .output import DetectorOutput, DetectorSpec
@@ -51,6 +52,16 @@ class AnchorPointDetectorAdapter(DenseDetectorAdapter):
     def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
         """See the base class."""
         return self.detector.class_scores(logits, quality)
+
+    @property
+    def _clips_first(self) -> bool:
+        return True
+
+    def ranked_by(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """See the base class."""
+        scores = self.class_scores(logits, quality)
+        rescored = self.detector.rescore and quality is not None
+        return with_quality(scores, quality) if rescored else scores
 
     def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
         """See the base class."""

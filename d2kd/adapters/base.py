@@ -8,8 +8,9 @@ from detectron2.structures import ImageList, Instances
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from .output import DetectorOutput, DetectorSpec
+from .output import DetectorOutput, DetectorSpec, RoIOutput
 from .padding import Size, backbone_divisor, crop, pad
+from .padding import valid_cells as valid_cells
 from .replay import refuse_overrides
 
 DETECTOR_ADAPTER_REGISTRY = Registry("DETECTOR_ADAPTER")
@@ -27,6 +28,7 @@ class DetectorAdapter:
     replays: ClassVar[Tuple[Callable, ...]] = ()
     provides: FrozenSet[str] = frozenset({"features", "gt"})
     conditions: ClassVar[Dict[str, str]] = {}
+    least_score: float = 0.05  # from which on boxes of a teacher's set count
 
     def __init__(self, detector: nn.Module) -> None:
         """Check that the detector overrides nothing that is replayed.
@@ -154,6 +156,29 @@ class DetectorAdapter:
         """
         raise NotImplementedError
 
+    def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
+        """Assign a student's anchors, cells or proposals to boxes as it assigns them to objects.
+
+        The detectors' own assigners are asked, some of which make the host wait.
+
+        Args:
+            output: of the student.
+            boxes: (N, Q, 4) XYXY px.
+
+        Returns:
+            List[Tensor]: one for dense predictions, (N, R), or one for each stage of regions, (P,):
+            the place of the box in its image, -1 for background, -2 for what takes no part.
+        """
+        raise NotImplementedError
+
+    def decode_regions(self, stage: RoIOutput, index: int) -> Tensor:
+        """Boxes of stage `index`: (P, K, 4) or, without classes, (P, 1, 4) XYXY px, float32."""
+        raise NotImplementedError
+
+    def regions_at(self, output: DetectorOutput, boxes: Tensor) -> RoIOutput:
+        """What a student's first stage predicts on boxes (N, Q, 4) XYXY px, image after image."""
+        raise NotImplementedError
+
     def __call__(
         self, images: ImageList, gt: Optional[List[Instances]], need: FrozenSet[str]
     ) -> DetectorOutput:
@@ -176,32 +201,3 @@ def build_adapter(detector: nn.Module) -> DetectorAdapter:
         f"No adapter for {type(detector).__name__} or its bases. Register a class "
         f"{type(detector).__name__}Adapter in DETECTOR_ADAPTER_REGISTRY. Known: {known}."
     )
-
-
-def valid_cells(
-    images: ImageList, maps: Dict[int, Tensor], divisor: int, num_anchors: int
-) -> Dict[int, Tensor]:
-    """Mark the anchors that lie on an image rather than on batch padding.
-
-    A cell (y, x) of stride s is valid when y < ceil(h / s) and x < ceil(w / s), with the image's
-    own height h and width w rounded up to the detector's size divisibility.
-
-    Args:
-        images: the padded batch.
-        maps: stride -> (N, C, H, W).
-        divisor: size divisibility of the detector in px; 0 or 1 for none.
-        num_anchors: A.
-
-    Returns:
-        Dict[int, Tensor]: stride -> (N, HWA) bool.
-    """
-    step = max(divisor, 1)
-    sizes = torch.tensor([[-(-s // step) * step for s in size] for size in images.image_sizes])
-    sizes = sizes.to(images.device, non_blocking=True)
-    valid = {}
-    for stride, x in maps.items():
-        rows = torch.arange(x.shape[2], device=x.device) * stride < sizes[:, :1]
-        columns = torch.arange(x.shape[3], device=x.device) * stride < sizes[:, 1:]
-        cells = (rows[:, :, None] & columns[:, None, :]).flatten(1)
-        valid[stride] = cells.repeat_interleave(num_anchors, dim=1)
-    return valid

@@ -9,6 +9,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ..detectors import Predicted
 from ..losses import mean_over_ranks
 from ..losses.labels import positives_per_batch
 from .output import Decoder, DetectorOutput, MaskOutput, RoIOutput
@@ -77,6 +78,22 @@ class ClassMap:
             out.masks = MaskOutput(_pick(logits, self.teacher, 1), [])
         return out
 
+    def of_sets(self, sets: Predicted) -> Predicted:
+        """The teacher's set in the student's K classes; 0 and not known for those it lacks."""
+        rows, taught = sets.probabilities, _on(sets.boxes.device, self.student)
+        if sets.exclusive:
+            parts = [rows.index_select(2, _on(rows.device, i)).sum(2) for i in self.teacher]
+            common = torch.stack(parts, 2)
+        else:
+            common = _pick(rows, self.teacher, 2) if rows.shape[2] > 1 else rows
+        known = torch.zeros(self.num_classes, dtype=torch.bool, device=rows.device)
+        return sets._replace(
+            probabilities=rows.new_zeros(*rows.shape[:2], self.num_classes).index_copy(
+                2, taught, common
+            ),
+            known=known.index_fill(0, taught, True),
+        )
+
     def _places(self, classes: Tensor) -> Tensor:
         """Classes in the common list: C for background, -1 for others and what was -1."""
         lookup = [-1] * (self.num_classes + 2)
@@ -126,6 +143,9 @@ class _MappedDecoder:
         self._decoder, self._index = decoder, index
         self.decode = decoder.decode
         self.class_scores = decoder.class_scores
+        self.assign = decoder.assign
+        self.decode_regions = decoder.decode_regions
+        self.regions_at = decoder.regions_at
 
     def head_from(
         self, stride: int, block: int, cls_x: Tensor, reg_x: Tensor

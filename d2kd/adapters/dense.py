@@ -6,11 +6,14 @@ import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, valid_cells
+from ..detectors import Predicted
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .output import DetectorOutput, DetectorSpec
+from .padding import valid_cells
+from .sets import clipped, suppressed
 from .towers import predict_level, run_head_with_taps, run_tower
 
 _TAPS = frozenset({"cls_taps", "reg_taps"})
@@ -30,7 +33,7 @@ class DenseDetectorAdapter(DetectorAdapter):
     """Fields that the head's predictions fill, in their order; it may have fewer."""
     provides = frozenset(
         "features cls_taps reg_taps logits scores deltas quality valid anchors labels "
-        "matched_boxes gt".split()
+        "matched_boxes gt sets".split()
     )
 
     def __init__(self, detector: DenseDetector) -> None:
@@ -76,7 +79,53 @@ class DenseDetectorAdapter(DetectorAdapter):
         self._predict(out, features, need)
         if gt is not None:
             self._supervise(out, gt)
+        elif "sets" in need:
+            sets = self._sets(out)
+            if not need - {"sets", "gt"}:  # no maps are kept
+                return DetectorOutput(images, self, {}, sets=sets)
+            out.sets = sets
         return out
+
+    def _sets(self, out: DetectorOutput) -> Predicted:
+        """The best cells of each level, suppressed class by class, as in inference."""
+        m, decoded, boxes, rows = self.detector, self.decode(out), [], []
+        for stride, logits in out.logits.items():
+            scores = self.ranked_by(logits, out.quality.get(stride))
+            count = min(m.test_topk_candidates, scores.shape[1])
+            cells = scores.amax(2).topk(count, 1).indices[..., None]
+            boxes.append(decoded[stride].gather(1, cells.expand(-1, -1, 4)))
+            rows.append(scores.gather(1, cells.expand(-1, -1, scores.shape[2])))
+        found = list(torch.cat(boxes, 1))
+        if self._clips_first:
+            found = clipped(found, out.images.image_sizes)
+        return suppressed(
+            found, list(torch.cat(rows, 1)), False, least=self.least_score,
+            nms=m.test_nms_thresh, limit=m.max_detections_per_image,
+        )  # fmt: skip
+
+    @property
+    def _clips_first(self) -> bool:
+        """Whether inference clips boxes to the image before it suppresses some, or after."""
+        return getattr(self.detector, "score", "sqrt") == "product"
+
+    def ranked_by(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
+        """(..., K) scores of detections as they come out, with the quality; see `class_scores`."""
+        scores = self.class_scores(logits, quality)
+        if quality is None:
+            return scores
+        joint = scores * quality.float().sigmoid()
+        return joint.sqrt() if getattr(self.detector, "score", "sqrt") == "sqrt" else joint
+
+    def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
+        """See the base class. Places stand for classes above K, which is background's."""
+        first = self.detector.num_classes + 1
+        places = torch.arange(first, first + boxes.shape[1], device=boxes.device)
+        objects = [
+            Instances(size, gt_boxes=Boxes(x), gt_classes=places)
+            for x, size in zip(boxes, output.images.image_sizes, strict=True)
+        ]
+        labels, _ = self.detector.label_anchors(list(output.anchors.values()), objects)
+        return [(torch.stack(labels) - first).clamp(min=-2)]
 
     def _predict(self, out: DetectorOutput, features: List[Tensor], need: FrozenSet[str]) -> None:
         m = self.detector

@@ -35,6 +35,15 @@ class Decoder(Protocol):
     ) -> Tuple[Tensor, ...]:
         """Predictions from what passes between two blocks of the towers."""
 
+    def assign(self, output: "DetectorOutput", boxes: Tensor) -> List[Tensor]:
+        """Which box is whose, by the student's own assigner."""
+
+    def decode_regions(self, stage: "RoIOutput", index: int) -> Tensor:
+        """Decoded boxes of regions."""
+
+    def regions_at(self, output: "DetectorOutput", boxes: Tensor) -> "RoIOutput":
+        """Predictions of the box head on given boxes."""
+
 
 @dataclass(frozen=True)
 class DetectorSpec:
@@ -44,7 +53,7 @@ class DetectorSpec:
     head; reg_max is 0 unless boxes are distributions; box_coding is "anchor_delta", "distance",
     "distribution" or ""; quality is what a quality logit predicts, "centerness", "iou" or the name
     of a predictor such as "DGQP", "" without one; points is what places the cells of dense
-    predictions, the anchor generator and its offset.
+    predictions, the anchor generator and its offset; num_stages is that of box stages on regions.
     """
 
     name: str
@@ -57,6 +66,7 @@ class DetectorSpec:
     box_coding: str = ""
     quality: str = ""
     points: str = ""
+    num_stages: int = 0
 
 
 @dataclass(eq=False, repr=False)
@@ -126,7 +136,7 @@ class DetectorOutput:
         losses: supervised losses, {} for a teacher.
         whole: `features` of all cells, where a teacher pads more than the student and its maps are
             cut to the student's; {} otherwise.
-        sets: boxes with class probabilities, of a detector that has neither cells nor regions.
+        sets: a teacher's boxes with class probabilities, after its own suppression.
     """
 
     images: ImageList

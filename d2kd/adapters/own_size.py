@@ -22,10 +22,9 @@ class OwnSizeAdapter(DetectorAdapter):
     The level of stride s of the resized image stands for the stride s / 2^shift of the student's
     image: cells of the same width in both, up to a factor of the square root of 2. Its map is
     sampled bilinearly where the student's cells have their centers, and is 0 in batch padding.
-    Predictions belong to other cells, so there are none.
+    Boxes of its set come back to the student's px. Other predictions belong to other cells, so
+    there are none.
     """
-
-    provides = frozenset({"features", "gt"})
 
     def __init__(self, adapter: DetectorAdapter, size: Size, shift: int) -> None:
         """Wrap an adapter.
@@ -37,6 +36,7 @@ class OwnSizeAdapter(DetectorAdapter):
         """
         self._adapter, self.size, self._shift = adapter, size, shift
         self.detector = adapter.detector
+        self.provides = frozenset({"features", "gt"}) | (adapter.provides & {"sets"})
 
     @property
     def backbone(self) -> Backbone:
@@ -75,6 +75,7 @@ class OwnSizeAdapter(DetectorAdapter):
         self, images: ImageList, gt: Optional[List[Instances]], need: FrozenSet[str]
     ) -> DetectorOutput:
         """See the base class."""
+        self._adapter.least_score = self.least_score
         return self._adapter.forward(images, None, need & self.provides)
 
     def fit(self, output: DetectorOutput, sizes: Sequence[Size], padded: Size) -> DetectorOutput:
@@ -85,6 +86,12 @@ class OwnSizeAdapter(DetectorAdapter):
             if stride := self._stride(theirs):
                 maps[stride] = _sampled(x, theirs, output.images.image_sizes, stride, sizes, padded)
         out.features = maps
+        if hasattr(output, "sets"):
+            pairs = zip(sizes, output.images.image_sizes, strict=True)
+            ratios = [[b / a for a, b in zip(theirs, ours, strict=True)] for ours, theirs in pairs]
+            y, x = output.sets.boxes.new_tensor(ratios)[:, None].unbind(-1)
+            boxes = output.sets.boxes * torch.stack([x, y, x, y], -1)
+            out.sets = output.sets._replace(boxes=boxes)
         return out
 
 

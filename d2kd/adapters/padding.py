@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Dict, List, Sequence, Tuple
 
+import torch
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor
@@ -90,6 +91,35 @@ def crop(output: DetectorOutput, size: Size) -> DetectorOutput:
         rpn = output.rpn
         out.rpn = DenseMaps(_cut_all(rpn.logits, cells), _cut_all(rpn.deltas, cells))
     return out
+
+
+def valid_cells(
+    images: ImageList, maps: Dict[int, Tensor], divisor: int, num_anchors: int
+) -> Dict[int, Tensor]:
+    """Mark the anchors that lie on an image rather than on batch padding.
+
+    A cell (y, x) of stride s is valid when y < ceil(h / s) and x < ceil(w / s), with the image's
+    own height h and width w rounded up to the detector's size divisibility.
+
+    Args:
+        images: the padded batch.
+        maps: stride -> (N, C, H, W).
+        divisor: size divisibility of the detector in px; 0 or 1 for none.
+        num_anchors: A.
+
+    Returns:
+        Dict[int, Tensor]: stride -> (N, HWA) bool.
+    """
+    step = max(divisor, 1)
+    sizes = torch.tensor([[-(-s // step) * step for s in size] for size in images.image_sizes])
+    sizes = sizes.to(images.device, non_blocking=True)
+    valid = {}
+    for stride, x in maps.items():
+        rows = torch.arange(x.shape[2], device=x.device) * stride < sizes[:, :1]
+        columns = torch.arange(x.shape[3], device=x.device) * stride < sizes[:, 1:]
+        cells = (rows[:, :, None] & columns[:, None, :]).flatten(1)
+        valid[stride] = cells.repeat_interleave(num_anchors, dim=1)
+    return valid
 
 
 def _cut_all(maps: Dict[int, Tensor], cells: Dict[int, Tuple[Size, Size]]) -> Dict[int, Tensor]:

@@ -7,12 +7,16 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.modeling.proposal_generator.rpn import RPN
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor
 
+from ..detectors import Predicted
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
-from .output import DenseMaps, DetectorOutput, DetectorSpec
+from .output import DenseMaps, DetectorOutput, DetectorSpec, RoIOutput
+from .region_sets import assign_regions, decode_regions, region_sets
 from .regions import Masks, as_proposals, build_regions
 from .replay import replayable
+from .sets import of_labels
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()
@@ -48,7 +52,9 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
             "roi": self._regions is not None,
             "masks": self._masks is not None,
         }
-        self.provides = self.provides | {"proposals"} | {name for name, x in there.items() if x}
+        self.provides = (
+            self.provides | {"proposals", "sets"} | {name for name, x in there.items() if x}
+        )
 
     def spec(self) -> DetectorSpec:
         """See the base class."""
@@ -59,6 +65,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
             features={s: ShapeSpec(channels=f.channels, stride=s) for s, f in features.items()},
             num_classes=self.detector.roi_heads.num_classes,
             box_coding="anchor_delta",
+            num_stages=self._regions.num_stages if self._regions else 0,
         )
 
     def forward(
@@ -67,6 +74,10 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         """See the base class. A teacher's regions are filled by `add_regions`."""
         pyramid = self.detector.backbone(images.tensor)
         out = DetectorOutput(images, self, {s: pyramid[name] for s, name in self._names.items()})
+        if gt is None and "sets" in need:
+            out.sets = self._sets(images, pyramid)
+            if not need - {"sets", "gt"}:  # no maps are kept
+                return DetectorOutput(images, self, {}, sets=out.sets)
         if gt is None and "rpn" not in need:
             return out
         if "rpn" in need:
@@ -78,6 +89,15 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
             roi_losses = self._forward_roi(out, pyramid, proposals, need)
             out.losses = {**roi_losses, **out.losses}
         return out
+
+    def _sets(self, images: ImageList, pyramid: dict) -> Predicted:
+        proposals, _ = self.detector.proposal_generator(images, pyramid, None)
+        if self._regions is not None:
+            return region_sets(self._regions, pyramid, proposals, self.least_score)
+        heads = self.detector.roi_heads  # of which the detections alone are known
+        found, _ = heads(images, pyramid, proposals, None)
+        fields = ([getattr(x, name) for x in found] for name in ("scores", "pred_classes"))
+        return of_labels([x.pred_boxes.tensor for x in found], *fields, heads.num_classes)
 
     def _forward_rpn(
         self, out: DetectorOutput, pyramid: dict, gt: Optional[List[Instances]]
@@ -129,8 +149,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         Stage k of the student is answered by stage k of the teacher, or by its last one if it has
         fewer; a teacher's further stages are not asked (ours).
         """
-        maps = output.whole or output.features
-        pyramid = {name: maps[stride] for stride, name in self._names.items()}
+        pyramid = self._pyramid(output)
         if self._regions is not None and "roi" in need:
             last = self._regions.num_stages - 1
             output.roi = [
@@ -139,6 +158,25 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
             ]
         if self._masks is not None and "masks" in need:
             output.masks = self._masks.logits(pyramid, as_proposals(student.masks.proposals))
+
+    def _pyramid(self, output: DetectorOutput) -> dict:
+        maps = output.whole or output.features
+        return {name: maps[stride] for stride, name in self._names.items()}
+
+    def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
+        """See the base class."""
+        return assign_regions(self._regions, output.roi, boxes)
+
+    def decode_regions(self, stage: RoIOutput, index: int) -> Tensor:
+        """See the base class."""
+        return decode_regions(self._regions, stage, index)
+
+    def regions_at(self, output: DetectorOutput, boxes: Tensor) -> RoIOutput:
+        """See the base class."""
+        sizes = output.images.image_sizes
+        pairs = zip(sizes, boxes, strict=True)
+        proposals = [Instances(size, proposal_boxes=Boxes(x)) for size, x in pairs]
+        return self._regions.stage(self._pyramid(output), proposals, 0)
 
 
 def _feature_names(detector: GeneralizedRCNN) -> List[str]:

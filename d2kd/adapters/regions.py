@@ -2,7 +2,9 @@
 
 from typing import Callable, ClassVar, Dict, List, Optional, Tuple, Type
 
+from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, mask_rcnn_loss
 from detectron2.modeling.roi_heads.roi_heads import (
     StandardROIHeads,
@@ -39,6 +41,14 @@ class Regions:
         """One stage on given proposals."""
         raise NotImplementedError
 
+    def predictor(self, index: int) -> FastRCNNOutputLayers:
+        """The box predictor of a stage."""
+        return self.heads.box_predictor
+
+    def matcher(self, index: int) -> Matcher:
+        """What matches the proposals of a stage with objects."""
+        return self.heads.proposal_matcher
+
 
 class StandardRegions(Regions):
     """One stage: Faster and Mask R-CNN."""
@@ -70,6 +80,14 @@ class CascadeRegions(Regions):
         """See the base class."""
         super().__init__(heads)
         self.num_stages = heads.num_cascade_stages
+
+    def predictor(self, index: int) -> FastRCNNOutputLayers:
+        """See the base class."""
+        return self.heads.box_predictor[index]
+
+    def matcher(self, index: int) -> Matcher:
+        """See the base class."""
+        return self.heads.proposal_matchers[index]
 
     def forward(
         self, pyramid: Pyramid, proposals: List[Instances], gt: List[Instances]

@@ -68,6 +68,7 @@ def _schedule(schedule: Tuple[float, ...], count: int) -> List[str]:
 def _unread(distill: CfgNode) -> List[str]:
     """A line for each teacher that no method reads."""
     read = {distill[name].TEACHER for name in distill.HEADS}
+    read |= {i for name in distill.HEADS for i in distill[name].get("TEACHERS", ())}
     read |= {0} if distill.INIT_FROM_TEACHER != "none" else set()
     return [
         f"Teacher {index} ({name}) is read by no method: set DISTILL.<method>.TEACHER {index} for "

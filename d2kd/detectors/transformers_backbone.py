@@ -1,7 +1,7 @@
 """What transformers' detectors compute: the maps of their encoders, boxes, probabilities."""
 
 import math
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from detectron2.modeling import Backbone
@@ -20,11 +20,16 @@ class Predicted(NamedTuple):
         boxes: (N, Q, 4) XYXY px of the padded batch.
         probabilities: (N, Q, K).
         exclusive: with that of background, which is left out, they sum to 1.
+        labels: (N, Q) bool, boxes of which one class and its score alone are known: all other
+            probabilities are 0; None for no box.
+        known: (K,) bool, classes of which something is said; None for all.
     """
 
     boxes: Tensor
     probabilities: Tensor
     exclusive: bool
+    labels: Optional[Tensor] = None
+    known: Optional[Tensor] = None
 
 
 class TransformersBackbone(Backbone):

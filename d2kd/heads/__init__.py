@@ -18,6 +18,7 @@ from .parallel import Parallel
 from .pgd import PGD
 from .pkd import PKD
 from .roi_kd import RoIKD
+from .set_kd import SetKD
 from .structured import StructuredKD
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MaskKD",
     "Parallel",
     "RoIKD",
+    "SetKD",
     "StructuredKD",
     "build_head",
     "common_strides",

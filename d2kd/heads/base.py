@@ -2,15 +2,17 @@
 
 import inspect
 from dataclasses import replace
-from typing import Any, ClassVar, Dict, FrozenSet, List
+from typing import Any, ClassVar, Dict, FrozenSet, List, Optional
 
-import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..adapters import BY_CLASS, STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
+from ..adapters.sets import SetRequest
 from ..errors import class_count_key
+from .anchors import at_anchors as at_anchors
+from .anchors import by_anchor as by_anchor
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
@@ -26,12 +28,25 @@ class DistillationHead(nn.Module):
     `DetectorOutput` that `forward` reads, `optional` those of them that a detector may lack;
     `default_weight` is the published weight. `by_class` says that class k of the student is
     compared with class k of the teacher; it is taken from `requires` where a head does not say.
+    A head that reads other fields of a student than of a teacher overrides `reads_of_student` and
+    `reads_of_teacher`; one that reads `sets` says how, in the attribute `sets`.
     """
 
     requires: FrozenSet[str] = frozenset({"features"})
     optional: FrozenSet[str] = frozenset()
     default_weight: ClassVar[float] = 1.0
     by_class: ClassVar[bool] = False
+    sets: Optional[SetRequest] = None
+
+    @classmethod
+    def reads_of_student(cls, student: DetectorSpec) -> FrozenSet[str]:
+        """The fields of `requires` that are read of a student such as this one."""
+        return cls.requires
+
+    @classmethod
+    def reads_of_teacher(cls) -> FrozenSet[str]:
+        """The fields of `requires` that are read of a teacher."""
+        return cls.requires - STUDENT_ONLY
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take `by_class` from the fields that are read, unless the head says it."""
@@ -79,16 +94,17 @@ def build_head(
         ValueError: a detector does not provide what the head reads, or the two do not match.
     """
     head = DISTILLATION_HEAD_REGISTRY.get(name)
-    needed = head.requires - head.optional
-    check_provides(name, head, "student", student, needed)
-    check_provides(name, head, "teacher", teacher, needed - STUDENT_ONLY)
     specs = student.spec(), teacher.spec()
+    reads = head.reads_of_student(specs[0]), head.reads_of_teacher()
+    check_provides(name, head, "student", student, reads[0] - head.optional)
+    check_provides(name, head, "teacher", teacher, reads[1] - head.optional)
     if num_classes and head.by_class:
         specs = (
             replace(specs[0], num_classes=num_classes),
             replace(specs[1], num_classes=num_classes),
         )
-    check_specs(name, head.requires, *specs, head.by_class)
+    by_class = head.by_class or ("sets" in reads[1] and not num_classes)
+    check_specs(name, reads[0] & reads[1], *specs, by_class)
     return head(*specs, **{key: node[key.upper()] for key in head_defaults(head)})
 
 
@@ -102,7 +118,7 @@ def check_provides(
             f"DISTILL.HEADS: {name} needs {', '.join(missing)}; {role} {adapter.spec().name} "
             f"provides {', '.join(sorted(adapter.provides))}"
             f"{' (and ' + '; '.join(known) + ')' if known else ''}. Use another {role}, or one of: "
-            f"{', '.join(_fitting(adapter)) or 'no registered head'}."
+            f"{', '.join(_fitting(role, adapter)) or 'no registered head'}."
         )
 
 
@@ -150,23 +166,6 @@ def check_specs(
         )
 
 
-def by_anchor(levels: Dict[int, Tensor]) -> Tensor:
-    """Maps by stride, (N, HWA, ...), as one tensor (N, R, ...)."""
-    return torch.cat(list(levels.values()), dim=1)
-
-
-def at_anchors(levels: Dict[int, Tensor], image: Tensor, cell: Tensor) -> Tensor:
-    """Rows (n, ...) of `by_anchor(levels)[image, cell]`, without a copy of all maps."""
-    rows, start, level = [], 0, torch.full_like(cell, -1)
-    for x in levels.values():
-        level = level + (cell >= start)
-        index = image * x.shape[1] + (cell - start).clamp(0, x.shape[1] - 1)
-        rows.append(x.flatten(0, 1).index_select(0, index))
-        start += x.shape[1]
-    index = level * len(cell) + torch.arange(len(cell), device=cell.device)
-    return torch.cat(rows).index_select(0, index)
-
-
 def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> List[int]:
     """FPN strides (px) that both detectors have, ascending.
 
@@ -187,9 +186,9 @@ def _levels_key(student: DetectorSpec) -> str:
     return class_count_key(student.name).replace("NUM_CLASSES", "IN_FEATURES")
 
 
-def _fitting(adapter: DetectorAdapter) -> List[str]:
-    return sorted(
-        name
-        for name, head in DISTILLATION_HEAD_REGISTRY
-        if head.requires - head.optional <= adapter.provides
-    )
+def _fitting(role: str, adapter: DetectorAdapter) -> List[str]:
+    spec, found = adapter.spec(), []
+    for name, head in DISTILLATION_HEAD_REGISTRY:
+        reads = head.reads_of_teacher() if role == "teacher" else head.reads_of_student(spec)
+        found += [name] * (reads - head.optional <= adapter.provides)
+    return sorted(found)

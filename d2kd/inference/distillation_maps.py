@@ -39,10 +39,11 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
     found: List[Maps] = [{} for _ in batch]
     heads = {k: x for k, x in distiller.heads.items() if isinstance(x, DistillationHead)}
     for name, head in heads.items():
-        teacher = distiller.teachers[distiller.teacher_of[name]]
-        need = head.requires - STUDENT_ONLY
-        output = teacher(batch, distiller.divisor, distiller.input_format, need)
-        seen = distiller.seen_by(name, student, {distiller.teacher_of[name]: output})
+        need, padding = head.reads_of_teacher(), (distiller.divisor, distiller.input_format)
+        outputs = {
+            i: distiller.teachers[i](batch, *padding, need) for i in distiller.teachers_of[name]
+        }
+        seen = distiller.seen_by(name, student, outputs)
         for label, levels in head.maps(*seen).items():
             for image, size in enumerate(images.image_sizes):
                 found[image][f"{name}: {label}"] = {

@@ -94,8 +94,8 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
         options = {key.upper(): cfg.DISTILL[name][key.upper()] for key in head_defaults(type(head))}
         text = ", ".join(f"{key} {value}" for key, value in options.items())
         reads = ", ".join(sorted(head.requires))
-        rows.append((name, model.weights[name], model.teacher_of[name], reads,
-                     f"{parameters(head):.2f}", text))  # fmt: skip
+        teachers = " ".join(map(str, model.teachers_of[name]))
+        rows.append((name, model.weights[name], teachers, reads, f"{parameters(head):.2f}", text))
     headers = ("method", "weight", "teacher", "reads", "M parameters", "options")
     yield format_table(rows, headers, widest=60)
 

@@ -6,12 +6,15 @@ from typing import Callable, FrozenSet, List
 import torch
 from detectron2.structures import Boxes, ImageList
 from detectron2.utils.events import get_event_storage
+from torch.nn.utils.rnn import pad_sequence
 
 from ..adapters import DetectorAdapter, DetectorOutput
+from ..detectors import Predicted
 from .store import Tensors, TensorStore
 
 _MAPS = ("features", "logits", "deltas", "quality", "valid")
 _TAPS = ("cls_taps", "reg_taps")
+_BOXES, _ROWS, _EXCLUSIVE = "set boxes", "set probabilities", "set is exclusive"
 _FORMAT = "2"
 
 
@@ -54,12 +57,10 @@ class OutputCache:
             run: the teacher's forward.
 
         Raises:
-            ValueError: RPN maps or sets of boxes are asked for.
+            ValueError: RPN maps are asked for.
         """
-        if need & {"rpn", "sets"}:
-            raise ValueError(
-                "RPN maps and sets of boxes are not cached; leave DISTILL.TEACHER.CACHE_DIR empty."
-            )
+        if "rpn" in need:
+            raise ValueError("RPN maps are not cached; leave DISTILL.TEACHER.CACHE_DIR empty.")
         keys = self._keys(batched_inputs, images, need)
         stored = [self._store.read(key) for key in keys]
         known = []
@@ -82,6 +83,7 @@ class OutputCache:
     ) -> List[str]:
         padded = str(tuple(images.tensor.shape[2:]))
         settings, keys = [*self._settings, images.device.type, padded, *sorted(need)], []
+        settings += [str(self._adapter.least_score)] * ("sets" in need)
         for x in batched_inputs:
             digest = hashlib.blake2b("\n".join(settings).encode(), digest_size=20)
             digest.update(f"{x['image'].dtype} {tuple(x['image'].shape)}".encode())
@@ -93,7 +95,11 @@ class OutputCache:
         self, known: List[Tensors], images: ImageList, need: FrozenSet[str]
     ) -> DetectorOutput:
         out, device = DetectorOutput(images, self._adapter, {}), images.device
-        for name in sorted(known[0], key=_numbers):
+        if "sets" in need:
+            padded = [pad_sequence([x[y] for x in known], True) for y in (_BOXES, _ROWS)]
+            boxes, rows = (x.to(device) for x in padded)
+            out.sets = Predicted(boxes, rows, bool(known[0][_EXCLUSIVE]))
+        for name in sorted(known[0].keys() - {_BOXES, _ROWS, _EXCLUSIVE}, key=_numbers):
             field, stride, *block = name.split("/")
             values, maps = [x[name] for x in known], getattr(out, field)
             if field == "anchors":
@@ -112,6 +118,10 @@ def _of_image(output: DetectorOutput, need: FrozenSet[str]) -> Tensors:
     for field in _TAPS:
         for stride, blocks in getattr(output, field).items():
             found.update({f"{field}/{stride}/{i}": x[0] for i, x in enumerate(blocks)})
+    if "sets" in need:
+        sets = output.sets
+        found |= {_BOXES: sets.boxes[0], _ROWS: sets.probabilities[0]}
+        found[_EXCLUSIVE] = torch.tensor(sets.exclusive)
     if not need & {"features", "roi", "masks"}:
         found = {name: x for name, x in found.items() if not name.startswith("features/")}
     found.update({f"anchors/{stride}": x.tensor for stride, x in output.anchors.items()})

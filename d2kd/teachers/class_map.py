@@ -10,6 +10,7 @@ from ..data.class_names import matching
 from ..errors import ConfigError, check_choice
 from ..heads import DISTILLATION_HEAD_REGISTRY
 from .classes import trained_classes
+from .readers import teachers_of
 from .teacher import Teacher
 
 
@@ -51,11 +52,10 @@ def build_class_maps(cfg: CfgNode, teachers: Sequence[Teacher]) -> Dict[int, Cla
     Raises:
         ConfigError: see `match_classes`.
     """
-    heads = cfg.DISTILL.HEADS
-    by_class = [x for x in heads if DISTILLATION_HEAD_REGISTRY.get(x).by_class]
+    by_class = [name for name in cfg.DISTILL.HEADS if _reads_classes(name)]
     maps = {}
     _check_pairs(cfg, teachers)
-    for index in sorted({cfg.DISTILL[name].TEACHER for name in by_class}):
+    for index in sorted({i for name in by_class for i in teachers_of(cfg, name)}):
         theirs = teachers[index].classes
         ours = trained_classes(cfg) if theirs else []
         try:
@@ -66,6 +66,11 @@ def build_class_maps(cfg: CfgNode, teachers: Sequence[Teacher]) -> Dict[int, Cla
             maps[index] = found
             logging.getLogger(__name__).warning("Teacher %d: %s.", index, found.text(ours, theirs))
     return maps
+
+
+def _reads_classes(name: str) -> bool:
+    head = DISTILLATION_HEAD_REGISTRY.get(name)
+    return head.by_class or "sets" in head.reads_of_teacher()
 
 
 def known_pairs(cfg: CfgNode, theirs: Sequence[str]) -> List[Sequence[str]]:

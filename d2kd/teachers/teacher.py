@@ -12,6 +12,7 @@ from torch import nn
 
 from ..adapters import DetectorOutput, build_adapter
 from ..adapters.padding import padded_size
+from ..adapters.sets import usable
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.naming import construct
@@ -87,7 +88,10 @@ class Teacher:
             output = self.run(images, need)
         pixels = [x["image"] for x in batched_inputs]
         sizes = [(x.shape[-2], x.shape[-1]) for x in pixels]
-        return self.adapter.fit(output, sizes, padded_size(pixels, divisor))
+        output = self.adapter.fit(output, sizes, padded_size(pixels, divisor))
+        if "sets" in need:
+            output.sets = usable(output.sets, sizes, self.adapter.least_score)
+        return output
 
     def preprocess(self, batched_inputs: List[dict], divisor: int, input_format: str) -> ImageList:
         """The batch as the teacher was trained to see it; arguments as for a call."""

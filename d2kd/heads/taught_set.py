@@ -1,0 +1,102 @@
+"""What a teacher's set says of a student's points."""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..adapters.sets import best_first
+from ..detectors import Predicted
+
+
+class Points(NamedTuple):
+    """What a set says of points, of any shape (...).
+
+    Attributes:
+        probabilities: (..., K), 0 for background.
+        boxes: (..., 4) XYXY px, of no meaning for background.
+        scores: (...) largest probability, 0 for background.
+        labels: (...) bool, of a box of which one class alone is known.
+        taught: (...) bool, of a box that is taught.
+        background: (...) bool, of none of the boxes.
+    """
+
+    probabilities: Tensor
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    taught: Tensor
+    background: Tensor
+
+
+class TaughtSet(NamedTuple):
+    """The boxes of a set that count, the most certain first; the host does not wait for them.
+
+    An image of fewer boxes than others has its best one again in their places, and again: that
+    changes no assignment.
+
+    Attributes:
+        boxes: (N, Q, 4) XYXY px.
+        probabilities: (N, Q, K) in [0, 1], float32.
+        scores: (N, Q), the largest of them.
+        labels: (N, Q) bool, see `Predicted`.
+        there: (N, Q) bool, whether it is one for the first time.
+        known: (K,) bool, see `Predicted`.
+    """
+
+    boxes: Tensor
+    probabilities: Tensor
+    scores: Tensor
+    labels: Tensor
+    there: Tensor
+    known: Optional[Tensor]
+
+    def at(self, image: Tensor, place: Tensor, score: float) -> Points:
+        """What is said of points.
+
+        Args:
+            image: of each point, broadcast to the shape of `place`.
+            place: (...) see `DetectorAdapter.assign`.
+            score: from which on a box is taught; points of others take no part.
+        """
+        count = self.boxes.shape[1]
+        place = place.masked_fill(~self.there.any(1)[image], -1)
+        rows = image * (count + 1) + place.masked_fill(place < 0, count)
+
+        def pick(x: Tensor) -> Tensor:
+            padded = F.pad(x, [*[0] * (2 * x.dim() - 4), 0, 1])  # one more box, background's
+            found = padded.flatten(0, 1).index_select(0, rows.flatten())
+            return found.view(*rows.shape, *x.shape[2:])
+
+        scores = pick(self.scores)
+        taught = (place >= 0) & (scores >= score)
+        labels = pick(self.labels.float()) > 0
+        return Points(
+            pick(self.probabilities), pick(self.boxes), scores, labels, taught, place == -1
+        )
+
+    def themselves(self, score: float) -> Points:
+        """What is said of the boxes as points (N * Q,), each once; background none of them."""
+        boxes, rows, scores, labels = (
+            x.flatten(0, 1) for x in (self.boxes, self.probabilities, self.scores, self.labels)
+        )
+        taught = self.there.flatten() & (scores >= score)
+        return Points(rows, boxes, scores, labels, taught, torch.zeros_like(taught))
+
+
+def taught_set(sets: Predicted, least: float, most: int) -> TaughtSet:
+    """The boxes of a set that count.
+
+    Args:
+        sets: see `DetectorOutput.sets`.
+        least: score from which on they count, above 0.
+        most: that an image keeps.
+    """
+    sets = best_first(sets, most)
+    scores = sets.probabilities.amax(2)
+    labels = torch.zeros_like(scores, dtype=torch.bool) if sets.labels is None else sets.labels
+    there = scores >= least
+    boxes, rows = (x.where(there[..., None], x[:, :1]) for x in (sets.boxes, sets.probabilities))
+    scores, labels = (x.where(there, x[:, :1]) for x in (scores, labels))
+    return TaughtSet(boxes, rows, scores, labels, there, sets.known)

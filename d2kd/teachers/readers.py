@@ -1,0 +1,71 @@
+"""Which heads read which teachers."""
+
+from typing import Dict, Sequence, Tuple
+
+from detectron2.config import CfgNode
+
+from ..heads import DistillationHead
+from .teacher import Teacher
+
+Heads = Dict[str, Tuple[DistillationHead, float, int]]
+"""Name -> head, weight, index of its teacher."""
+
+
+def all_of(head: DistillationHead, index: int) -> Tuple[int, ...]:
+    """Indices of all teachers that a head reads, whose own is `index`."""
+    return (head.sets is not None and head.sets.teachers) or (index,)
+
+
+def teachers_of(cfg: CfgNode, name: str) -> Tuple[int, ...]:
+    """Indices of the teachers that the method `name` reads."""
+    node = cfg.DISTILL[name]
+    return tuple(node.get("TEACHERS", ())) or (node.TEACHER,)
+
+
+def check_heads(heads: Heads, count: int) -> None:
+    """Check weights, and indices of `count` teachers.
+
+    Raises:
+        ValueError: a weight is negative, or there is no such teacher.
+    """
+    for name, (head, weight, index) in heads.items():
+        if not weight >= 0:
+            raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {weight}.")
+        check_indices(name, (index,), count)
+        check_indices(name, all_of(head, index), count, "TEACHERS")
+
+
+def check_indices(name: str, indices: Sequence[int], count: int, key: str = "TEACHER") -> None:
+    """Check that there are teachers of these indices, for the method `name`.
+
+    Raises:
+        ValueError: there are not.
+    """
+    for index in indices:
+        if not 0 <= index < count:
+            raise ValueError(
+                f"DISTILL.{name}.{key} is {index}, but DISTILL.TEACHER.CONFIG_FILES lists "
+                f"{count} teachers, counted from 0."
+            )
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Check that the channels of one detector's images can be turned into another one's.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if len(set(formats)) > 1 and not set(formats) <= {"RGB", "BGR"}:
+        raise ValueError(
+            f"INPUT.FORMAT of student and teachers are {formats}; only RGB and BGR can be turned "
+            "into each other."
+        )
+
+
+def ask_for_sets(heads: Heads, teachers: Sequence[Teacher]) -> None:
+    """Tell the teachers from which score on the boxes of their sets count."""
+    for head, _, index in heads.values():
+        if head.sets is not None:
+            for i in all_of(head, index):
+                adapter = teachers[i].adapter
+                adapter.least_score = head.sets.least
