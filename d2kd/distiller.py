@@ -66,6 +66,8 @@ class Distiller(nn.Module):
         self.weights = {name: weight for name, (_, weight, _) in heads.items()}
         self.teacher_of = {name: index for name, (_, _, index) in heads.items()}
         self.teachers_of = {name: all_of(head, i) for name, (head, _, i) in heads.items()}
+        self.reads_of = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}
+        self.requests = {name: head.sets for name, (head, _, _) in heads.items()}
         self.teachers = list(teachers)
         self.input_format = input_format
         self.class_maps = class_maps or {}
@@ -118,11 +120,11 @@ class Distiller(nn.Module):
         self, name: str, student: DetectorOutput, teachers: Dict[int, DetectorOutput]
     ) -> Tuple[DetectorOutput, DetectorOutput]:
         """What a head compares: both outputs, in the classes that both have where it matters."""
-        index, head = self.teacher_of[name], self.heads[name]
-        if head.sets is not None:
+        index, request = self.teacher_of[name], self.requests[name]
+        if request is not None:
             outputs = {i: teachers[i] for i in self.teachers_of[name]}
-            return student, with_sets(outputs, self.class_maps, head.sets.union)
-        if index not in self.class_maps or not head.by_class:
+            return student, with_sets(outputs, self.class_maps, request.union)
+        if index not in self.class_maps or not self.heads[name].by_class:
             return student, teachers[index]
         classes = self.class_maps[index]
         return classes.of_student(student), classes.of_teacher(teachers[index], student)
@@ -156,7 +158,7 @@ class Distiller(nn.Module):
 
     def _teacher_need(self, index: int) -> FrozenSet[str]:
         names = (name for name, indices in self.teachers_of.items() if index in indices)
-        return frozenset().union(*(self.heads[name].reads_of_teacher() for name in names))
+        return frozenset().union(*(self.reads_of[name] for name in names))
 
     def __getattr__(self, name: str) -> Any:
         """The student's, if it is not the distiller's: names of its state dict lead to modules."""

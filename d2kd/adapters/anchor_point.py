@@ -60,8 +60,9 @@ class AnchorPointDetectorAdapter(DenseDetectorAdapter):
     def ranked_by(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
         """See the base class."""
         scores = self.class_scores(logits, quality)
-        rescored = self.detector.rescore and quality is not None
-        return with_quality(scores, quality) if rescored else scores
+        if quality is None or not self.detector.rescore:
+            return scores
+        return with_quality(scores, quality)
 
     def decode(self, output: DetectorOutput) -> Dict[int, Tensor]:
         """See the base class."""

@@ -14,7 +14,7 @@ from ..detectors import Predicted
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .output import DenseMaps, DetectorOutput, DetectorSpec, RoIOutput
 from .region_sets import assign_regions, decode_regions, region_sets
-from .regions import Masks, as_proposals, build_regions
+from .regions import Masks, Regions, as_proposals, build_regions
 from .replay import replayable
 from .sets import of_labels
 
@@ -96,8 +96,9 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
             return region_sets(self._regions, pyramid, proposals, self.least_score)
         heads = self.detector.roi_heads  # of which the detections alone are known
         found, _ = heads(images, pyramid, proposals, None)
-        fields = ([getattr(x, name) for x in found] for name in ("scores", "pred_classes"))
-        return of_labels([x.pred_boxes.tensor for x in found], *fields, heads.num_classes)
+        boxes = [x.pred_boxes.tensor for x in found]
+        scores, classes = [x.scores for x in found], [x.pred_classes for x in found]
+        return of_labels(boxes, scores, classes, heads.num_classes)
 
     def _forward_rpn(
         self, out: DetectorOutput, pyramid: dict, gt: Optional[List[Instances]]
@@ -159,24 +160,30 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         if self._masks is not None and "masks" in need:
             output.masks = self._masks.logits(pyramid, as_proposals(student.masks.proposals))
 
+    @property
+    def _replayed(self) -> Regions:
+        """The RoI heads of a student with "roi"."""
+        assert self._regions is not None
+        return self._regions
+
     def _pyramid(self, output: DetectorOutput) -> dict:
         maps = output.whole or output.features
         return {name: maps[stride] for stride, name in self._names.items()}
 
     def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
         """See the base class."""
-        return assign_regions(self._regions, output.roi, boxes)
+        return assign_regions(self._replayed, output.roi, boxes)
 
     def decode_regions(self, stage: RoIOutput, index: int) -> Tensor:
         """See the base class."""
-        return decode_regions(self._regions, stage, index)
+        return decode_regions(self._replayed, stage, index)
 
     def regions_at(self, output: DetectorOutput, boxes: Tensor) -> RoIOutput:
         """See the base class."""
         sizes = output.images.image_sizes
         pairs = zip(sizes, boxes, strict=True)
         proposals = [Instances(size, proposal_boxes=Boxes(x)) for size, x in pairs]
-        return self._regions.stage(self._pyramid(output), proposals, 0)
+        return self._replayed.stage(self._pyramid(output), proposals, 0)
 
 
 def _feature_names(detector: GeneralizedRCNN) -> List[str]:

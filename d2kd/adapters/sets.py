@@ -54,8 +54,8 @@ def suppressed(
         index = ((scores > least) & torch.isfinite(corners).all(1)).nonzero()[:, 0]
         kept = batched_nms(corners[index], scores[index], classes[index], nms)[:limit]
         found.append((corners[index[kept]], rows[index[kept]].float()))
-    padded = (pad_sequence(list(x), batch_first=True) for x in zip(*found, strict=True))
-    return Predicted(*padded, exclusive)
+    corners, rows = (pad_sequence(list(x), batch_first=True) for x in zip(*found, strict=True))
+    return Predicted(corners, rows, exclusive)
 
 
 def of_labels(
@@ -128,7 +128,8 @@ def union(sets: Sequence[Predicted], threshold: float) -> Predicted:
         sets: of the same images and classes.
         threshold: IoU above which the less certain of two boxes of one class goes.
     """
-    boxes, rows = (torch.cat([x[i] for x in sets], 1) for i in range(2))
+    boxes = torch.cat([x.boxes for x in sets], 1)
+    rows = torch.cat([x.probabilities for x in sets], 1)
     scores, classes = rows.max(2)
     image = torch.arange(len(boxes), device=boxes.device)[:, None] * rows.shape[2]
     kept = batched_nms(
