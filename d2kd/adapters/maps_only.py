@@ -60,5 +60,7 @@ class TransformersDetectorAdapter(MapsAdapter):
         backbone = self.detector.backbone
         if "sets" not in need:
             return DetectorOutput(images, self, self.by_stride(backbone.encode(images)))
+        if not need - {"sets", "gt"}:  # no maps are kept
+            return DetectorOutput(images, self, {}, sets=backbone.predict_alone(images))
         maps, sets = backbone.encode_and_predict(images)
         return DetectorOutput(images, self, self.by_stride(maps), sets=sets)

@@ -75,7 +75,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                 "INPUT.MAX_SIZE_* NUM_GROUPS WIDTH_PER_GROUP REG_MAX NUM_LEVELS RES5_DILATION "
                 "PICTURES.IMAGES BALANCE.STEPS BASE_LR CLIP_VALUE NORM_TYPE CENTER_SAMPLING_RADIUS "
                 "CACHE_GB RANDOM_SUBSET_RATIO SDGQP.TAU SDGQP.KAPPA DISTILL.PKD.EPS "
-                "DISTILL.LR_FACTOR"),
+                "DISTILL.LR_FACTOR SetKD.SCORE_LOW SetKD.UNION_NMS MAX_BOXES"),
     "at least 0": (_at_least_zero, "NUM_WORKERS *_PERIOD WARMUP_ITERS CHECKPOINTS_TO_KEEP SPIKE "
                    "CHECK_IMAGES NUM_CONV NUM_CONVS NUM_FC POOLER_SAMPLING_RATIO MIN_SIZE_TEST "
                    "WEIGHT_DECAY WEIGHT_DECAY_* LOSS_WEIGHT *_LOSS_WEIGHT FOCAL_LOSS_GAMMA "
@@ -89,7 +89,8 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
     "at most 1,000": (_at_most(1000), "NUM_WORKERS NUM_CONV NUM_CONVS NUM_FC NUM_LEVELS"),
     "a number from 0 to 1": (_fraction, "*THRESH_TEST RPN.NMS_THRESH POSITIVE_FRACTION "
                              "FOCAL_LOSS_ALPHA SOLVER.MOMENTUM ANCHOR_GENERATOR.OFFSET "
-                             "SOLVER.EMA.DECAY DDOD.*_EXPONENT"),
+                             "SOLVER.EMA.DECAY DDOD.*_EXPONENT SetKD.SCORE SetKD.SCORE_LOW "
+                             "SetKD.UNION_NMS"),
     "a number between 0 and 1": (lambda v: is_number(v) and 0 < v < 1,
                                  "PRIOR_PROB ONECYCLE_PCT_START"),
     "a list of numbers above 0": (_each(_above_zero), "INPUT.MIN_SIZE_TRAIN PIXEL_STD "
@@ -99,6 +100,8 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                                   "ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
     "lists of numbers above 0": (_nested(_above_zero), "ANCHOR_GENERATOR.SIZES "
                                  "ANCHOR_GENERATOR.ASPECT_RATIOS ROI_BOX_CASCADE_HEAD.*"),
+    "a list of indices, counted from 0": (_each(lambda x: type(x) is int and x >= 0),
+                                          "DISTILL.*.TEACHERS"),
     "pairs of names": (_pairs, "DISTILL.TEACHER.CLASS_MAP"),
     "rising numbers": (_rising, "SOLVER.STEPS *.IOU_THRESHOLDS"),
     "a norm that Detectron2 knows (BN, SyncBN, FrozenBN, GN, LN or \"\")":

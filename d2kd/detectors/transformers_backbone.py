@@ -79,6 +79,11 @@ class TransformersBackbone(Backbone):
         maps = maps_among(self.model, outputs, pixels, mask)
         return self._named(maps), _predicted(self.model, outputs, images)
 
+    def predict_alone(self, images: ImageList) -> Predicted:
+        """The predictions of `encode_and_predict`."""
+        outputs = run_whole(self.model, *_inputs(images, self._scale))
+        return _predicted(self.model, outputs, images)
+
     def predict(self, images: ImageList) -> Predicted:
         """Predictions on images as they are, padded to multiples of `step`."""
         outputs = run_whole(self.model, *_inputs(images, 1.0))

@@ -69,7 +69,8 @@ def method_matrix() -> str:
         rows.append((method, *cells))
     note = (
         "\n\nStudent and teacher of one kind. Methods that read features alone (PKD, CWD, MGD, "
-        "FitNets,\nStructuredKD) go between all of them. d2kd methods NAME shows keys and defaults."
+        "FitNets,\nStructuredKD), and SetKD, go between all of them. d2kd methods NAME shows keys "
+        "and defaults."
     )
     return format_table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
 

@@ -1,10 +1,12 @@
 """Every config builds, without its weights; plain ones are what stock tools expect."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 
 import d2kd.teachers.teacher
@@ -14,9 +16,11 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file, merge_options, without_pretrained
 from d2kd.config.locate import resolve_config_file
 from d2kd.config.model_zoo import zoo_config_file
+from d2kd.config.sources import transformers
 from d2kd.engine.main import argument_parser, resolve_config
 from d2kd.solver import build_lr_scheduler, build_optimizer
 from d2kd.study import load_study
+from tests.tiny_transformers import save
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "configs", ROOT / "studies" / "configs")
@@ -43,6 +47,24 @@ def without_random_numbers(monkeypatch):
     """Weights, which no test looks at, are not drawn: it would take much of the time."""
     for name in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
+@pytest.fixture(autouse=True)
+def without_the_hub(monkeypatch, tmp_path):
+    """Its files are those of a tiny detector of COCO's classes."""
+
+    def file(repository, name):
+        pytest.importorskip("transformers")
+        if not (tmp_path / name).exists():
+            names = [x["name"] for x in COCO_CATEGORIES if x["isthing"]]
+            save("RTDetr", tmp_path, do_normalize=False)
+            config = json.loads((tmp_path / "config.json").read_text())
+            config["id2label"] = dict(enumerate(names))
+            config["label2id"] = {name: i for i, name in enumerate(names)}
+            (tmp_path / "config.json").write_text(json.dumps(config))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(transformers, "hub_file", file)
 
 
 def test_there_are_configs():

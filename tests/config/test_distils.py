@@ -79,6 +79,9 @@ def test_a_teacher_that_no_method_reads(caplog):
     assert not caplog.records
     check(*options, teachers=("a", "b"))
     assert "Teacher 0 (a) is read by no method" in caplog.text
+    caplog.clear()
+    check("DISTILL.SetKD.TEACHERS", (0, 1), heads=("SetKD",), teachers=("a", "b"))
+    assert not caplog.records
 
 
 IDLE = {
@@ -90,6 +93,7 @@ IDLE = {
     "MGD": ("FCOS", ["ALPHA"]),
     "StructuredKD": ("FCOS", ["FEAT_WEIGHT", "ATTENTION_WEIGHT", "NON_LOCAL_WEIGHT"]),
     "RoIKD": ("GeneralizedRCNN", ["ALPHA", "BETA"]),
+    "SetKD": ("RetinaNet", ["CLS_WEIGHT", "BOX_WEIGHT"]),
 }
 
 

@@ -105,6 +105,10 @@ def test_maps_and_sets_are_those_of_the_library(pair):
     batch = adapter.preprocess([{"image": x} for x in images], adapter.divisor)
     out = adapter(batch, None, FEATURES)
     both = adapter(batch, None, frozenset({"features", "sets"}))
+    alone = adapter(batch, None, frozenset({"sets"}))
+    assert not alone.features
+    close(alone.sets.boxes, both.sets.boxes)
+    close(alone.sets.probabilities, both.sets.probabilities)
     shapes = {s: (x.channels, *(-(-side // s) for side in batch.tensor.shape[2:]))
               for s, x in adapter.spec().features.items()}  # fmt: skip
     assert list(shapes) == STRIDES.get(family, [8, 16, 32])

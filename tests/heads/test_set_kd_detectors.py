@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.adapters.class_map import ClassMap
-from d2kd.detectors import Predicted
+from d2kd.detectors import Predicted, TransformersDetector
+from d2kd.detectors.transformers_backbone import TransformersBackbone
 from d2kd.heads import build_head, head_defaults
 from d2kd.heads.set_kd import SetKD
 from d2kd.inference.distillation_maps import distillation_maps
@@ -21,6 +22,7 @@ from tests.adapters.test_sets import CASCADE, DETECTORS, trained
 from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import detector
 from tests.ranks import two_ranks
+from tests.tiny_transformers import tiny
 
 LOW = {"SCORE": 0.06, "SCORE_LOW": 0.055}  # tiny detectors are not sure of much
 
@@ -158,6 +160,21 @@ def test_a_class_that_the_teacher_lacks(name):
             count = 4 if name == "Faster R-CNN" else 3
             grad = x.grad.unflatten(0, (-1, count))
             assert not grad[:, 1].any() and bool(grad[:, 0].any()), key
+
+
+@pytest.mark.parametrize("name", ["RetinaNet", "Faster R-CNN"])
+@pytest.mark.parametrize("family", ["RTDetr", "Detr"])
+def test_teachers_of_transformers(family, name):
+    """Of independent and of exclusive classes; of their 10 boxes the certain ones count."""
+    pytest.importorskip("transformers")
+    pixels = {"pixel_mean": [0.0] * 3, "pixel_std": [255.0] * 3}
+    teacher = TransformersDetector(backbone=TransformersBackbone(tiny(family)), **pixels)
+    model = distiller(student_of(name), teacher)
+    losses = step(model)
+    assert losses["loss_SetKD_cls"] > 0
+    sets = model.run_teachers(make_batch(), None)[0].sets
+    assert 0 < sets.boxes.shape[1] <= 10 and sets.exclusive == (family == "Detr")
+    assert bool((sets.boxes <= torch.tensor([128, 96, 128, 96.0])).all())
 
 
 def test_numbers_of_classes_differ_and_no_names_are_known():

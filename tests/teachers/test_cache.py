@@ -25,6 +25,8 @@ CASES = [
     ("GFL", ("Parallel",), {"MODEL__GFL__QUALITY": "SDGQP"}),
     ("GeneralizedRCNN", ("StructuredKD", "RoIKD"), {}),
     ("GeneralizedRCNN", ("RoIKD", "MaskKD"), {"MODEL__MASK_ON": True}),
+    ("RetinaNet", ("SetKD",), {}),
+    ("GeneralizedRCNN", ("SetKD", "PKD"), {}),
 ]
 
 
@@ -45,7 +47,8 @@ def hits(storage):
 
 @pytest.mark.parametrize(("meta", "heads", "keys"), CASES)
 def test_losses_do_not_change(tmp_path, event_storage, meta, heads, keys):
-    _, model = pair(meta, heads, 8, {"CrossKD": {"BLOCK": 1}}, **keys)
+    options = {"CrossKD": {"BLOCK": 1}, "SetKD": {"SCORE": 0.06, "SCORE_LOW": 0.055}}
+    _, model = pair(meta, heads, 8, options, **keys)
     batch = make_batch()
     plain = losses_of(model, batch)
     cached(model, tmp_path)
