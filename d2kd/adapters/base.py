@@ -156,18 +156,15 @@ class DetectorAdapter:
         """
         raise NotImplementedError
 
-    def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
-        """Assign a student's anchors, cells or proposals to boxes as it assigns them to objects.
-
-        The detectors' own assigners are asked, some of which make the host wait.
+    def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
+        """Assign a student's anchors, cells or proposals to boxes as its own assigner would.
 
         Args:
-            output: of the student.
-            boxes: (N, Q, 4) XYXY px.
+            boxes, classes: (N, Q, 4) XYXY px and (N, Q), the likeliest of each.
 
         Returns:
-            List[Tensor]: one for dense predictions, (N, R), or one for each stage of regions, (P,):
-            the place of the box in its image, -1 for background, -2 for what takes no part.
+            List[Tensor]: (N, R) of dense predictions, or (P,) of each stage of regions: the place
+            of the box in its image, -1 for background, -2 for what takes no part.
         """
         raise NotImplementedError
 
@@ -176,7 +173,7 @@ class DetectorAdapter:
         raise NotImplementedError
 
     def regions_at(self, output: DetectorOutput, boxes: Tensor) -> RoIOutput:
-        """What a student's first stage predicts on boxes (N, Q, 4) XYXY px, image after image."""
+        """What a student's first stage predicts on boxes (N, Q, 4) XYXY px."""
         raise NotImplementedError
 
     def __call__(

@@ -1,7 +1,10 @@
 """Adapter of DDOD, which assigns anchors by what they predict."""
 
+import copy
 from typing import Callable, ClassVar, List, Tuple
 
+import torch
+import torch.nn.functional as F
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
 from torch import Tensor
@@ -24,6 +27,15 @@ class DDODAdapter(AnchorPointDetectorAdapter):
     ) -> Tuple[List[Tensor], List[Tensor]]:
         maps = (list(x.values()) for x in (output.logits, output.deltas))
         return self.detector.label_anchors(list(output.anchors.values()), gt, *maps)
+
+    def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
+        """See the base class. A place's logit is that of its box's class."""
+        seen = copy.copy(output)
+        seen.logits = {}
+        for stride, x in output.logits.items():
+            index = classes[:, None].expand(-1, x.shape[1], -1)
+            seen.logits[stride] = torch.cat([F.pad(x, (0, 1)), x.gather(2, index)], 2)
+        return super().assign(seen, boxes, classes)
 
     def _labels(self, labels: List[Tensor], boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
         both = super()._labels(labels, boxes)

@@ -13,7 +13,7 @@ from ..detectors import Predicted
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .output import DetectorOutput, DetectorSpec
 from .padding import valid_cells
-from .sets import clipped, suppressed
+from .sets import best_cells, clipped, suppressed
 from .towers import predict_level, run_head_with_taps, run_tower
 
 _TAPS = frozenset({"cls_taps", "reg_taps"})
@@ -87,21 +87,13 @@ class DenseDetectorAdapter(DetectorAdapter):
         return out
 
     def _sets(self, out: DetectorOutput) -> Predicted:
-        """The best cells of each level, suppressed class by class, as in inference."""
-        m, decoded, boxes, rows = self.detector, self.decode(out), [], []
-        for stride, logits in out.logits.items():
-            scores = self.ranked_by(logits, out.quality.get(stride))
-            count = min(m.test_topk_candidates, scores.shape[1])
-            cells = scores.amax(2).topk(count, 1).indices[..., None]
-            boxes.append(decoded[stride].gather(1, cells.expand(-1, -1, 4)))
-            rows.append(scores.gather(1, cells.expand(-1, -1, scores.shape[2])))
-        found = list(torch.cat(boxes, 1))
+        m = self.detector
+        scores = {s: self.ranked_by(x, out.quality.get(s)) for s, x in out.logits.items()}
+        boxes, rows = best_cells(scores, self.decode(out), m.test_topk_candidates)
         if self._clips_first:
-            found = clipped(found, out.images.image_sizes)
-        return suppressed(
-            found, list(torch.cat(rows, 1)), False, least=self.least_score,
-            nms=m.test_nms_thresh, limit=m.max_detections_per_image,
-        )  # fmt: skip
+            boxes = clipped(boxes, out.images.image_sizes)
+        limits = {"nms": m.test_nms_thresh, "limit": m.max_detections_per_image}
+        return suppressed(boxes, rows, False, least=self.least_score, **limits)
 
     @property
     def _clips_first(self) -> bool:
@@ -116,7 +108,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         joint = scores * quality.float().sigmoid()
         return joint.sqrt() if getattr(self.detector, "score", "sqrt") == "sqrt" else joint
 
-    def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
+    def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
         """See the base class. Places stand for classes above K, which is background's."""
         first = self.detector.num_classes + 1
         places = torch.arange(first, first + boxes.shape[1], device=boxes.device)
@@ -124,8 +116,7 @@ class DenseDetectorAdapter(DetectorAdapter):
             Instances(size, gt_boxes=Boxes(x), gt_classes=places)
             for x, size in zip(boxes, output.images.image_sizes, strict=True)
         ]
-        labels, _ = self.detector.label_anchors(list(output.anchors.values()), objects)
-        return [(torch.stack(labels) - first).clamp(min=-2)]
+        return [(self.label(output, objects)[0] - first).clamp(min=-2)]
 
     def _predict(self, out: DetectorOutput, features: List[Tensor], need: FrozenSet[str]) -> None:
         m = self.detector

@@ -35,7 +35,7 @@ class Decoder(Protocol):
     ) -> Tuple[Tensor, ...]:
         """Predictions from what passes between two blocks of the towers."""
 
-    def assign(self, output: "DetectorOutput", boxes: Tensor) -> List[Tensor]:
+    def assign(self, output: "DetectorOutput", boxes: Tensor, classes: Tensor) -> List[Tensor]:
         """Which box is whose, by the student's own assigner."""
 
     def decode_regions(self, stage: "RoIOutput", index: int) -> Tensor:

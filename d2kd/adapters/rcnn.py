@@ -170,7 +170,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         maps = output.whole or output.features
         return {name: maps[stride] for stride, name in self._names.items()}
 
-    def assign(self, output: DetectorOutput, boxes: Tensor) -> List[Tensor]:
+    def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
         """See the base class."""
         return assign_regions(self._replayed, output.roi, boxes)
 

@@ -1,6 +1,6 @@
 """Sets: a detector's boxes with the probabilities of all classes, after its own suppression."""
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 from detectron2.layers import batched_nms
@@ -24,6 +24,28 @@ class SetRequest(NamedTuple):
     teachers: Tuple[int, ...]
     least: float
     union: float
+
+
+def best_cells(
+    scores: Dict[int, Tensor], boxes: Dict[int, Tensor], count: int
+) -> Tuple[List[Tensor], List[Tensor]]:
+    """Of each level the `count` cells of largest scores, as dense inference starts from them.
+
+    Args:
+        scores: by stride (N, HWA, K).
+        boxes: by stride (N, HWA, 4) XYXY px.
+        count: cells of a level; all where it has fewer.
+
+    Returns:
+        Tuple: per image boxes (R, 4) and scores (R, K).
+    """
+    found: List[List[Tensor]] = [[], []]
+    for stride, x in scores.items():
+        cells = x.amax(2).topk(min(count, x.shape[1]), 1).indices[..., None]
+        for kept, y in zip(found, (boxes[stride], x), strict=True):
+            kept.append(y.gather(1, cells.expand(-1, -1, y.shape[2])))
+    corners, rows = (list(torch.cat(x, 1)) for x in found)
+    return corners, rows
 
 
 def suppressed(

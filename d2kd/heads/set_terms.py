@@ -39,7 +39,7 @@ class CellTerms(NamedTuple):
 
     def said(self, student: DetectorOutput, chosen: TaughtSet) -> Points:
         """What the set says of all anchors or cells (N, R)."""
-        place = student.adapter.assign(student, chosen.boxes)[0]
+        place = student.adapter.assign(student, *chosen.objects())[0]
         image = torch.arange(len(place), device=place.device)[:, None]
         return chosen.at(image, place, self.score)
 
@@ -91,7 +91,7 @@ class RegionTerms(NamedTuple):
 
     def __call__(self, student: DetectorOutput, chosen: TaughtSet) -> Terms:
         """Divided by the sums of weights and of certainties, each at least 1."""
-        places = student.adapter.assign(student, chosen.boxes)
+        places = student.adapter.assign(student, *chosen.objects())
         stages = [self._stage(student, chosen, k, place) for k, place in enumerate(places)]
         return {name: torch.stack([x[name] for x in stages]).mean() for name in stages[0]}
 

@@ -1,6 +1,6 @@
 """What a teacher's set says of a student's points."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,10 @@ class TaughtSet(NamedTuple):
         return Points(
             pick(self.probabilities), pick(self.boxes), scores, labels, taught, place == -1
         )
+
+    def objects(self) -> Tuple[Tensor, Tensor]:
+        """Boxes and their likeliest classes (N, Q), which are assigned."""
+        return self.boxes, self.probabilities.argmax(2)
 
     def themselves(self, score: float) -> Points:
         """What is said of the boxes as points (N * Q,), each once; background none of them."""

@@ -61,7 +61,7 @@ class Student(SimpleNamespace):
             valid={8: torch.full((images, 4), valid)}, quality=quality or {},
         )  # fmt: skip
 
-    def assign(self, output, boxes):
+    def assign(self, output, boxes, classes):
         """`places` say which of BOXES a point lies in."""
         wanted = torch.tensor(BOXES)[torch.tensor(self.places).clamp(min=0)]
         same = (wanted[None, :, None] == boxes[:, None]).all(-1)
@@ -199,7 +199,7 @@ def regions(logits, places, labels, rows, **options):
     boxes = torch.tensor([[0.0, 0, 8, 8], [8.0, 8, 16, 16]])[: len(rows)]
     decoded = torch.tensor([[[1.0, 0, 9, 8], [0.0, 0, 1, 1]]] * count, requires_grad=True)
     adapter = SimpleNamespace(
-        assign=lambda output, boxes: [torch.tensor(places)],
+        assign=lambda output, boxes, classes: [torch.tensor(places)],
         decode_regions=lambda stage, index: decoded[:1].expand(len(stage.logits), -1, -1),
         regions_at=lambda output, boxes: RoIOutput(z[:1].expand(boxes.shape[1], -1), None, []),
     )

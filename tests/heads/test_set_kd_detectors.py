@@ -100,15 +100,15 @@ def test_the_objects_themselves_as_a_set(name):
         assert_close(losses["cls"], loss[(labels >= 0) & valid].sum() / count)
 
 
-@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "GFL"])
+@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL"])
 def test_cells_are_assigned_as_to_objects(name):
     model, batch = distiller(student_of(name), trained(name)), make_batch()
     student = model.run_student(batch)
-    place = model.adapter.assign(student, ground_truth(batch, student).boxes)[0]
     classes = torch.stack([x["instances"].gt_classes for x in batch])
+    place = model.adapter.assign(student, ground_truth(batch, student).boxes, classes)[0]
     expected = classes.gather(1, place.clamp(min=0)).where(place >= 0, torch.tensor(3))
     assert torch.equal(expected.where(place > -2, torch.tensor(-1)), student.labels)
-    none = model.adapter.assign(student, torch.zeros(2, 0, 4))[0]
+    none = model.adapter.assign(student, torch.zeros(2, 0, 4), classes[:, :0])[0]
     assert bool((none == -1).logical_or(student.labels < 0).all())
 
 
@@ -117,8 +117,8 @@ def test_regions_are_assigned_as_to_objects(keys):
     student = detector("GeneralizedRCNN", **keys)
     model, batch = distiller(student, trained("Faster R-CNN")), make_batch()
     out = model.run_student(batch)
-    places = model.adapter.assign(out, ground_truth(batch, out).boxes)
     classes = torch.stack([x["instances"].gt_classes for x in batch])
+    places = model.adapter.assign(out, ground_truth(batch, out).boxes, classes)
     assert len(places) == len(out.roi) == (3 if keys else 1)
     for place, stage in zip(places, out.roi, strict=True):
         counts = [len(x) for x in stage.proposals]
