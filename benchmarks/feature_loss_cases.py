@@ -1,15 +1,17 @@
 """d2kd's losses on feature maps beside their reference forms."""
 
 import argparse
-from typing import Any, Callable, List, NamedTuple
+from functools import partial
+from typing import Any, Callable, List, NamedTuple, Sequence
 
+import reference_fgd
 import reference_losses as plain
 import torch
-from loss_inputs import feature_outputs, feature_spec
+from loss_inputs import STRIDES, feature_outputs, feature_spec, objects
 from torch import Tensor
 
 from d2kd import DetectorOutput
-from d2kd.heads import DISTILLATION_HEAD_REGISTRY, DistillationHead
+from d2kd.heads import DISTILLATION_HEAD_REGISTRY, FGD, DistillationHead
 from d2kd.losses import align_channels, channel_mask, spatial_mask
 
 
@@ -53,6 +55,25 @@ def mgd(args: argparse.Namespace) -> Case:
 
     leaves, *functions = features(args, "MGD", reference, preset="one_stage")
     return Case(leaves, *(seeded(f) for f in functions))
+
+
+def fgd(args: argparse.Namespace, strides: Sequence[int] = STRIDES) -> Case:
+    """15 objects an image; one-stage weights at any level."""
+    spec, (student, teacher) = feature_spec(strides), feature_outputs(args, strides)
+    student.gt = objects(args)
+    head = FGD(spec, spec, preset="one_stage").to(args.device)
+    boxes = [x.gt_boxes.tensor for x in student.gt]
+
+    def reference() -> Tensor:
+        total = 0.0
+        for stride, s in student.features.items():
+            contexts = head.context_student[str(stride)], head.context_teacher[str(stride)]
+            given = boxes, stride, head.values[:4], head.values.temperature
+            total = total + reference_fgd.level(s, teacher.features[stride], *given, *contexts)
+        return total
+
+    leaves = [*student.features.values(), *head.parameters()]
+    return Case(leaves, reference, lambda: sum(head(student, teacher).values()))
 
 
 def seeded(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -108,6 +129,9 @@ CASES = {
     "CWD": cwd,
     "FitNets": fitnets,
     "MGD": mgd,
+    "FGD": fgd,
+    "FGD P2": partial(fgd, strides=[4]),
+    "FGD P4": partial(fgd, strides=[16]),
     "StructuredKD masks": masks,
     "StructuredKD features": masked_features,
     "StructuredKD attention": attention,

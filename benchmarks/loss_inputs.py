@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -19,8 +19,8 @@ from d2kd.testing import tiny_cfg
 CLASSES, CHANNELS, STRIDES = 80, 256, (8, 16, 32, 64, 128)
 
 
-def feature_spec() -> DetectorSpec:
-    features = {s: ShapeSpec(channels=CHANNELS, stride=s) for s in STRIDES}
+def feature_spec(strides: Sequence[int] = STRIDES) -> DetectorSpec:
+    features = {s: ShapeSpec(channels=CHANNELS, stride=s) for s in strides}
     return DetectorSpec(name="X", features=features, num_classes=CLASSES, num_anchors=1)
 
 
@@ -32,18 +32,20 @@ def random(args: argparse.Namespace, channels: int, scale: float = 1.0, shift: f
     }
 
 
-def cells(args: argparse.Namespace) -> Dict[int, Tuple[int, int]]:
+def cells(args: argparse.Namespace, strides: Sequence[int] = STRIDES) -> Dict[int, Tuple[int, int]]:
     """Height and width of each level, at least 2 each: statistics of fewer values mean little."""
-    return {s: tuple(max(-(-side // s), 2) for side in args.size) for s in STRIDES}
+    return {s: tuple(max(-(-side // s), 2) for side in args.size) for s in strides}
 
 
-def feature_outputs(args: argparse.Namespace) -> Tuple[DetectorOutput, DetectorOutput]:
+def feature_outputs(
+    args: argparse.Namespace, strides: Sequence[int] = STRIDES
+) -> Tuple[DetectorOutput, DetectorOutput]:
     """Maps; the student's are leaves."""
     both = []
     for side in range(2):
         maps = {
             s: torch.randn(args.batch, CHANNELS, h, w, device=args.device)
-            for s, (h, w) in cells(args).items()
+            for s, (h, w) in cells(args, strides).items()
         }
         maps = {s: x.requires_grad_(side == 0) for s, x in maps.items()}
         both.append(DetectorOutput(images=None, adapter=None, features=maps))

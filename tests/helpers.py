@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
 from d2kd import (
     DetectorOutput,
@@ -73,9 +74,15 @@ def feature_output(widths, seed):
     return output_of(maps)
 
 
-def output_of(features):
-    """A DetectorOutput of nothing but FPN maps by stride."""
-    return DetectorOutput(images=None, adapter=None, features=features)
+def output_of(features, boxes=None, size=(256, 256)):
+    """A DetectorOutput of nothing but FPN maps by stride and, of each image, boxes (XYXY px)."""
+    gt = [_objects(x, size) for x in boxes or ()]
+    return DetectorOutput(images=None, adapter=None, features=features, gt=gt)
+
+
+def _objects(boxes, size):
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).view(-1, 4)
+    return Instances(size, gt_boxes=Boxes(boxes), gt_classes=torch.zeros(len(boxes)).long())
 
 
 @torch.no_grad()
@@ -84,7 +91,8 @@ def make_identity(head):
     for module in head.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.dirac_(module.weight)
-            module.bias.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
         elif isinstance(module, torch.nn.Linear):
             torch.nn.init.eye_(module.weight)
             module.bias.zero_()

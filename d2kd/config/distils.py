@@ -1,25 +1,29 @@
 """Whether a training distils at all, told from its config."""
 
 import logging
-from typing import List, Tuple
+from types import MappingProxyType
+from typing import List, Mapping, Tuple
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from ..errors import ConfigError
 
 _LEAST = 0.01  # of the iterations at full strength, and of the strength
 
 
-def check_distils(cfg: CfgNode) -> None:
+def check_distils(cfg: CfgNode, least_images: Mapping[str, int] = MappingProxyType({})) -> None:
     """Refuse a training that would distil nothing; warn, a line for each, of what takes no part.
 
     Args:
         cfg: of a training, from which a `Distiller` has been built.
+        least_images: that each rank must have in a batch, by method.
 
     Raises:
         ConfigError: every weight is 0, or the schedule is so in every iteration, or its warm-up is
-            100 times as long as the training.
+            100 times as long as the training; or a rank has too few images for a method.
     """
+    _check_images(cfg, least_images)
     distill = cfg.DISTILL
     off = [name for name in distill.HEADS if distill[name].WEIGHT == 0]
     if len(off) == len(distill.HEADS):
@@ -63,6 +67,18 @@ def _schedule(schedule: Tuple[float, ...], count: int) -> List[str]:
         return [f"DISTILL.SCHEDULE is {schedule}: distillation ends after iteration {end:.0f} of "
                 f"SOLVER.MAX_ITER {count}."]  # fmt: skip
     return []
+
+
+def _check_images(cfg: CfgNode, least: Mapping[str, int]) -> None:
+    batch, ranks = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    for name, count in least.items():
+        if batch // ranks < count:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH is {batch}, {batch // ranks} for each of {ranks} ranks, but "
+                f"{name} compares the images of a rank's batch with each other and needs {count}: "
+                f"set SOLVER.IMS_PER_BATCH to {count * ranks} or more, or leave {name} out of "
+                "DISTILL.HEADS."
+            )
 
 
 def _unread(distill: CfgNode) -> List[str]:

@@ -62,7 +62,7 @@ class DistillationTrainer(Builders):
         with naming_keys(cfg, "MODEL or DISTILL"):
             model = self.build_model(cfg)
             if isinstance(model, Distiller):
-                check_distils(cfg)
+                check_distils(cfg, {k: x.least_images for k, x in model.heads.items()})
         with naming_keys(cfg, "SOLVER"):
             optimizer = self.build_optimizer(cfg, model)
             if isinstance(model, Distiller):

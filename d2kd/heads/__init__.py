@@ -10,6 +10,8 @@ from .base import (
 from .bckd import BCKD
 from .crosskd import CrossKD
 from .cwd import CWD
+from .detkds import DetKDS
+from .fgd import FGD
 from .fitnets import FitNets
 from .ld import LD
 from .mask_kd import MaskKD
@@ -26,7 +28,9 @@ __all__ = [
     "CWD",
     "CrossKD",
     "DISTILLATION_HEAD_REGISTRY",
+    "DetKDS",
     "DistillationHead",
+    "FGD",
     "FitNets",
     "LD",
     "MGD",

@@ -30,6 +30,7 @@ class DistillationHead(nn.Module):
     compared with class k of the teacher; it is taken from `requires` where a head does not say.
     A head that reads other fields of a student than of a teacher overrides `reads_of_student` and
     `reads_of_teacher`; one that reads `sets` says how, in the attribute `sets`.
+    `least_images` is how many images a rank must have in a batch.
     """
 
     requires: FrozenSet[str] = frozenset({"features"})
@@ -47,6 +48,7 @@ class DistillationHead(nn.Module):
     def reads_of_teacher(cls) -> FrozenSet[str]:
         """The fields of `requires` that are read of a teacher."""
         return cls.requires - STUDENT_ONLY
+    least_images: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take `by_class` from the fields that are read, unless the head says it."""

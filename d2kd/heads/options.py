@@ -1,9 +1,11 @@
 """Checks of the options of heads."""
 
 from types import MappingProxyType
-from typing import Mapping, Sequence, Tuple
+from typing import Mapping, NamedTuple, Sequence, Tuple, TypeVar
 
 from ..errors import check_choice
+
+Values = TypeVar("Values", bound=NamedTuple)
 
 
 def check_options(
@@ -34,3 +36,9 @@ def check_options(
             f"DISTILL.{name}: {', '.join(terms)} {'are all' if len(terms) > 1 else 'is'} 0, so it "
             f"would distil nothing: give a weight above 0, or leave {name} out of DISTILL.HEADS."
         )
+
+
+def filled_in(given: Values, preset: Values) -> Values:
+    """The values given, and the preset's in place of -1."""
+    pairs = zip(given, preset, strict=True)
+    return given._make(b if a == -1 else a for a, b in pairs)

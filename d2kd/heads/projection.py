@@ -1,11 +1,12 @@
-"""What methods that compare FPN maps share: levels, 1x1 projections, presets, difference maps."""
+"""What methods that compare FPN maps share: levels, 1x1 projections, presets, boxes, maps."""
 
-from typing import Dict, Tuple
+from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
+from ..losses.boxes_on_cells import background_weights, clip_to_image, foreground_weights
 from ..losses.precision import at_least_float
 from .base import DistillationHead, common_strides
 from .options import check_options
@@ -73,6 +74,23 @@ class FeatureHead(DistillationHead):
 def difference_map(student: Tensor, teacher: Tensor) -> Tensor:
     """Root mean square of the difference over channels: two (N, C, H, W) -> (N, H, W), >= 0."""
     return (at_least_float(student) - at_least_float(teacher)).square().mean(1).sqrt()
+
+
+def boxes_on_images(student: DetectorOutput) -> List[Tensor]:
+    """Objects (G, 4) of each image, XYXY px, cut to the image; G may be 0."""
+    return [clip_to_image(x.gt_boxes.tensor, x.image_size) for x in student.gt]
+
+
+def object_maps(
+    student: DetectorOutput, features: Dict[int, Tensor]
+) -> Dict[str, Dict[int, Tensor]]:
+    """What the cells of maps by stride weigh: "foreground" on objects, "background" off them."""
+    boxes = boxes_on_images(student)
+    foreground = {
+        k: foreground_weights(boxes, k, (x.shape[2], x.shape[3])) for k, x in features.items()
+    }
+    background = {k: background_weights(x) for k, x in foreground.items()}
+    return {"foreground": foreground, "background": background}
 
 
 def is_two_stage(student: DetectorSpec, teacher: DetectorSpec) -> bool:

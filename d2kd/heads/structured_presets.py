@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .options import check_options
+from .options import check_options, filled_in
 
 
 class Values(NamedTuple):
@@ -37,8 +37,7 @@ def resolve(preset: str, two_stage: bool, given: Values) -> Values:
     check_options("StructuredKD", choices={"PRESET": (preset, ("auto", *PRESETS))})
     if preset == "auto":
         preset = "two_stage" if two_stage else "one_stage"
-    pairs = zip(given, PRESETS[preset], strict=True)
-    values = Values._make(b if a == -1 else a for a, b in pairs)
+    values = filled_in(given, PRESETS[preset])
     check_options(
         "StructuredKD",
         terms={

@@ -94,6 +94,8 @@ IDLE = {
     "StructuredKD": ("FCOS", ["FEAT_WEIGHT", "ATTENTION_WEIGHT", "NON_LOCAL_WEIGHT"]),
     "RoIKD": ("GeneralizedRCNN", ["ALPHA", "BETA"]),
     "SetKD": ("RetinaNet", ["CLS_WEIGHT", "BOX_WEIGHT"]),
+    "FGD": ("FCOS", ["ALPHA", "BETA", "GAMMA", "RELATION_WEIGHT"]),
+    "DetKDS": ("FCOS", ["GLOBAL_WEIGHT", "FG_WEIGHT", "BG_WEIGHT", "INSTANCE_WEIGHT"]),
 }
 
 

@@ -20,6 +20,7 @@ from tests.helpers import (
 from tests.losses.test_attention import STUDENT, TEACHER, near
 
 HEADS = ["CWD", "FitNets", "MGD", "PKD", "StructuredKD"]
+OF_OBJECTS = ["DetKDS", "FGD"]  # read boxes, too; these have their own tests of maps alone
 FAMILIES = ["RetinaNet", "GeneralizedRCNN"]
 SPEC = feature_spec({8: 2}, num_anchors=1)
 
@@ -98,7 +99,7 @@ def test_published_weights():
 
 
 @pytest.mark.parametrize("meta", FAMILIES)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", HEADS + OF_OBJECTS)
 def test_identical_teacher_gives_zero(name, meta):
     student = detector(meta)
     options = {"MGD": {"MASK_RATIO": 0.0}}
@@ -111,7 +112,7 @@ def test_identical_teacher_gives_zero(name, meta):
 
 
 @pytest.mark.parametrize("meta", FAMILIES)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", HEADS + OF_OBJECTS)
 def test_bfloat16_losses_are_float_and_near(name, meta):
     _, model = pair(meta, (name,))
     torch.manual_seed(0)
@@ -126,8 +127,10 @@ def test_bfloat16_losses_are_float_and_near(name, meta):
 
 @pytest.mark.parametrize("scale", [1.0, 0.0])
 @pytest.mark.parametrize("boxes", [0, 4])
-@pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [(name, n) for name in HEADS + OF_OBJECTS for n in (1, 2) if (name, n) != ("DetKDS", 1)],
+)
 def test_every_parameter_has_a_finite_gradient(name, images, boxes, scale):
     """A batch of one, whose coarsest map is a single cell, and images without objects too."""
     _, model = pair("RetinaNet", (name,))

@@ -1,9 +1,10 @@
 """Methods on FPN maps on two gloo ranks.
 
-FitNets, MGD and CWD average over images, so that the mean of the ranks' terms and gradients is that
-of one process with the whole batch (MGD without its random mask, which each rank draws itself).
-Structured KD's roots of sums over the batch are by definition not: two ranks give about 1 / sqrt(2)
-of it. There, and for BatchNorm's statistics, only that the ranks' parameters stay equal is tested.
+FGD, FitNets, MGD and CWD average over images, so that the mean of the ranks' terms and gradients is
+that of one process with the whole batch (MGD without its random mask, which each rank draws
+itself). Structured KD's roots of sums over the batch are by definition not: two ranks give about
+1 / sqrt(2) of it; DetKDS normalizes over a rank's images. There, and for BatchNorm's statistics,
+only that the ranks' parameters stay equal is tested.
 """
 
 import pytest
@@ -17,7 +18,7 @@ from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import pair
 from tests.ranks import two_ranks
 
-LINEAR = ("CWD", "FitNets", "MGD")
+LINEAR = ("CWD", "FGD", "FitNets", "MGD")
 
 
 def terms_and_gradients(batch, ddp):
@@ -40,11 +41,12 @@ def compare_with_one_process(rank, folder, meta):
 
 
 def train_three_steps(rank, folder, norm):
-    heads = (*LINEAR, "StructuredKD")
+    heads = (*LINEAR, "DetKDS", "StructuredKD")
     options = {"NON_LOCAL_NORM": norm, "FEAT_WEIGHT": 1.0, "NON_LOCAL_WEIGHT": 1.0}
-    _, model = pair("RetinaNet", heads, options={"StructuredKD": options})
+    options = {"StructuredKD": options, "FGD": {"RELATION_WEIGHT": 0.01}}
+    _, model = pair("RetinaNet", heads, options=options)
     for name, parameter in model.heads.named_parameters():
-        if name.endswith("norm.weight"):
+        if name.endswith(("norm.weight", "restore.weight")):
             torch.nn.init.ones_(parameter)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=1e-4)
@@ -65,7 +67,7 @@ def train_three_steps(rank, folder, norm):
 
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):
     expected = terms_and_gradients(whole_batch(), ddp=False)
-    assert len(expected[0]) == 3 and all(v.item() > 0 for v in expected[0].values())
+    assert len(expected[0]) == 7 and all(v.item() > 0 for v in expected[0].values())
     torch.save(expected, tmp_path / "expected.pth")
     two_ranks(worker, compare_with_one_process, str(tmp_path), "RetinaNet")
 

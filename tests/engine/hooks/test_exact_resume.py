@@ -24,6 +24,7 @@ CASES = {
     "RetinaNet": ("RetinaNet", ()),
     "RetinaNet, PKD and BCKD": ("RetinaNet", ("PKD", "BCKD")),
     "RetinaNet, MGD": ("RetinaNet", ("MGD",)),
+    "FCOS, DetKDS": ("FCOS", ("DetKDS",)),
     "GFL, LD and StructuredKD": ("GFL", ("LD", "StructuredKD")),
     "DDOD": ("DDOD", ()),
     "Faster R-CNN, RoIKD": ("GeneralizedRCNN", ("RoIKD",)),
@@ -37,7 +38,7 @@ def options(case, folder):
     if not heads:
         return []
     keys = {"MODEL__RETINANET__NUM_CLASSES": 2, "MODEL__GFL__NUM_CLASSES": 2,
-            "MODEL__ROI_HEADS__NUM_CLASSES": 2}  # fmt: skip
+            "MODEL__FCOS__NUM_CLASSES": 2, "MODEL__ROI_HEADS__NUM_CLASSES": 2}  # fmt: skip
     teacher = detector(meta, 12, seed=7, **keys)
     torch.save({"model": teacher.state_dict()}, folder / "teacher.pth")
     return ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", meta,
