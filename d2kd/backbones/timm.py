@@ -28,6 +28,7 @@ def add_timm_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.PRETRAINED = False  # download timm's weights
     cfg.MODEL.TIMM.CHECKPOINT = ""  # a local .pth or .safetensors of timm's weights instead
     cfg.MODEL.TIMM.FREEZE_AT = 0  # freeze everything up to feature c<n>; 2: stem and first stage
+    cfg.MODEL.TIMM.STRIDE = 0  # px of a plain ViT's grid, of a teacher; 0: its patch or a bit more
 
 
 def import_timm() -> ModuleType:

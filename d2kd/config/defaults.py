@@ -38,6 +38,7 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.BALANCE.SHARES = ()  # of the gradient norm, per head or one for each; (): off
     cfg.DISTILL.BALANCE.STEPS = 20  # distilled steps in which the heads' weights are set so
     cfg.DISTILL.BALANCE.PERIOD = 0  # iterations from one later measurement to the next (0: none)
+    cfg.DISTILL.BALANCE.BAND = 0.0  # tolerance of the shares, as a part of each (0: none)
     cfg.DISTILL.PICTURES = CfgNode()
     cfg.DISTILL.PICTURES.PERIOD = 0  # draw the heads' maps every N iterations (0: never)
     cfg.DISTILL.PICTURES.IMAGES = 2  # first images of DATASETS.TEST[0] to draw them on

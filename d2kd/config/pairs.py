@@ -13,6 +13,7 @@ from .loading import merge_options, teacher_config
 SHARE = 0.5  # of the gradient norm, of all methods together
 PERIOD = 10  # iterations from one measurement of the shares to the next
 _SHARES = "DISTILL.BALANCE.SHARES"
+_CHOSEN = ("VFM",)  # methods that have no share unless it is given
 _TWO_STAGE = "GeneralizedRCNN"
 _REGIONS = "MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
 _BY_REGION = "StandardROIHeads", "CascadeROIHeads"
@@ -68,7 +69,7 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
         heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg, teacher)
     if "CrossKD" in heads:
         keys["DISTILL.CrossKD.PROJECT"] = True
-    weights = [f"DISTILL.{head}.WEIGHT" for head in heads]
+    weights = [_weight(head) for head in heads]
     if not (why := _unbalanced(weights, now, said)):
         keys[_SHARES] = (round(SHARE / len(heads), 4),)
         keys["DISTILL.BALANCE.PERIOD"] = PERIOD
@@ -84,8 +85,14 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
     logging.getLogger(__name__).info("By --teacher: %s", text)
 
 
+def _weight(head: str) -> str:
+    return f"DISTILL.{head}.WEIGHT"
+
+
 def _unbalanced(weights: Collection[str], now: Mapping[str, Any], said: Collection[str]) -> str:
     """Why no shares are held; "" if they are."""
     causes = [f"{key} is given" for key in weights if key in said]
+    if _SHARES not in said:
+        causes += [f"the share of {x} has to be chosen" for x in _CHOSEN if _weight(x) in weights]
     causes += [f"{_SHARES} is empty"] * (_SHARES in said and not now[_SHARES])
     return " and ".join([*causes, *["DISTILL.COMPILE is True"] * now["DISTILL.COMPILE"]])

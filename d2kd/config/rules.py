@@ -90,7 +90,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
     "a number from 0 to 1": (_fraction, "*THRESH_TEST RPN.NMS_THRESH POSITIVE_FRACTION "
                              "FOCAL_LOSS_ALPHA SOLVER.MOMENTUM ANCHOR_GENERATOR.OFFSET "
                              "SOLVER.EMA.DECAY DDOD.*_EXPONENT SetKD.SCORE SetKD.SCORE_LOW "
-                             "SetKD.UNION_NMS"),
+                             "SetKD.UNION_NMS BALANCE.BAND"),
     "a number between 0 and 1": (lambda v: is_number(v) and 0 < v < 1,
                                  "PRIOR_PROB ONECYCLE_PCT_START"),
     "a list of numbers above 0": (_each(_above_zero), "INPUT.MIN_SIZE_TRAIN PIXEL_STD "
@@ -125,6 +125,7 @@ CHOICES: Dict[str, Tuple[Any, ...]] = {
     "DISTILL.INIT_FROM_TEACHER": ("none", "neck", "neck+head"),
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "MODEL.TIMM.STRIDE": (0, 8, 16, 32, 64),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "giou", "diou", "ciou"),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("smooth_l1", "giou", "diou", "ciou"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("smooth_l1", "giou", "diou", "ciou"),

@@ -80,6 +80,7 @@ def _conditions(cfg: CfgNode) -> Dict[str, bool]:
     schedule, teacher = solver.LR_SCHEDULER_NAME, cfg.DISTILL.TEACHER
     return {
         "MODEL.TIMM.": "timm" in cfg.MODEL.BACKBONE.NAME,
+        "MODEL.TIMM.STRIDE": "extractor" in cfg.MODEL.BACKBONE.NAME,
         "SOLVER.NESTEROV": solver.OPTIMIZER == "SGD",
         "SOLVER.BASE_LR_END": schedule == "WarmupCosineLR",
         "SOLVER.NUM_DECAYS": schedule == "WarmupStepWithFixedGammaLR",
@@ -91,6 +92,7 @@ def _conditions(cfg: CfgNode) -> Dict[str, bool]:
         "DISTILL.TEACHER.CHECK_AGAINST": teacher.CHECK_IMAGES > 0,
         "DISTILL.BALANCE.STEPS": bool(cfg.DISTILL.BALANCE.SHARES),
         "DISTILL.BALANCE.PERIOD": bool(cfg.DISTILL.BALANCE.SHARES),
+        "DISTILL.BALANCE.BAND": bool(cfg.DISTILL.BALANCE.SHARES),
         "DISTILL.PICTURES.IMAGES": cfg.DISTILL.PICTURES.PERIOD > 0,
         "TEST.PRECISE_BN.NUM_ITER": cfg.TEST.PRECISE_BN.ENABLED,
         "INPUT.CROP.": cfg.INPUT.CROP.ENABLED,

@@ -135,8 +135,8 @@ def compare_classes(ours: Sequence[str], teachers: int | Sequence[str]) -> list[
             return []
         return [
             f"the teacher has {teachers} classes without names, the data set {len(ours)}: methods "
-            "that read class predictions will refuse the pair; PKD, CWD, MGD, FitNets and "
-            "StructuredKD do not"
+            "that read class predictions will refuse the pair; those that read features alone, "
+            "such as PKD, do not"
         ]
     found = zip(ours, matching(ours, teachers), strict=True)
     unknown = [repr(name) for name, places in found if not places]

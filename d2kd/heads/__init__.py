@@ -8,6 +8,7 @@ from .base import (
     head_defaults,
 )
 from .bckd import BCKD
+from .cankd import CanKD
 from .crosskd import CrossKD
 from .cwd import CWD
 from .detkds import DetKDS
@@ -22,10 +23,12 @@ from .pkd import PKD
 from .roi_kd import RoIKD
 from .set_kd import SetKD
 from .structured import StructuredKD
+from .vfm import VFM
 
 __all__ = [
     "BCKD",
     "CWD",
+    "CanKD",
     "CrossKD",
     "DISTILLATION_HEAD_REGISTRY",
     "DetKDS",
@@ -36,6 +39,7 @@ __all__ = [
     "MGD",
     "PGD",
     "PKD",
+    "VFM",
     "MaskKD",
     "Parallel",
     "RoIKD",

@@ -78,16 +78,20 @@ class NonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W)."""
-        window = min(self.pool, x.shape[2]), min(self.pool, x.shape[3])
         theta = self.theta(x)
-        phi, g = (F.max_pool2d(conv(x), window).flatten(2) for conv in (self.phi, self.g))
+        phi, g = (pooled(conv(x), self.pool) for conv in (self.phi, self.g))
         y = self.product(theta.flatten(2), phi, g).view_as(theta)
-        return x + self._normalized(self.out(y))
+        return x + normalized(self.norm, self.out(y))
 
-    def _normalized(self, x: Tensor) -> Tensor:
-        if x[:, 0].numel() > 1:
-            return self.norm(x)
-        return self.norm(torch.cat([x, x]))[:1]
+
+def pooled(x: Tensor, side: int) -> Tensor:
+    """Largest values in windows of `side` cells, cut to the map: (N, C, H, W) -> (N, C, K)."""
+    return F.max_pool2d(x, [min(side, n) for n in x.shape[2:]]).flatten(2)
+
+
+def normalized(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm` of a map (N, C, H, W); one image of one cell is seen twice, for batch norm."""
+    return norm(x) if x[:, 0].numel() > 1 else norm(torch.cat([x, x]))[:1]
 
 
 def build_non_local(level: int, channels: int, norm: str) -> NonLocal:

@@ -68,9 +68,8 @@ def method_matrix() -> str:
         cells = ("yes" if fits(method, a, a) else "-" for a in adapters.values())
         rows.append((method, *cells))
     note = (
-        "\n\nStudent and teacher of one kind. Methods on feature maps (PKD, CWD, MGD, FitNets, "
-        "StructuredKD,\nFGD, DetKDS), and SetKD, go between all of them. d2kd methods NAME shows "
-        "keys and defaults."
+        "\n\nStudent and teacher of one kind. Methods that read features alone, such as PKD, and "
+        "SetKD, go\nbetween all of them. d2kd methods NAME shows keys and defaults."
     )
     return format_table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
 

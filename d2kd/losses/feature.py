@@ -37,6 +37,51 @@ def pearson_loss(
     return (student * scales[0] - teacher * scales[1]).square().mean() / 2
 
 
+def instance_norm_loss(student: Tensor, teacher: Tensor, eps: float = 1e-5) -> Tensor:
+    """Half the mean squared difference of two maps standardized per image and channel (CanKD).
+
+    With the biased variance of a channel's cells it is 0 for maps equal up to a positive affine map
+    of each channel of each image, 1 for uncorrelated ones, up to 2. A channel without variance, and
+    so every map of one cell, is standardized to 0.
+
+    Args:
+        student: (N, C, H, W).
+        teacher: (N, C, H, W), constant.
+        eps: added to the variance.
+
+    Returns:
+        Tensor: scalar, float32 (float64 for float64 input).
+    """
+    student, teacher = instance_norm(student, eps), instance_norm(teacher.detach(), eps)
+    return (student - teacher).square().mean() / 2
+
+
+def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) of each image and channel: (N, C, H, W), at least float32.
+
+    torch's own refuses maps of one cell.
+    """
+    variance, mean = torch.var_mean(at_least_float(x), _CELLS[1:], correction=0, keepdim=True)
+    return (x - mean) * (variance + eps).rsqrt()
+
+
+def cosine_distance(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> Tensor:
+    """1 - cosine of the angle between the channels of two maps, cell by cell.
+
+    Args:
+        student: (N, C, H, W). The gradient in a cell is -(t^ - cos s^) / ||s||, of unit vectors t^
+            and s^: it shrinks as the student's vector grows.
+        teacher: (N, C, H, W), constant.
+        eps: least norm to divide by; a vector of zeros is at right angles to every other.
+
+    Returns:
+        Tensor: (N, H, W) in [0, 2], float32 (float64 for float64 input).
+    """
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
+    norms = [torch.linalg.vector_norm(x, dim=1).clamp(min=eps) for x in (student, teacher)]
+    return 1 - (student * teacher).sum(1) / (norms[0] * norms[1])
+
+
 def align_channels(
     student: Tensor, teacher: Tensor, floor: float = 1e-3, all_ranks: bool = False
 ) -> Tensor:

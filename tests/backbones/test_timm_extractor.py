@@ -93,6 +93,35 @@ def test_tokens_become_a_map_of_the_students_cells(name, tmp_path):
     assert_close(out, tokens.transpose(1, 2).unflatten(2, (4, 8)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "stride", "size"), [
+    ("vit_tiny_patch16_224", 8, (128, 256)), ("vit_tiny_patch16_224", 16, (64, 128)),
+    ("vit_tiny_patch16_224", 32, (32, 64)), ("vit_tiny_patch16_224", 64, (16, 32)),
+    ("vit_small_patch14_dinov2", 32, (28, 56)),
+])  # fmt: skip
+@torch.no_grad()
+def test_a_patch_may_stand_for_more_pixels(name, stride, size):
+    """A patch of 16 px for 32 px: images are halved by averages; else they are resized."""
+    detector = built(f"{name}@{stride}")
+    adapter, seen = build_adapter(detector), []
+    body = detector.backbone.body
+    inner = body.forward_intermediates
+    body.forward_intermediates = lambda x, **keys: seen.append(x) or inner(x, **keys)
+    batch = batch_of(adapter, (60, 100), (48, 128))
+    assert adapter.divisor == stride and batch.tensor.shape[2:] == (64, 128)
+    out = adapter(batch, None, FEATURES).features
+    assert list(out) == [stride] and out[stride].shape[2:] == (64 // stride, 128 // stride)
+    assert seen[0].shape[2:] == size
+    if stride == 32 and "16" in name:
+        assert_close(seen[0], torch.nn.functional.avg_pool2d(batch.tensor, 2))
+
+
+def test_a_config_of_another_stride_is_that_of_the_name():
+    keys = source.keys("vit_small_patch16_dinov3@32")["MODEL"]
+    assert keys["TIMM"] == {"NAME": "vit_small_patch16_dinov3", "STRIDE": 32}
+    with pytest.raises(ConfigError, match="Give the weights of vit_small_patch16_224 with"):
+        source.weights("vit_small_patch16_224@32")
+
+
 def test_published_names_and_licences_are_timms():
     for entry in source.entries():
         name = entry.name.partition(":")[2]
@@ -118,6 +147,10 @@ BAD = {
     "resnet18.nowhere": "has no 'resnet18.nowhere'. Did you mean timm:resnet18",
     "beit_base_patch16_224": "takes images of one size only",
     "hiera_tiny_224": "does not take images of any size",
+    "resnet18@32": "MODEL.TIMM.STRIDE is 32, but resnet18 has maps of strides of its own: set",
+    "vit_tiny_patch16_224@24": r"MODEL.TIMM.STRIDE is 24: choose one of \(0, 8, 16, 32, 64\)",
+    "vit_tiny_patch16_224@x": "vit_tiny_patch16_224@x: give the stride .* as in @32",
+    "vit_tiny_patch16_224@": "vit_tiny_patch16_224@: give the stride",
 }
 
 

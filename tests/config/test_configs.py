@@ -16,7 +16,7 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file, merge_options, without_pretrained
 from d2kd.config.locate import resolve_config_file
 from d2kd.config.model_zoo import zoo_config_file
-from d2kd.config.sources import transformers
+from d2kd.config.sources import find, transformers
 from d2kd.engine.main import argument_parser, resolve_config
 from d2kd.solver import build_lr_scheduler, build_optimizer
 from d2kd.study import load_study
@@ -82,6 +82,7 @@ def test_config_builds(path, monkeypatch):
     monkeypatch.setattr(
         d2kd.teachers.teacher, "load_detector", lambda *args: loaded.append(args[1])
     )
+    monkeypatch.setitem(find._FILES, "timm", lambda name: f"{name}.safetensors")  # no download
     cfg = load(path)
     model = build_model(cfg)
     assert isinstance(model, Distiller) == (path in DISTILLED)

@@ -62,6 +62,18 @@ def test_two_dense_families_compare_features_alone(tmp_path):
     assert found.HEADS == ("PKD",) and found.INIT_FROM_TEACHER == "neck"
 
 
+def test_the_share_of_a_foundation_model_has_to_be_chosen(caplog):
+    with caplog.at_level(logging.INFO, "d2kd"):
+        found = resolved("student", "teacher", distill=["VFM"])
+    assert found.BALANCE.SHARES == () and found.BALANCE.PERIOD == 0
+    assert "the share of VFM has to be chosen, but the weights are DISTILL.VFM.WEIGHT 5.0" in (
+        caplog.text
+    )
+    shares = "DISTILL.BALANCE.SHARES", "(0.1,)"
+    found = resolved("student", "teacher", *shares, distill=["VFM"])
+    assert found.BALANCE.SHARES == (0.1,) and found.BALANCE.PERIOD == 10
+
+
 def test_what_is_typed_stays():
     found = resolved("student", "teacher", "DISTILL.BCKD.WEIGHT", "2.0", distill=["BCKD,LD"])
     assert found.HEADS == ("BCKD", "LD") and found.BALANCE.SHARES == ()

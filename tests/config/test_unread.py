@@ -46,6 +46,10 @@ def test_keys_of_other_detectors_and_methods_that_are_typed(caplog):
      ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]),
     (["INPUT.CROP.TYPE", "absolute"], ["INPUT.CROP.ENABLED", "True"]),
     (["MODEL.TIMM.NAME", "resnet50"], ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"]),
+    (["MODEL.TIMM.STRIDE", "32"], ["MODEL.BACKBONE.NAME", "build_timm_extractor_backbone"]),
+    (["DISTILL.BALANCE.BAND", "0.1"],
+     ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "GFL",
+      "DISTILL.BALANCE.SHARES", "(0.1,)"]),
     (["TEST.AUG.FLIP", "False"], None),
     (["MODEL.SEM_SEG_HEAD.NORM", "BN"], None),
 ])  # fmt: skip

@@ -1,10 +1,11 @@
 """Methods on FPN maps on two gloo ranks.
 
-FGD, FitNets, MGD and CWD average over images, so that the mean of the ranks' terms and gradients is
-that of one process with the whole batch (MGD without its random mask, which each rank draws
-itself). Structured KD's roots of sums over the batch are by definition not: two ranks give about
-1 / sqrt(2) of it; DetKDS normalizes over a rank's images. There, and for BatchNorm's statistics,
-only that the ranks' parameters stay equal is tested.
+FGD, FitNets, MGD, CWD and CanKD average over images, so that the mean of the ranks' terms and
+gradients is that of one process with the whole batch (MGD without its random mask, which each rank
+draws itself, CanKD without batch norm, of which each rank has its own statistics). Structured KD's
+roots of sums over the batch are by definition not: two ranks give about 1 / sqrt(2) of it; DetKDS
+normalizes over a rank's images. There, and for BatchNorm's statistics, only that the ranks'
+parameters stay equal is tested.
 """
 
 import pytest
@@ -18,17 +19,26 @@ from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import pair
 from tests.ranks import two_ranks
 
-LINEAR = ("CWD", "FGD", "FitNets", "MGD")
+LINEAR = ("CWD", "CanKD", "FGD", "FitNets", "MGD")
 
 
 def terms_and_gradients(batch, ddp):
-    _, model = pair("RetinaNet", LINEAR, options={"MGD": {"MASK_RATIO": 0.0}})
+    options = {"MGD": {"MASK_RATIO": 0.0}, "CanKD": {"NORM": "GN"}}
+    _, model = pair("RetinaNet", LINEAR, options=options)
+    start_scales(model.heads)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
     losses = wrapped(batch)
     terms = distillation(losses, LINEAR)
     zero = sum(losses.values()) * 0  # the supervised losses keep every parameter in the graph
     (sum(terms.values()) + zero).backward()
     return {k: mean_over_ranks(v.detach()) for k, v in terms.items()}, gradients(model)
+
+
+def start_scales(heads):
+    """Non-local modules that start as the identity take part from the first step."""
+    for name, parameter in heads.named_parameters():
+        if name.endswith(("norm.weight", "restore.weight", "scale")):
+            torch.nn.init.ones_(parameter)
 
 
 def compare_with_one_process(rank, folder, meta):
@@ -42,12 +52,10 @@ def compare_with_one_process(rank, folder, meta):
 
 def train_three_steps(rank, folder, norm):
     heads = (*LINEAR, "DetKDS", "StructuredKD")
-    options = {"NON_LOCAL_NORM": norm, "FEAT_WEIGHT": 1.0, "NON_LOCAL_WEIGHT": 1.0}
-    options = {"StructuredKD": options, "FGD": {"RELATION_WEIGHT": 0.01}}
+    structured = {"NON_LOCAL_NORM": norm, "FEAT_WEIGHT": 1.0, "NON_LOCAL_WEIGHT": 1.0}
+    options = {"StructuredKD": structured, "FGD": {"RELATION_WEIGHT": 0.01}, "CanKD": {"NORM": norm}}
     _, model = pair("RetinaNet", heads, options=options)
-    for name, parameter in model.heads.named_parameters():
-        if name.endswith(("norm.weight", "restore.weight")):
-            torch.nn.init.ones_(parameter)
+    start_scales(model.heads)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=1e-4)
     start = {n: p.detach().clone() for n, p in model.heads.named_parameters()}
@@ -67,7 +75,7 @@ def train_three_steps(rank, folder, norm):
 
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):
     expected = terms_and_gradients(whole_batch(), ddp=False)
-    assert len(expected[0]) == 7 and all(v.item() > 0 for v in expected[0].values())
+    assert len(expected[0]) == 8 and all(v.item() > 0 for v in expected[0].values())
     torch.save(expected, tmp_path / "expected.pth")
     two_ranks(worker, compare_with_one_process, str(tmp_path), "RetinaNet")
 

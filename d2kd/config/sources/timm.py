@@ -1,7 +1,7 @@
 """Feature extractors of timm: teachers by their maps alone."""
 
 from importlib.util import find_spec
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 from ...errors import ConfigError
 from .entry import Entry, check_name
@@ -28,16 +28,20 @@ def entries() -> List[Entry]:
 def keys(name: str) -> Dict[str, Any]:
     """The config of a model of timm, with the pixels that its weights were trained on.
 
+    Args:
+        name: of timm; of a plain ViT maybe with MODEL.TIMM.STRIDE, as in "NAME@32".
+
     Raises:
         ConfigError: timm is missing, or has no such model or weights.
     """
+    name, stride = _split(name)
     known = _published(name)
     return {
         "VERSION": 2,
         "MODEL": {
             "META_ARCHITECTURE": "FeatureExtractor",
             "BACKBONE": {"NAME": "build_timm_extractor_backbone"},
-            "TIMM": {"NAME": name},
+            "TIMM": {"NAME": name, "STRIDE": stride},
             "PIXEL_MEAN": [255.0 * x for x in known.mean],
             "PIXEL_STD": [255.0 * x for x in known.std],
         },
@@ -55,6 +59,7 @@ def weights(name: str) -> str:
     Raises:
         ConfigError: timm has none, or they cannot be downloaded.
     """
+    name, _ = _split(name)
     hub = _published(name).hf_hub_id
     hint = f"Give the weights of {name} with --teacher-weights FILE (.safetensors or .pth of timm)."
     if not hub:
@@ -63,6 +68,16 @@ def weights(name: str) -> str:
         return hub_file(hub, "model.safetensors")
     except ConfigError as error:
         raise type(error)(f"{error} {hint}") from error
+
+
+def _split(name: str) -> Tuple[str, int]:
+    """A name of timm, and the stride behind it; 0 without one."""
+    name, at, stride = name.partition("@")
+    if at and not stride.isdecimal():
+        raise ConfigError(
+            f"{PREFIX}:{name}@{stride}: give the stride of a plain ViT's map in px, as in @32."
+        )
+    return name, int(stride or 0)
 
 
 def _published(name: str) -> Any:

@@ -18,19 +18,9 @@ from ...file_io import write_atomically
 from ...losses import mean_over_ranks
 from ...losses.reduce import total
 from .gradient_share import gradient_norms
+from .shares import held_weights
 
 _LEAST = 1e-6  # ratio of two gradients' norms, under which one is nothing but rounding
-
-
-def balanced_weights(ratios: Dict[str, float], shares: Dict[str, float]) -> Dict[str, float]:
-    """Weights that give each head its share of the sum of gradient norms, the task the rest.
-
-    Args:
-        ratios: head -> its gradient norm at weight 1, over the task's.
-        shares: head -> share, 0 to 1; their sum is below 1.
-    """
-    rest = 1 - sum(shares.values())
-    return {head: shares[head] / rest / ratio for head, ratio in ratios.items()}
 
 
 class GradientBalance(HookBase):
@@ -39,8 +29,8 @@ class GradientBalance(HookBase):
     After each measured step, a head's weight is what gives it its share of the norms of the
     gradients at the student's features, the norms' ratios being averaged (geometrically, over the
     ranks that have both gradients and the last measured steps). A head that has none keeps its
-    weight, which is said. Weights and shares are logged, the weights also written to
-    OUTPUT_DIR/balance.yaml and kept in checkpoints. Ours.
+    weight, which is said. With a band, see `held_weights`. Weights and shares are logged, the
+    weights also written to OUTPUT_DIR/balance.yaml and kept in checkpoints. Ours.
     """
 
     def __init__(
@@ -50,6 +40,7 @@ class GradientBalance(HookBase):
         steps: int,
         output: str,
         period: int = 0,
+        band: float = 0.0,
     ) -> None:
         """Set what is held, and when it is measured.
 
@@ -59,16 +50,21 @@ class GradientBalance(HookBase):
             steps: first distilled steps that are measured, and measurements that are averaged.
             output: folder of the file.
             period: later steps are measured every so many iterations; 0: none, the weights stay.
+            band: half-width of each share's band, as a part of the share; 0 for none.
         """
         self._shares = dict(zip(heads, check_shares(shares, heads), strict=True))
-        self._steps, self._output, self._period = steps, output, period
+        self._steps, self._output, self._period, self._band = steps, output, period, band
+        self._begun: Dict[str, float] = {}  # weights of a run that goes on
         self._logs: Dict[str, List[float]] = {head: [] for head in heads}
         self._begins, self._measured = True, 0
 
     def before_train(self) -> None:
         """A resumed run goes on with its weights."""
         self._begins = self._measured < self._steps
-        self._set_weights()
+        if self._band > 0 and self._begun:  # they depend on those before
+            self.trainer.distiller.weights.update(self._begun)
+        else:
+            self._set_weights()
 
     def before_step(self) -> None:
         """Measure in this step, or not any more."""
@@ -131,7 +127,8 @@ class GradientBalance(HookBase):
     def _set_weights(self) -> None:
         ratios = {h: math.exp(sum(x) / len(x)) for h, x in self._logs.items() if x}
         shares = {head: self._shares[head] for head in ratios}
-        self.trainer.distiller.weights.update(balanced_weights(ratios, shares))
+        weights = self.trainer.distiller.weights
+        weights.update(held_weights(weights, ratios, shares, self._band))
 
     def _write_yaml(self) -> None:
         if not comm.is_main_process():
@@ -144,11 +141,13 @@ class GradientBalance(HookBase):
         logging.getLogger(__name__).info("Balanced weights, in %s: %s", path, weights)
 
     def state_dict(self) -> Dict[str, Any]:
-        """What was measured."""
-        return {"logs": self._logs, "measured": self._measured}
+        """What was measured, and the weights that it gave."""
+        weights = {head: self.trainer.distiller.weights[head] for head in self._shares}
+        return {"logs": self._logs, "measured": self._measured, "weights": weights}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on from there."""
         self._logs = state["logs"]
         longest = max(map(len, self._logs.values()))
         self._measured = state.get("measured", longest)  # which earlier versions did not keep
+        self._begun = state.get("weights", {})

@@ -19,7 +19,8 @@ from .teacher_check import TeacherCheck
 def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
     """What acts before a step, in this order; None stands for a hook that DISTILL leaves out."""
     distill, balance = cfg.DISTILL, cfg.DISTILL.BALANCE
-    balanced = [balance.SHARES, distill.HEADS, balance.STEPS, cfg.OUTPUT_DIR, balance.PERIOD]
+    balanced = [balance.SHARES, distill.HEADS, balance.STEPS, cfg.OUTPUT_DIR, balance.PERIOD,
+                balance.BAND]  # fmt: skip
     return [
         DistillationSchedule(*distill.SCHEDULE),
         GradientBalance(*balanced) if balance.SHARES else None,

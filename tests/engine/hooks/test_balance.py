@@ -12,8 +12,9 @@ from torch.testing import assert_close
 from d2kd import DistillationTrainer
 from d2kd.config.validate import check_shares
 from d2kd.data import register_custom_datasets
-from d2kd.engine.hooks.balance import GradientBalance, balanced_weights
+from d2kd.engine.hooks.balance import GradientBalance
 from d2kd.engine.hooks.gradient_share import gradient_norms
+from d2kd.engine.hooks.shares import balanced_weights, held_weights
 from d2kd.errors import ConfigError
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
 
@@ -21,6 +22,38 @@ from tests.engine.hooks.test_exact_resume import Interruption, config, result, t
 def test_formula():
     """Norms 2 w_a, 0.5 w_b and 1 of the task: 0.5, 0.5 and 1 are shares of 1/4, 1/4 and 1/2."""
     assert balanced_weights({"a": 2.0, "b": 0.5}, {"a": 0.25, "b": 0.25}) == {"a": 0.25, "b": 1.0}
+
+
+def share_of(weight, ratio):
+    return weight * ratio / (1 + weight * ratio)
+
+
+def test_a_weight_reaches_its_share_in_one_step():
+    """5 * 0.02 / 1.1 is 0.0909, more than a twentieth below 0.11."""
+    found = held_weights({"a": 5.0}, {"a": 0.02}, {"a": 0.11}, 0.05)
+    assert found == {"a": pytest.approx(6.179775)}
+    assert share_of(found["a"], 0.02) == pytest.approx(0.11)
+    assert held_weights({"a": 5.0}, {"a": 0.02}, {"a": 0.11}, 0.2) == {"a": 5.0}
+
+
+@pytest.mark.parametrize(("share", "weight"), [
+    (0.05, 2.348315), (0.1, 1.0), (0.115, 1.0), (0.2, 0.494382), (0.005, 10.0), (0.6, 0.1),
+])  # fmt: skip
+def test_a_band_and_its_limits(share, weight):
+    """0.11 +- 0.01. The odds of 0.11, 0.123596, over those of 0.05 are 2.348315; RT-DETRv4 aims at
+    0.12 from there and at 0.1 from above: 2.590909 and, of 0.2, 0.444444."""
+    ratio = share / (1 - share)
+    found = held_weights({"a": 1.0}, {"a": ratio}, {"a": 0.11}, 0.091)
+    assert found == {"a": pytest.approx(weight)}
+
+
+def test_all_weights_are_set_when_one_share_leaves_its_band():
+    """At weights of 1 the norms are 1/2, 1/6 and 1 of the task: shares 0.3, 0.1 and 0.6."""
+    shares, ratios = {"a": 0.3, "b": 0.1}, {"a": 0.5, "b": 1 / 6}
+    assert held_weights({"a": 1.0, "b": 1.0}, ratios, shares, 0.1) == {"a": 1.0, "b": 1.0}
+    found = held_weights({"a": 2.0, "b": 1.1}, ratios, shares, 0.1)
+    assert found == {"a": pytest.approx(1.0), "b": pytest.approx(1.0)}
+    assert held_weights({"a": 1.0, "b": 1.0}, {}, {}, 0.1) == {}
 
 
 def test_shares():
@@ -85,9 +118,10 @@ def test_the_share_is_held(balanced, tmp_path):
     assert saved["PKD"]["WEIGHT"] == pytest.approx(found[-1][0], rel=1e-3)
 
 
-@pytest.mark.parametrize("steps, period", [(5, 0), (2, 2)])
-def test_a_resumed_run_has_the_same_weights(balanced, tmp_path, steps, period):
-    keys = {"DISTILL__BALANCE__STEPS": steps, "DISTILL__BALANCE__PERIOD": period}
+@pytest.mark.parametrize("steps, period, band", [(5, 0, 0.0), (2, 2, 0.0), (2, 2, 0.2)])
+def test_a_resumed_run_has_the_same_weights(balanced, tmp_path, steps, period, band):
+    keys = {"DISTILL__BALANCE__STEPS": steps, "DISTILL__BALANCE__PERIOD": period,
+            "DISTILL__BALANCE__BAND": band}  # fmt: skip
     train(balanced("whole", **keys))
     cfg = balanced("parts", **keys)
     with pytest.raises(Interruption):
@@ -135,6 +169,15 @@ def test_a_share_that_cannot_be_measured_is_said_once(tmp_path, caplog):
     again.load_state_dict(hook.state_dict())
     measured(again, [{"task": 1.0, "A": 0.5, "B": 0.0}] * 3)
     assert len([text for text in caplog.messages if "DISTILL.BALANCE" in text]) == 1
+
+
+def test_a_weight_at_its_limit_is_in_the_checkpoint(tmp_path):
+    """B's would be 0.005 by what was measured, and goes a tenth of the way from 6 at a time."""
+    hooks = [GradientBalance((0.25,), ("A", "B"), 1, str(tmp_path), band=0.2) for _ in range(2)]
+    weights = measured(hooks[0], [{"task": 1.0, "A": 0.5, "B": 100.0}])
+    assert weights == {"A": pytest.approx(1.0), "B": pytest.approx(0.6)}
+    hooks[1].load_state_dict(hooks[0].state_dict())
+    assert measured(hooks[1], []) == weights
 
 
 def test_what_is_never_measured_is_not_measured_for_ever(tmp_path, caplog):

@@ -30,7 +30,8 @@ def on_rank(rank, folder):
     comm.create_local_process_group(2)
     with EventStorage(0):
         weights = measured(GradientBalance((0.25,), ("A", "B"), 9, folder), NORMS[rank])
-    torch.save(weights, f"{folder}/{rank}.pth")
+        held = measured(GradientBalance((0.25,), ("A", "B"), 9, folder, band=0.5), NORMS[rank])
+    torch.save((weights, held), f"{folder}/{rank}.pth")
     whole, parts = get_d2kd_cfg(), get_d2kd_cfg()
     merge_config_file(whole, f"{folder}/whole.yaml", "")
     merge_config_file(parts, f"{folder}/parts.yaml", "")
@@ -44,8 +45,9 @@ def on_rank(rank, folder):
 def test_two_ranks(tmp_path, squares):
     """A rank without a gradient leaves the measurement to the other one.
 
-    Ratios: A 0.5 twice; B 2, then the mean of 2 and 0.5, by their logarithms 1. The first rank
-    alone has the measures, of both test sets, and keeps them.
+    Ratios: A 0.5 twice; B 2, then the mean of 2 and 0.5, by their logarithms 1. In a band B goes
+    from 6 to a tenth, and stays there: 0.36 of the sum is within half of 0.25. The first rank alone
+    has the measures, of both test sets, and keeps them.
     """
     for name in ("whole", "parts"):
         cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, name, TEST__EVAL_PERIOD=2)
@@ -57,8 +59,11 @@ def test_two_ranks(tmp_path, squares):
         cfg.DISTILL.BALANCE.PERIOD, cfg.DISTILL.TEACHER.CHECK_IMAGES = 1, 100
         (tmp_path / f"{name}.yaml").write_text(cfg.dump())
     two_ranks(on_rank, str(tmp_path))
-    weights = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
-    assert weights[0] == weights[1] == {"A": pytest.approx(1), "B": pytest.approx(0.5 / 2**0.5)}
+    ranks = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+    weights, held = ranks[0]
+    assert ranks[1] == ranks[0]
+    assert weights == {"A": pytest.approx(1), "B": pytest.approx(0.5 / 2**0.5)}
+    assert held == {"A": pytest.approx(1), "B": 0.6}
     for one, parts in zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True):
         assert_close(parts, one, rtol=0, atol=0, equal_nan=True)
     kept = json.loads((tmp_path / "parts" / "last_evaluation.json").read_text())
