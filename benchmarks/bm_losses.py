@@ -3,8 +3,9 @@
 Reference forms are in reference_losses.py. Value and gradients are asserted to be equal, then both
 run in turn: median ms, and the median of the rounds' ratios. Shapes are those of two 800 x 1344
 images, P3 to P7, 256 channels, 80 classes. PGD has bm_pgd.py, Structured KD's non-local term
-bm_structured.py. On a CPU let glibc keep the memory that is freed: page faults of fresh memory,
-which vary from run to run, otherwise take more time than the sums.
+bm_structured.py and CanKD's attention bm_cankd.py. On a CPU let glibc keep the memory that is
+freed: page faults of fresh memory, which vary from run to run, otherwise take more time than the
+sums.
 
     export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
     OMP_NUM_THREADS=1 python benchmarks/bm_losses.py --rounds 7 --output losses.json

@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Callable, List, NamedTuple, Sequence
 
 import reference_fgd
@@ -11,8 +12,8 @@ from loss_inputs import STRIDES, feature_outputs, feature_spec, objects
 from torch import Tensor
 
 from d2kd import DetectorOutput
-from d2kd.heads import DISTILLATION_HEAD_REGISTRY, FGD, DistillationHead
-from d2kd.losses import align_channels, channel_mask, spatial_mask
+from d2kd.heads import DISTILLATION_HEAD_REGISTRY, FGD, VFM, DistillationHead
+from d2kd.losses import align_channels, channel_mask, instance_norm_loss, spatial_mask
 
 
 class Case(NamedTuple):
@@ -124,6 +125,29 @@ def statistics(args: argparse.Namespace) -> Case:
     return Case([s for s, _ in levels], loss(plain.align), loss(align_channels))
 
 
+def standardized(args: argparse.Namespace) -> Case:
+    """CanKD's distance of its first four levels."""
+    levels = levels_of(*feature_outputs(args), "features")[:4]
+
+    def mine() -> Tensor:
+        return sum(instance_norm_loss(s, t) for s, t in levels)
+
+    return Case([s for s, _ in levels], lambda: plain.standardized(levels), mine)
+
+
+def directions(args: argparse.Namespace) -> Case:
+    """VFM on three levels; the teacher's map is that of 32 px."""
+    head = VFM(feature_spec(), feature_spec(), strides=(8, 16, 32)).to(args.device)
+    student, teacher = feature_outputs(args)
+    student.images = SimpleNamespace(image_sizes=[tuple(args.size)] * args.batch)
+    maps = [student.features[s] for s in head.strides]
+
+    def reference() -> Tensor:
+        return plain.directions(maps, teacher.features[32], head.project.values())
+
+    return Case([*maps, *head.parameters()], reference, lambda: head(student, teacher)["feat"])
+
+
 CASES = {
     "PKD": pkd,
     "CWD": cwd,
@@ -135,5 +159,7 @@ CASES = {
     "StructuredKD masks": masks,
     "StructuredKD features": masked_features,
     "StructuredKD attention": attention,
+    "CanKD distance": standardized,
+    "VFM": directions,
     "CrossKD statistics": statistics,
 }

@@ -60,6 +60,20 @@ def generative(levels: Levels, generate: Sequence[Callable], alpha: float, ratio
     return total
 
 
+def standardized(levels: Levels) -> Tensor:
+    """CanKD without its attention."""
+    return sum(F.mse_loss(F.instance_norm(s), F.instance_norm(t)) / 2 for s, t in levels)
+
+
+def directions(maps: List[Tensor], teacher: Tensor, project: Sequence[Callable]) -> Tensor:
+    """VFM where every cell lies on an image, from a coarser or equal map of the teacher."""
+    total = 0.0
+    for x, f in zip(maps, project, strict=True):
+        t = F.interpolate(teacher, x.shape[2:], mode="bilinear", align_corners=False)
+        total = total + (1 - (F.normalize(f(x), dim=1) * F.normalize(t, dim=1)).sum(1)).mean()
+    return total
+
+
 @torch.no_grad()
 def masks(s: Tensor, t: Tensor, temperature: float) -> Tuple[Tensor, Tensor]:
     """Structured KD's masks over cells and channels."""

@@ -53,7 +53,11 @@ def compare_with_one_process(rank, folder, meta):
 def train_three_steps(rank, folder, norm):
     heads = (*LINEAR, "DetKDS", "StructuredKD")
     structured = {"NON_LOCAL_NORM": norm, "FEAT_WEIGHT": 1.0, "NON_LOCAL_WEIGHT": 1.0}
-    options = {"StructuredKD": structured, "FGD": {"RELATION_WEIGHT": 0.01}, "CanKD": {"NORM": norm}}
+    options = {
+        "StructuredKD": structured,
+        "FGD": {"RELATION_WEIGHT": 0.01},
+        "CanKD": {"NORM": norm},
+    }
     _, model = pair("RetinaNet", heads, options=options)
     start_scales(model.heads)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
