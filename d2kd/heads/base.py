@@ -48,6 +48,7 @@ class DistillationHead(nn.Module):
     def reads_of_teacher(cls) -> FrozenSet[str]:
         """The fields of `requires` that are read of a teacher."""
         return cls.requires - STUDENT_ONLY
+
     least_images: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
