@@ -12,6 +12,7 @@ _CLASS_SECTIONS = {
     "ATSS": "ATSS",
     "DDOD": "DDOD",
     "GFL": "GFL",
+    "RepPoints": "REPPOINTS",
 }
 
 

@@ -15,6 +15,7 @@ from .output import (
     RoIOutput,
 )
 from .rcnn import GeneralizedRCNNAdapter
+from .reppoints import RepPointsAdapter
 
 __all__ = [
     "AnchorPointDetectorAdapter",
@@ -31,6 +32,7 @@ __all__ = [
     "GeneralizedRCNNAdapter",
     "MapsAdapter",
     "MaskOutput",
+    "RepPointsAdapter",
     "RoIOutput",
     "TransformersDetectorAdapter",
     "build_adapter",

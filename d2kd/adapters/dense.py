@@ -154,8 +154,8 @@ class DenseDetectorAdapter(DetectorAdapter):
         m = self.detector
         anchors, logits, deltas = (list(x.values()) for x in (out.anchors, out.logits, out.deltas))
         labels, boxes = self._assign(out, gt)
-        quality = [list(out.quality.values())] if out.quality else []
-        out.losses = m.losses(anchors, logits, labels, deltas, boxes, *quality)
+        more = [list(getattr(out, name).values()) for name in self.predicted[2:]]
+        out.losses = m.losses(anchors, logits, labels, deltas, boxes, *filter(None, more))
         out.gt, (out.labels, out.matched_boxes) = gt, self._labels(labels, boxes)
 
     def label(self, output: DetectorOutput, gt: List[Instances]) -> Tuple[Tensor, Tensor]:

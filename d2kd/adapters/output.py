@@ -51,9 +51,10 @@ class DetectorSpec:
 
     `features` maps stride (px) to `ShapeSpec`; tower_width and num_convs are 0 without a dense
     head; reg_max is 0 unless boxes are distributions; box_coding is "anchor_delta", "distance",
-    "distribution" or ""; quality is what a quality logit predicts, "centerness", "iou" or the name
-    of a predictor such as "DGQP", "" without one; points is what places the cells of dense
-    predictions, the anchor generator and its offset; num_stages is that of box stages on regions.
+    "distribution", "points" or ""; quality is what a quality logit predicts, "centerness", "iou"
+    or the name of a predictor such as "DGQP", "" without one; points is what places the cells of
+    dense predictions, the anchor generator and its offset; num_stages is that of box stages on
+    regions.
     """
 
     name: str
@@ -121,7 +122,8 @@ class DetectorOutput:
         scores: (N, HWA, K) in [0, 1], float32, detached: sigmoid of the logits, times that of the
             quality logit for GFLv2.
         deltas: (N, HWA, D) raw box predictions in the detector's own coding, D = 4 or, for
-            distributions, 4 * (reg_max + 1).
+            distributions, 4 * (reg_max + 1), or, for n points, 2n.
+        first_deltas: the first of two box predictions, of detectors that refine one; {} otherwise.
         distributions: (N, HWA, 4, reg_max + 1) view of `deltas`, logits of the sides l, t, r, b.
         quality: (N, HWA, 1) logit of centerness, IoU or quality.
         valid: (N, HWA) bool, False in the batch padding.
@@ -147,6 +149,7 @@ class DetectorOutput:
     logits: Dict[int, Tensor] = field(default_factory=dict)
     scores: Dict[int, Tensor] = field(default_factory=dict)
     deltas: Dict[int, Tensor] = field(default_factory=dict)
+    first_deltas: Dict[int, Tensor] = field(default_factory=dict)
     distributions: Dict[int, Tensor] = field(default_factory=dict)
     quality: Dict[int, Tensor] = field(default_factory=dict)
     valid: Dict[int, Tensor] = field(default_factory=dict)

@@ -8,6 +8,8 @@ from .extractor import FeatureExtractor
 from .fcos import FCOS, add_fcos_config
 from .gfl import GFL, add_gfl_config
 from .quality import QUALITY_PREDICTOR_REGISTRY
+from .reppoints import RepPoints
+from .reppoints_config import add_reppoints_config
 from .torchvision import TorchvisionAnchorGenerator
 from .transformers import TransformersDetector, add_transformers_config
 from .transformers_backbone import Predicted
@@ -19,6 +21,7 @@ def add_detector_config(cfg: CfgNode) -> None:
     add_atss_config(cfg)
     add_ddod_config(cfg)
     add_gfl_config(cfg)
+    add_reppoints_config(cfg)
     add_transformers_config(cfg)
 
 
@@ -30,6 +33,7 @@ __all__ = [
     "GFL",
     "Predicted",
     "QUALITY_PREDICTOR_REGISTRY",
+    "RepPoints",
     "TorchvisionAnchorGenerator",
     "TransformersDetector",
     "add_detector_config",

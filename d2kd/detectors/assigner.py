@@ -99,10 +99,10 @@ def mean_plus_deviation(iou: Tensor, near: Tensor) -> Tensor:
 
 
 def give_to_best(cells: Tensor, positive: Tensor, iou: Tensor, shape: torch.Size) -> Tensor:
-    """Give each cell (index into N * R) its best box; G where there is none."""
+    """Give each cell (index into N * R) the box of largest `iou`; G where there is none."""
     cells, total = cells.flatten(), len(positive)
-    quality = iou.masked_fill(~positive, -1).flatten()
-    best = quality.new_full((shape.numel(),), -1).scatter_reduce(0, cells, quality, "amax")
+    quality = iou.masked_fill(~positive, -torch.inf).flatten()
+    best = quality.new_full((shape.numel(),), -torch.inf).scatter_reduce(0, cells, quality, "amax")
     wins = positive.flatten() & (quality == best[cells])
     rows = torch.arange(total, device=cells.device).repeat_interleave(positive.shape[1])
     rows = rows.masked_fill(~wins, total)

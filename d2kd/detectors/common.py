@@ -23,14 +23,18 @@ def add_common_config(node: CfgNode) -> None:
 
 def common_arguments(cfg: CfgNode, node: CfgNode) -> Dict[str, Any]:
     """Arguments of `AnchorPointDetector` from a config, without the head."""
-    backbone = build_backbone(cfg)
-    shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
+    arguments = plain_arguments(cfg, node)
+    shapes = [arguments["backbone"].output_shape()[name] for name in node.IN_FEATURES]
+    anchors = build_anchor_generator(cfg, shapes)
+    return {**arguments, "anchor_generator": anchors, "assigner_topk": node.ASSIGNER_TOPK}
+
+
+def plain_arguments(cfg: CfgNode, node: CfgNode) -> Dict[str, Any]:
+    """As `common_arguments`, without what concerns anchors and their assignment."""
     return {
-        "backbone": backbone,
+        "backbone": build_backbone(cfg),
         "head_in_features": list(node.IN_FEATURES),
-        "anchor_generator": build_anchor_generator(cfg, shapes),
         "num_classes": node.NUM_CLASSES,
-        "assigner_topk": node.ASSIGNER_TOPK,
         "test_score_thresh": node.SCORE_THRESH_TEST,
         "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
         "test_nms_thresh": node.NMS_THRESH_TEST,

@@ -27,6 +27,7 @@ DETECTORS: Dict[str, Entry] = {
     "GFL": ("GFL", "gfl", []),
     "GFLv2": ("GFL", "gflv2", ["MODEL.GFL.QUALITY", "DGQP"]),
     "GFL with SDGQP": ("GFL", "gfl_sdgqp", ["MODEL.GFL.QUALITY", "SDGQP"]),
+    "RepPoints": ("RepPoints", "reppoints", []),
     "Faster R-CNN": ("GeneralizedRCNN", "faster_rcnn", ["MODEL.MASK_ON", False]),
     "Mask R-CNN": ("GeneralizedRCNN", "mask_rcnn", []),
     "Cascade R-CNN": ("GeneralizedRCNN", "cascade_mask_rcnn", _CASCADE),

@@ -1,12 +1,34 @@
-"""Quality focal loss: classification whose positive target is the quality of the box."""
+"""Focal loss of labels, and quality focal loss, whose target is the quality of the box."""
 
 from typing import Any, Tuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
 from .precision import at_least_float
 from .stable import log1p, softplus
+
+
+def class_focal_loss(
+    logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss of each location, summed over classes (ICCV 2017, arXiv 1708.02002).
+
+    Args:
+        logits: (..., K) class logits.
+        labels: (...) long, K for background; -1 weighs nothing.
+        alpha: weight of the positive class, 1 - alpha of the others.
+        gamma: exponent of the modulating factor.
+
+    Returns:
+        Tensor: (...), >= 0, float32 (float64 for float64 input).
+    """
+    logits = at_least_float(logits)
+    classes = torch.arange(logits.shape[-1], device=labels.device)
+    target = (labels[..., None] == classes).to(logits.dtype)
+    loss = sigmoid_focal_loss(logits, target, alpha, gamma)
+    return loss.sum(-1) * (labels >= 0)
 
 
 def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
