@@ -24,6 +24,7 @@ from .options import check_options
 
 _PUBLISHED = {"distribution": (1.0, 4.0), "anchor_delta": (1.0, 1.0), "distance": (0.4, 0.75)}
 _BLOCK = {"distribution": 3, "anchor_delta": 3, "distance": 2}
+_PUBLISHED["points"], _BLOCK["points"] = _PUBLISHED["anchor_delta"], _BLOCK["anchor_delta"]  # ours
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -36,14 +37,16 @@ class CrossKD(DistillationHead):
     learn from the ground truth alone, the teacher never.
 
     Terms: "cls", binary cross-entropy weighted by the gap (that of BCKD); "reg", of distributions a
-    KL divergence, of anchor deltas 1 - GIoU, of distances -ln IoU, weighted by the teacher's
-    largest class probability; "quality" on positives, where boxes are anchor deltas and both
-    detectors predict centerness or IoU.
+    KL divergence, of anchor deltas and points 1 - GIoU, of distances -ln IoU, weighted by the
+    teacher's largest class probability; "quality" on positives, where boxes are anchor deltas and
+    both detectors predict centerness or IoU.
 
     Ours: normalizers and channel statistics are taken over all ranks (`all_ranks`); distances are
     normalized like deltas, by the number of positives in place of the sum of centerness, and count
-    neither in batch padding nor where the teacher's box has no area; `project` puts a 1x1
-    convolution on taps whose widths differ.
+    neither in batch padding nor where the teacher's box has no area; points (RepPoints) have the
+    values of anchor deltas, and the teacher's head samples the student's taps of both towers at the
+    first points that it predicts from the student's box tower; `project` puts a 1x1 convolution on
+    taps whose widths differ.
     """
 
     requires = frozenset({"cls_taps", "reg_taps", "features", "logits", "deltas", "anchors",
@@ -66,7 +69,7 @@ class CrossKD(DistillationHead):
         Args:
             student, teacher: the two detectors.
             cls_weight, reg_weight: weights; -1 for the published ones: 1 and 4 for distributions, 1
-                and 1 for anchor deltas, 0.4 and 0.75 for distances.
+                and 1 for anchor deltas and points, 0.4 and 0.75 for distances.
             quality_weight: weight of the quality term, >= 0; published for ATSS.
             block: tower blocks of the student in use; -1 for the published 3, 2 for distances, or
                 for all of shorter towers (ours).
@@ -148,7 +151,7 @@ class CrossKD(DistillationHead):
             total = mean_over_ranks(total) if self.all_ranks else total
             return (loss * weight).sum() / total.clamp(min=1e-6)
         boxes, goal = (by_anchor(x.adapter.decode(x)) for x in (crossed, teacher))
-        if self.coding == "anchor_delta":
+        if self.coding in ("anchor_delta", "points"):
             return (box_iou_loss(boxes, goal) * weight).sum() / num_pos
         iou = 1 - box_iou_loss(boxes, goal, "iou")
         weight = weight * (box_area(goal[..., :2], goal[..., 2:]) > 0)

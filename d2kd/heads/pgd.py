@@ -19,6 +19,7 @@ from .key_region import covered, key_region_weights
 from .options import check_options
 
 _PUBLISHED = {"anchor_delta": (0.08, 9), "distance": (0.04, 30), "distribution": (0.04, 30)}
+_PUBLISHED["points"] = _PUBLISHED["distance"]  # ours
 _COMPAT = ("cross_image", "swapped_axes")
 
 
@@ -33,9 +34,9 @@ class PGD(DistillationHead):
     neither. Gradient reaches the student's trunk, FPN and these two blocks.
 
     Published with ATSS (IoU branch), FCOS and GFL, together with DISTILL.INIT_FROM_TEACHER
-    "neck+head". Ours: RetinaNet, with ATSS's values; GFLv2's joint score as the class score; a 1x1
-    convolution on the student's activations where tower widths differ; batch padding weighs
-    nothing, also for FCOS; counts of the box term over all ranks (`all_ranks`).
+    "neck+head". Ours: RetinaNet, with ATSS's values; RepPoints, with FCOS's; GFLv2's joint score as
+    the class score; a 1x1 convolution on the student's activations where tower widths differ; batch
+    padding weighs nothing, also for FCOS; counts of the box term over all ranks (`all_ranks`).
 
     `compat` brings back defects of the released code, with which the published numbers were most
     likely made: "cross_image" weighs every image by the sum of all images' class maps,
@@ -66,7 +67,7 @@ class PGD(DistillationHead):
         Args:
             student, teacher: the two detectors.
             alpha: weight of objects in the class tower; -1 for the published 0.08 of anchor deltas
-                or 0.04 of distances and distributions.
+                or 0.04 of distances, distributions and points.
             beta: weight of the background; -1 for alpha / 2.
             gamma: weight of the box tower; -1 for 1.6 * alpha.
             delta: weight of the attention terms.

@@ -158,6 +158,7 @@ except ValueError as error:  # the Distiller is there, and says what its config 
 @pytest.mark.parametrize(("name", "config", "expected"), [
     ("ATSS", "atss_R_18_FPN", "d2kd.detectors.atss"),
     ("DDOD", "ddod_R_18_FPN", "d2kd.detectors.ddod"),
+    ("RepPoints", "reppoints_R_18_FPN", "d2kd.detectors.reppoints"),
     ("GFL", "gfl_R_18_FPN", "d2kd.detectors.gfl"),
     ("FCOS", "fcos_R_18_FPN", "d2kd.detectors.fcos"),
     ("Distiller", "gfl_R_18_FPN", "DISTILL.HEADS must name at least one head"),

@@ -20,7 +20,9 @@ def unlabelled(batch):
     return batch
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "GeneralizedRCNN"])
+@pytest.mark.parametrize(
+    "meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"]
+)
 def test_supervised_losses_are_zero_and_every_parameter_is_used(meta):
     _, model = pair(meta, ("PKD",))
     losses = model(unlabelled(make_batch()))

@@ -33,10 +33,10 @@ def test_any_width_and_a_map_of_one_cell(channels, groups):
 
 
 @pytest.mark.parametrize("channels", [32, 48])
-@pytest.mark.parametrize("meta", ["FCOS", "ATSS", "DDOD", "GFL"])
+@pytest.mark.parametrize("meta", ["FCOS", "ATSS", "DDOD", "GFL", "RepPoints"])
 def test_detectors_of_ours_train_and_detect(meta, channels):
     """On an image of 64 px the last level has one cell."""
-    model = detector(meta, channels, **{f"MODEL__{meta}__NORM": "GN"})
+    model = detector(meta, channels, **{f"MODEL__{meta.upper()}__NORM": "GN"})
     batch = make_batch(((64, 64),))
     assert all(x.isfinite() for x in model.train()(batch).values())
     model.eval()(batch)

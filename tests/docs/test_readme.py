@@ -39,6 +39,7 @@ DETECTORS = {
     "DDOD": ("DDOD", {}),
     "GFL": ("GFL", {}),
     "GFLv2": ("GFL", {"MODEL__GFL__QUALITY": "DGQP"}),
+    "RepPoints": ("RepPoints", {}),
     "Faster R-CNN": ("GeneralizedRCNN", {"MODEL__MASK_ON": False}),
     "Mask R-CNN": ("GeneralizedRCNN", {}),
     "Cascade R-CNN": (

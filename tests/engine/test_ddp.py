@@ -100,7 +100,7 @@ def worker(rank, function, folder, meta):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints"])
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     expected = terms_and_gradients(meta, whole_batch(), ddp=False)
     assert all(v.item() > 0 for v in expected[0].values())
@@ -109,7 +109,7 @@ def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     two_ranks(worker, compare_with_one_process, str(tmp_path), meta)
 
 
-@pytest.mark.parametrize("meta", ["ATSS", "DDOD", "GFL"])
+@pytest.mark.parametrize("meta", ["ATSS", "DDOD", "GFL", "RepPoints"])
 def test_two_ranks_give_the_supervised_losses_of_one_process(tmp_path, meta):
     torch.save(supervised_and_gradients(meta, whole_batch(), ddp=False), tmp_path / "expected.pth")
     two_ranks(worker, compare_supervised, str(tmp_path), meta)

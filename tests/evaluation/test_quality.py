@@ -36,7 +36,7 @@ def test_perfect_and_constant_predictions():
     assert np.isnan(found["pearson"]) and abs(found["ece"]) < 1e-12
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "SDGQP"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "SDGQP"])
 def test_positive_locations_and_their_boxes(meta):
     keys = {"MODEL__GFL__QUALITY": "SDGQP"} if meta == "SDGQP" else {}
     model = detector("GFL" if meta == "SDGQP" else meta, **keys).eval()

@@ -25,11 +25,14 @@ VARIANTS = {
     "ATSS iou": {"QUALITY": "iou"},
     "DDOD": {},
     "GFL": {},
+    "RepPoints": {},
+    "RepPoints minmax": {"TRANSFORM": "minmax"},
     "GFLv2": {"QUALITY": "DGQP"},
     "SDGQP": {"QUALITY": "SDGQP"},
 }
 BEST_F1 = {"threshold": 0.3, "F1": 0.9, "precision": 0.9, "recall": 0.9}
-META = {"FCOS scaled": "FCOS", "ATSS iou": "ATSS", "GFLv2": "GFL", "SDGQP": "GFL"}
+META = {"FCOS scaled": "FCOS", "ATSS iou": "ATSS", "GFLv2": "GFL", "SDGQP": "GFL",
+        "RepPoints minmax": "RepPoints"}  # fmt: skip
 
 
 def lively(variant, levels=1, noise=0.1):

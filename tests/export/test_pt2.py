@@ -17,7 +17,14 @@ SIZE = {"size": (96, 160), "input_format": "BGR", "score_threshold": 0.02}
 
 @pytest.mark.parametrize(
     "variant, nms",
-    [("RetinaNet", True), ("FCOS scaled", True), ("ATSS", False), ("DDOD", True), ("SDGQP", True)],
+    [
+        ("RetinaNet", True),
+        ("FCOS scaled", True),
+        ("ATSS", False),
+        ("DDOD", True),
+        ("SDGQP", True),
+        ("RepPoints", True),
+    ],
 )
 def test_every_box_coding(variant, nms, digits, tmp_path):
     model, path = lively(variant), tmp_path / "model.pt2"

@@ -17,7 +17,7 @@ from d2kd.testing import make_batch
 from tests.helpers import detector, distill
 from tests.losses.test_softened_kl import bins
 
-KINDS = ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL"]
+KINDS = ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints"]
 
 
 def build(meta, convs=4, **keys):

@@ -10,7 +10,7 @@ from tests.helpers import pair
 PAIRS = [
     (head, meta)
     for head in ("BCKD", "CrossKD", "LD", "PGD", "Parallel")
-    for meta in ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL")
+    for meta in ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
     if head not in ("LD", "Parallel") or meta == "GFL"
 ]
 

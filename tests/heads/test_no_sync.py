@@ -37,8 +37,9 @@ PAIRS = [
     for meta in (
         ("GeneralizedRCNN",) if head in ON_TWO_STAGES
         else ("GFL",) if head in ON_GFL
-        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "GeneralizedRCNN") if head in ON_ALL
-        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL")
+        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN")
+        if head in ON_ALL
+        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
     )
 ]  # fmt: skip
 

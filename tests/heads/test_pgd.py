@@ -11,7 +11,7 @@ from d2kd.losses.pgd import box_tower_loss, class_tower_loss
 from d2kd.testing import make_batch
 from tests.helpers import detector, pair
 
-METAS = ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL")
+METAS = ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
 
 
 def run(meta, batch=None, channels=8, **options):

@@ -190,6 +190,7 @@ def test_no_common_stride():
         StructuredKD(feature_spec({8: 4}), feature_spec({4: 4}))
 
 
+ONE_STAGE = ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
 RCNN = {
     "Faster": {"MODEL__MASK_ON": False},
     "Mask": {},
@@ -206,7 +207,7 @@ def build(kind, channels=8, seed=0):
 
 
 @pytest.mark.parametrize(("student", "teacher", "strides"), [
-    *((kind, kind, [8, 16, 32, 64, 128]) for kind in ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL")),
+    *((kind, kind, [8, 16, 32, 64, 128]) for kind in ONE_STAGE),
     *((kind, kind, [4, 8, 16, 32, 64]) for kind in RCNN),
     ("Faster", "Cascade", [4, 8, 16, 32, 64]), ("FCOS", "RetinaNet", [8, 16, 32, 64, 128]),
     ("RetinaNet", "Mask", [8, 16, 32, 64]), ("Mask", "FCOS", [8, 16, 32, 64]),

@@ -21,6 +21,7 @@ CASES = [
     ("FCOS", ("PGD",), {}),
     ("ATSS", ("CrossKD", "PGD"), {}),
     ("DDOD", ("CrossKD", "PGD"), {}),
+    ("RepPoints", ("BCKD", "CrossKD"), {}),
     ("GFL", ("LD", "CWD"), {}),
     ("GFL", ("Parallel",), {"MODEL__GFL__QUALITY": "SDGQP"}),
     ("GeneralizedRCNN", ("StructuredKD", "RoIKD"), {}),
