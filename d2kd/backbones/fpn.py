@@ -4,6 +4,7 @@ import math
 from typing import Any, List, Optional
 
 from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
@@ -22,20 +23,26 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.TOP_BLOCK = "none"  # levels above the last: "none", "maxpool" (1) or "p6p7" (2)
     cfg.MODEL.FPN.TOP_BLOCK_INPUT = "stage"  # p6's: the last trunk "stage" or FPN "output"
     cfg.MODEL.FPN.TOP_BLOCK_RELU = True  # ReLU between p6 and p7
+    cfg.MODEL.FPN.TOP_BLOCK_NORM = ""  # norm of p6 and p7, which MODEL.FPN.NORM does not reach
 
 
 class TopBlockP6P7(LastLevelP6P7):
-    """Detectron2's p6 and p7, two convolutions of stride 2, with a choice of the ReLU between.
+    """Detectron2's p6 and p7, two convolutions of stride 2, with a choice of what is between.
 
     Args:
         in_channels: channels of `in_feature`.
         out_channels: channels of p6 and p7.
         in_feature: a stage of the trunk, or a level of the FPN such as "p5".
         relu: apply p7's convolution to the ReLU of p6, otherwise to p6 itself.
+        norm: norm behind both convolutions, which then have no bias; "" for none.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, in_feature: str, relu: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, in_feature: str, relu: bool, norm: str = ""
+    ) -> None:
         super().__init__(in_channels, out_channels, in_feature=in_feature)
+        for name in ("p6", "p7") if norm else ():
+            setattr(self, name, _normalized(getattr(self, name), norm))
         self.between = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, feature: Tensor) -> List[Tensor]:
@@ -111,6 +118,16 @@ def _top_block(fpn: CfgNode, bottom_up: Backbone) -> Optional[nn.Module]:
         block = LastLevelMaxPool()
         block.in_feature = level
         return block
-    if fpn.TOP_BLOCK_INPUT == "output":
-        return TopBlockP6P7(fpn.OUT_CHANNELS, fpn.OUT_CHANNELS, level, fpn.TOP_BLOCK_RELU)
-    return TopBlockP6P7(shape.channels, fpn.OUT_CHANNELS, stage, fpn.TOP_BLOCK_RELU)
+    output = fpn.TOP_BLOCK_INPUT == "output"
+    channels, source = (fpn.OUT_CHANNELS, level) if output else (shape.channels, stage)
+    options = fpn.TOP_BLOCK_RELU, fpn.TOP_BLOCK_NORM
+    return TopBlockP6P7(channels, fpn.OUT_CHANNELS, source, *options)
+
+
+def _normalized(conv: nn.Conv2d, norm: str) -> Conv2d:
+    """The same weights without bias, under a norm."""
+    geometry = conv.kernel_size, conv.stride, conv.padding
+    channels = conv.out_channels
+    made = Conv2d(conv.in_channels, channels, *geometry, bias=False, norm=get_norm(norm, channels))
+    made.weight = conv.weight
+    return made

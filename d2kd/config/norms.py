@@ -42,6 +42,8 @@ def _normalized(values: Values) -> Iterator[Tuple[str, str, int]]:
     detector = values["DISTILL.STUDENT"] if detector == "Distiller" else detector
     if "fpn" in backbone or "pyramid" in backbone:
         yield "MODEL.FPN.NORM", "MODEL.FPN.OUT_CHANNELS", 32
+        if values["MODEL.FPN.TOP_BLOCK"] == "p6p7":
+            yield "MODEL.FPN.TOP_BLOCK_NORM", "MODEL.FPN.OUT_CHANNELS", 128
         if detector == "RetinaNet" and values["MODEL.RETINANET.NUM_CONVS"]:
             coarsest = _stride(values["MODEL.RETINANET.IN_FEATURES"])
             yield "MODEL.RETINANET.NORM", "MODEL.FPN.OUT_CHANNELS", coarsest

@@ -105,7 +105,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
     "pairs of names": (_pairs, "DISTILL.TEACHER.CLASS_MAP"),
     "rising numbers": (_rising, "SOLVER.STEPS *.IOU_THRESHOLDS"),
     "a norm that Detectron2 knows (BN, SyncBN, FrozenBN, GN, LN or \"\")":
-        (lambda v: isinstance(v, str) and _is_norm(v), "MODEL.*.NORM"),
+        (lambda v: isinstance(v, str) and _is_norm(v), "MODEL.*.NORM FPN.TOP_BLOCK_NORM"),
 }  # fmt: skip
 
 CHOICES: Dict[str, Tuple[Any, ...]] = {

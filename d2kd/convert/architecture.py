@@ -1,15 +1,14 @@
 """What detector a checkpoint of mmdetection holds, from the names and shapes of its tensors."""
 
-import re
 from dataclasses import dataclass
-from itertools import count
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.values import first_names
 from ..errors import ConfigError
+from .trunk import count_modules, depth_of, offset_rows, rows, stages
 
 _MARKS = (  # the first tensor that is there names the detector
     ("MaskRCNN", "roi_head.mask_head.conv_logits.weight"),
@@ -18,6 +17,7 @@ _MARKS = (  # the first tensor that is there names the detector
     ("GFL", "bbox_head.gfl_cls.weight"),
     ("DDOD", "bbox_head.reg_convs.0.conv.conv_offset.weight"),
     ("DDOD", "bbox_head.reg_convs.0.conv_offset.weight"),  # as old versions of mmcv name it
+    ("RepPoints", "bbox_head.reppoints_cls_conv.weight"),
     ("ATSS", "bbox_head.atss_cls.weight"),
     ("RetinaNet", "bbox_head.retina_cls.weight"),
     ("FCOS", "bbox_head.conv_centerness.weight"),
@@ -28,14 +28,11 @@ PREDICTORS = {  # class and box predictor by detector
     "ATSS": ("bbox_head.atss_cls", "bbox_head.atss_reg"),
     "RetinaNet": ("bbox_head.retina_cls", "bbox_head.retina_reg"),
     "FCOS": ("bbox_head.conv_cls", "bbox_head.conv_reg"),
+    "RepPoints": ("bbox_head.reppoints_cls_out", "bbox_head.reppoints_pts_refine_out"),
 }
 PREDICTORS["MaskRCNN"], PREDICTORS["GFLv2"] = PREDICTORS["FasterRCNN"], PREDICTORS["GFL"]
 PREDICTORS["DDOD"] = PREDICTORS["ATSS"]
 _RESNET_LAYERS = ("backbone.conv1", "backbone.layer1.0.conv2", "neck.lateral_convs.0.conv")
-_DEPTHS: Dict[Tuple[Tuple[int, ...], bool], int] = {  # by blocks of the stages, bottleneck or not
-    ((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), False): 34, ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101, ((3, 8, 36, 3), True): 152,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class Architecture:
 
     Names of detectors are those of `_MARKS`. `deform` says for each of the four stages whether it
     is deformable, `tower_deform` the same for the first convolutions of the head's towers; `extra`
-    where the FPN's extra levels start, "stage", "output" or "maxpool".
+    where the FPN's extra levels start, "stage", "output" or "maxpool"; `first_rows` how many
+    numbers RepPoints predict first, `moment` whether boxes of points have a parameter.
     """
 
     detector: str
@@ -57,12 +55,15 @@ class Architecture:
     deform: Tuple[bool, ...]
     modulated: bool
     fpn_channels: int
+    fpn_norm: bool
     first_level: int
     extra: str
     num_convs: int
     tower_norm: bool
     tower_bias: bool
     tower_deform: bool
+    first_rows: int
+    moment: bool
     iou_branch: bool
     reg_max: int
     fc_dim: int
@@ -88,16 +89,16 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
         )
     _check_pyramid(state, detector)
     cls_name, reg_name = PREDICTORS[detector]
-    stages, bottleneck = _stages(state), "backbone.layer1.0.conv3.weight" in state
+    blocks, bottleneck = stages(state), "backbone.layer1.0.conv3.weight" in state
     conv2 = state["backbone.layer1.0.conv2.weight"]
     groups = max(conv2.shape[0] // conv2.shape[1], 1) if bottleneck else 1
     last = f"backbone.layer1.0.conv{3 if bottleneck else 2}.weight"
-    offsets = [_rows(state, f"backbone.layer{n}.0.conv2.conv_offset.weight") for n in range(1, 5)]
+    offsets = [offset_rows(state, f"backbone.layer{n}.0.conv2") for n in range(1, 5)]
     towers = "bbox_head.cls_convs"
     return Architecture(
         detector=detector,
         num_classes=_classes(state, detector, cls_name, reg_name, num_classes),
-        depth=_depth(stages, bottleneck),
+        depth=depth_of(blocks, bottleneck),
         groups=groups,
         width_per_group=conv2.shape[0] // groups,
         stem_channels=state["backbone.conv1.weight"].shape[0],
@@ -105,37 +106,21 @@ def infer(state: Dict[str, Tensor], num_classes: Optional[int] = None) -> Archit
         deform=tuple(n > 0 for n in offsets),
         modulated=27 in offsets,
         fpn_channels=state["neck.lateral_convs.0.conv.weight"].shape[0],
-        first_level=5 - _count(state, "neck.lateral_convs") + 1,
+        fpn_norm="neck.lateral_convs.0.gn.weight" in state,
+        first_level=5 - count_modules(state, "neck.lateral_convs") + 1,
         extra=_extra_levels(state, detector),
-        num_convs=_count(state, towers),
+        num_convs=count_modules(state, towers),
         tower_norm=f"{towers}.0.gn.weight" in state,
         tower_bias=f"{towers}.0.conv.bias" in state,
         tower_deform=detector == "DDOD",
+        first_rows=rows(state, "bbox_head.reppoints_pts_init_out.weight"),
+        moment="bbox_head.moment_transfer" in state,
         iou_branch="bbox_head.atss_iou.weight" in state,
         reg_max=state[f"{reg_name}.weight"].shape[0] // 4 - 1 if "GFL" in detector else 0,
-        fc_dim=_rows(state, "roi_head.bbox_head.shared_fcs.0.weight"),
-        num_mask_convs=_count(state, "roi_head.mask_head.convs"),
-        mask_dim=_rows(state, "roi_head.mask_head.convs.0.conv.weight"),
+        fc_dim=rows(state, "roi_head.bbox_head.shared_fcs.0.weight"),
+        num_mask_convs=count_modules(state, "roi_head.mask_head.convs"),
+        mask_dim=rows(state, "roi_head.mask_head.convs.0.conv.weight"),
     )
-
-
-def _count(state: Dict[str, Tensor], prefix: str) -> int:
-    """How many modules there are with weights, numbered from 0."""
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\..*weight$")
-    found = {int(m[1]) for m in map(pattern.match, state) if m}
-    return next(n for n in count() if n not in found)
-
-
-def _stages(state: Dict[str, Tensor]) -> List[int]:
-    return [_count(state, f"backbone.layer{n}") for n in range(1, 5)]
-
-
-def _depth(stages: List[int], bottleneck: bool) -> int:
-    depth = _DEPTHS.get((tuple(stages), bottleneck))
-    if depth is None:
-        kind = "bottleneck" if bottleneck else "basic"
-        raise ConfigError(f"No ResNet of Detectron2 has {stages} {kind} blocks.")
-    return depth
 
 
 def _has_layers(state: Dict[str, Tensor], layers: Iterable[str]) -> bool:
@@ -150,8 +135,8 @@ def _has_layers(state: Dict[str, Tensor], layers: Iterable[str]) -> bool:
 
 
 def _check_pyramid(state: Dict[str, Tensor], detector: str) -> None:
-    laterals = _count(state, "neck.lateral_convs")
-    found = laterals, _count(state, "neck.fpn_convs") - laterals
+    laterals = count_modules(state, "neck.lateral_convs")
+    found = laterals, count_modules(state, "neck.fpn_convs") - laterals
     wanted = (4, 0) if "RCNN" in detector else (3, 2)
     if found != wanted:
         raise ConfigError(
@@ -160,19 +145,15 @@ def _check_pyramid(state: Dict[str, Tensor], detector: str) -> None:
         )
 
 
-def _rows(state: Dict[str, Tensor], name: str) -> int:
-    return state[name].shape[0] if name in state else 0
-
-
 def _extra_levels(state: Dict[str, Tensor], detector: str) -> str:
-    laterals = _count(state, "neck.lateral_convs")
+    laterals = count_modules(state, "neck.lateral_convs")
     extra = state.get(f"neck.fpn_convs.{laterals}.conv.weight")
     if extra is None:
         return "maxpool"
     stage = state[f"neck.lateral_convs.{laterals - 1}.conv.weight"].shape[1]
     width = state["neck.lateral_convs.0.conv.weight"].shape[0]
     if stage == width:  # the shapes do not tell; what the released configs do
-        return "stage" if detector == "RetinaNet" else "output"
+        return "stage" if detector in ("RetinaNet", "RepPoints") else "output"
     return "stage" if extra.shape[1] == stage else "output"
 
 

@@ -36,9 +36,11 @@ def build_config(arch: Architecture, details: Details, weights: str) -> Dict[str
 
 def _backbone(arch: Architecture, details: Details) -> Dict[str, Any]:
     stages = [f"res{n}" for n in range(arch.first_level, 6)]
-    fpn = {"IN_FEATURES": stages, "OUT_CHANNELS": arch.fpn_channels, "TOP_BLOCK": "maxpool"}
+    norm = "GN" if arch.fpn_norm else ""
+    fpn = {"IN_FEATURES": stages, "OUT_CHANNELS": arch.fpn_channels, "NORM": norm,
+           "TOP_BLOCK": "maxpool"}  # fmt: skip
     if arch.extra != "maxpool":
-        fpn |= {"TOP_BLOCK": "p6p7", "TOP_BLOCK_INPUT": arch.extra,
+        fpn |= {"TOP_BLOCK": "p6p7", "TOP_BLOCK_INPUT": arch.extra, "TOP_BLOCK_NORM": norm,
                 "TOP_BLOCK_RELU": arch.detector == "FCOS" or details.extra_relu}  # fmt: skip
     return {
         "BACKBONE": {"NAME": "build_resnet_pyramid_backbone", "NORM_EVAL": True},
@@ -77,6 +79,8 @@ def _head(arch: Architecture, details: Details) -> Dict[str, Any]:
         node |= {"ASSIGNER": "topk", "REG_EXPONENT": 0.6} if details.topk_assigner else {}
     if name == "FCOS":
         node |= _fcos(arch, details)
+    if name == "RepPoints":
+        node |= {"TRANSFORM": details.transform}
     if name == "RetinaNet":
         node |= {"IOU_THRESHOLDS": [0.4, 0.5], "IOU_LABELS": [0, -1, 1], "SMOOTH_L1_LOSS_BETA": 0.0}
     anchors = {"SIZES": [[8 * 2**n] for n in range(3, 8)], "ASPECT_RATIOS": [[1.0]]}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 from .architecture import Architecture
+from .points import transform_of
 
 _IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _CAFFE = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
@@ -34,6 +35,7 @@ class Details:
         center_sampling: FCOS trains on points near the centers of boxes only.
         extra_relu: ReLU between the FPN's extra levels; FCOS always has it.
         topk_assigner: DDOD trains by PGD's rule.
+        transform: how RepPoints make a box of points.
     """
 
     caffe: bool
@@ -45,6 +47,7 @@ class Details:
     center_sampling: bool = False
     extra_relu: bool = False
     topk_assigner: bool = False
+    transform: str = "moment"
 
 
 def details_from_text(
@@ -77,6 +80,7 @@ def details_from_text(
         center_sampling=_flag(text, "center_sampling"),
         extra_relu=_flag(text, "relu_before_extra_convs"),
         topk_assigner="TopkAssigner" in text,
+        transform=transform_of(text, arch) if arch.detector == "RepPoints" else "moment",
     )
     if arch.detector == "FCOS":
         origin = "config" if text else "assumed"

@@ -21,7 +21,7 @@ def _block(tail: str) -> Callable[[re.Match[str]], str]:
 _SHARED: Tuple[Rule, ...] = (  # (pattern, replacement), tried in this order
     (r"backbone\.conv1\.(.+)", r"backbone.bottom_up.stem.conv1.\1"),
     (r"backbone\.bn1\.(.+)", r"backbone.bottom_up.stem.conv1.norm.\1"),
-    (r"backbone\.layer(\d)\.(\d+)\.conv2\.conv_offset\.(.+)", _block(r"conv2.offset.\3")),
+    (r"backbone\.layer(\d)\.(\d+)\.conv2(?:\.conv)?_offset\.(.+)", _block(r"conv2.offset.\3")),
     (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.(.+)", _block(r"conv\3.\4")),
     (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", _block(r"conv\3.norm.\4")),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", _block(r"shortcut.\3")),
@@ -29,6 +29,9 @@ _SHARED: Tuple[Rule, ...] = (  # (pattern, replacement), tried in this order
     (r"bbox_head\.(?:atss_centerness|atss_iou|conv_centerness)\.(.+)", r"head.ctrness.\1"),
     (r"bbox_head\.(scales\.\d+\.scale)", r"head.\1"),
     (r"bbox_head\.(reg_conf\.\d\..+)", r"head.\1"),
+    (r"bbox_head\.reppoints_(cls_conv|pts_init_conv|pts_refine_conv)\.(.+)", r"head.\1.\2"),
+    (r"bbox_head\.reppoints_pts_init_out\.(.+)", r"head.pts_init.\1"),
+    (r"bbox_head\.(moment_transfer)", r"\1"),
     (r"rpn_head\.rpn_conv\.(.+)", r"proposal_generator.rpn_head.conv.\1"),
     (r"rpn_head\.rpn_cls\.(.+)", r"proposal_generator.rpn_head.objectness_logits.\1"),
     (r"rpn_head\.rpn_reg\.(.+)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
@@ -60,12 +63,15 @@ def _neck(arch: Architecture) -> List[Rule]:
     def output(m: re.Match[str]) -> str:
         level = int(m[1])
         kind = f"fpn_output{level + first}" if level < laterals else f"top_block.p{level + first}"
-        return f"backbone.{kind}.{m[2]}"
+        return f"backbone.{kind}.{m[2].replace('gn.', 'norm.')}"
 
     return [
         (r"neck\.lateral_convs\.(\d)\.conv\.(.+)",
          lambda m: f"backbone.fpn_lateral{int(m[1]) + first}.{m[2]}"),
         (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", output),
+        (r"neck\.lateral_convs\.(\d)\.gn\.(.+)",
+         lambda m: f"backbone.fpn_lateral{int(m[1]) + first}.norm.{m[2]}"),
+        (r"neck\.fpn_convs\.(\d)\.(gn\..+)", output),
     ]  # fmt: skip
 
 

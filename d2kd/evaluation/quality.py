@@ -39,7 +39,7 @@ class QualityProbe(nn.Module):
         if not {"logits", "deltas"} <= self.adapter.provides:
             raise TypeError(
                 f"{type(detector).__name__} has no dense head whose quality could be measured; "
-                "use RetinaNet, FCOS, ATSS, DDOD or GFL."
+                "use RetinaNet, FCOS, ATSS, DDOD, GFL or RepPoints."
             )
 
     @torch.no_grad()

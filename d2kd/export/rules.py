@@ -60,7 +60,7 @@ def rule_of(detector: nn.Module) -> Rule:
     inference = getattr(type(detector), "forward_inference", None)
     if inference not in _RULES:
         raise ConfigError(
-            f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS, DDOD and GFL "
-            "can, and classes derived from them that do not override forward_inference."
+            f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS, DDOD, GFL and "
+            "RepPoints can, and classes derived from them that do not override forward_inference."
         )
     return _RULES[inference](detector)

@@ -26,7 +26,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "configs", ROOT / "studies" / "configs")
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for x in FOLDERS for p in x.rglob("*.yaml"))
 DISTILLED = [p for p in CONFIGS if 'META_ARCHITECTURE: "Distiller"' in (ROOT / p).read_text()]
-OURS = ("timm", "fcos", "atss", "ddod", "gfl", "anchorpoint")  # detectors and backbones of d2kd
+OURS = (
+    "timm",
+    "fcos",
+    "atss",
+    "ddod",
+    "gfl",
+    "reppoints",
+    "anchorpoint",
+)  # detectors and backbones of d2kd
 STOCK = [p for p in CONFIGS if "/detectors/" in p and not any(w in p.lower() for w in OURS)]
 
 
