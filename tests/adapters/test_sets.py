@@ -19,6 +19,7 @@ DETECTORS = {
     "RetinaNet": ("RetinaNet", {}), "FCOS": ("FCOS", {}),
     "FCOS, product": ("FCOS", {"MODEL__FCOS__SCORE": "product"}), "ATSS": ("ATSS", {}),
     "DDOD": ("DDOD", {}),
+    "RepPoints": ("RepPoints", {}),
     "GFL": ("GFL", {}), "GFLv2": ("GFL", {"MODEL__GFL__QUALITY": "DGQP"}),
     "Faster R-CNN": ("GeneralizedRCNN", {"MODEL__MASK_ON": False}),
     "Mask R-CNN": ("GeneralizedRCNN", {}), "Cascade R-CNN": ("GeneralizedRCNN", CASCADE),
@@ -28,7 +29,7 @@ DETECTORS = {
 def trained(name, seed=1, classes=3):
     """A detector that is sure of some of its boxes."""
     meta, keys = DETECTORS[name]
-    nodes = ("RETINANET", "FCOS", "ATSS", "DDOD", "GFL", "ROI_HEADS")
+    nodes = ("RETINANET", "FCOS", "ATSS", "DDOD", "GFL", "REPPOINTS", "ROI_HEADS")
     counts = {f"MODEL__{node}__NUM_CLASSES": classes for node in nodes}
     model = detector(meta, 12, seed, MODEL__FCOS__SCORE_THRESH_TEST=0.05, **counts, **keys)
     with torch.no_grad():

@@ -79,7 +79,7 @@ def ground_truth(batch, student):
     return Predicted(boxes, torch.nn.functional.one_hot(classes, 3).float(), False)
 
 
-@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "GFL", "GFLv2"])
+@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "GFL", "GFLv2", "RepPoints"])
 def test_the_objects_themselves_as_a_set(name):
     """Hard labels and GIoU over the student's own positives, divided by their number."""
     model, batch = distiller(student_of(name), trained(name)), make_batch()
@@ -93,14 +93,14 @@ def test_the_objects_themselves_as_a_set(name):
     positive = foreground(labels, 3) & valid
     count = positive.sum()
     assert_close(losses["box"], gap[positive].sum() / count)
-    if name in ("RetinaNet", "FCOS", "ATSS"):
+    if name in ("RetinaNet", "FCOS", "ATSS", "RepPoints"):
         z = torch.cat(list(student.logits.values()), 1)
         y = torch.nn.functional.one_hot(labels.clamp(min=0), 4)[..., :3].float()
         loss = quality_focal_loss(z, y).sum(2)
         assert_close(losses["cls"], loss[(labels >= 0) & valid].sum() / count)
 
 
-@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL"])
+@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints"])
 def test_cells_are_assigned_as_to_objects(name):
     model, batch = distiller(student_of(name), trained(name)), make_batch()
     student = model.run_student(batch)
