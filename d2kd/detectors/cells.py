@@ -112,9 +112,8 @@ class CellDetector(DenseDetector):
 
     def level_strides(self, anchors: List[Boxes]) -> Tensor:
         """(R,) stride of each anchor, px."""
-        lengths = torch.tensor([len(level) for level in anchors])
-        strides = torch.tensor(self.strides, dtype=torch.float32).repeat_interleave(lengths)
-        return strides.to(anchors[0].device, non_blocking=True)
+        levels = zip(anchors, self.strides, strict=True)
+        return torch.cat([x.tensor.new_full((len(x),), stride) for x, stride in levels])
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
         """Boxes (..., 4) XYXY px, float32, of predictions (..., D).

@@ -99,8 +99,8 @@ def _centers(boxes: Tensor) -> Tensor:
 def _stacked(boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
     """Boxes (N, max G_i, 4), nan where an image has fewer, and each image's first row (N, 1)."""
     gt = torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True, padding_value=torch.nan)
-    counts = torch.tensor([len(x) for x in boxes])
-    return gt, (counts.cumsum(0) - counts)[:, None].to(gt.device, non_blocking=True)
+    counts = gt[..., 0].isfinite().sum(1, keepdim=True)
+    return gt, counts.cumsum(0) - counts
 
 
 def _overlaps(predicted: Tensor, valid: Tensor, gt: Tensor) -> Tensor:
