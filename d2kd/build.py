@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from .adapters import DetectorAdapter, build_adapter
+from .config.keys import WITH_TEACHERS
 from .config.naming import construct
 from .config.validate import check_shares
 from .errors import ConfigError, check_choice
@@ -23,12 +24,12 @@ def student_config(cfg: CfgNode) -> CfgNode:
     """The plain config of the detector that `cfg` trains: stock code builds it without d2kd.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE is "Distiller" and DISTILL.STUDENT is not a detector.
+        ValueError: MODEL.META_ARCHITECTURE has teachers and DISTILL.STUDENT is not a detector.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    if cfg.MODEL.META_ARCHITECTURE == "Distiller":
-        known = (name for name, _ in META_ARCH_REGISTRY if name != "Distiller")
+    if cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS:
+        known = (name for name, _ in META_ARCH_REGISTRY if name not in WITH_TEACHERS)
         check_choice(cfg.DISTILL.STUDENT, known, "DISTILL.STUDENT")
         cfg.MODEL.META_ARCHITECTURE = cfg.DISTILL.STUDENT
     return cfg

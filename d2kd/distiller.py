@@ -129,6 +129,11 @@ class Distiller(nn.Module):
         classes = self.class_maps[index]
         return classes.of_student(student), classes.of_teacher(teachers[index], student)
 
+    def check_heads(self) -> None:
+        """Let every head check its teacher before a training; see `check_teacher`."""
+        for name, head in self.heads.items():
+            head.check_teacher(self.teachers[self.teacher_of[name]].adapter)
+
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
         """The student's losses, zero for unlabelled images, and what the heads read of it."""
         images = self.adapter.preprocess(batched_inputs, self.divisor)

@@ -1,4 +1,4 @@
-"""AdamW and the one-cycle schedule beside Detectron2's own optimizers and schedules."""
+"""Adam, AdamW and the one-cycle schedule beside Detectron2's own optimizers and schedules."""
 
 from typing import Any, Dict, Iterable, List
 
@@ -16,7 +16,8 @@ from fvcore.common.param_scheduler import (
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-OPTIMIZERS = ("SGD", "AdamW")
+_ADAM = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}
+OPTIMIZERS = ("SGD", *_ADAM)
 STOCK_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 ONECYCLE_START = 1 / 25  # first factor of SOLVER.BASE_LR, torch's OneCycleLR default
 ONECYCLE_END = 1e-4 / 25  # last factor, likewise
@@ -28,7 +29,7 @@ def add_solver_config(cfg: CfgNode) -> None:
     Args:
         cfg: node to extend, in place.
     """
-    cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD" (Detectron2's own) or "AdamW"
+    cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD" (Detectron2's own), "AdamW" or "Adam"
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0  # the last ones; 0 keeps all
     cfg.SOLVER.BEST_METRIC = ""  # such as "bbox/AP": the best evaluation's model_best.pth
     cfg.SOLVER.ONECYCLE_PCT_START = 0.15  # OneCycleLR: fraction of SOLVER.MAX_ITER spent rising
@@ -43,7 +44,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer that ``SOLVER.OPTIMIZER`` names.
 
     ``WEIGHT_DECAY_NORM``, ``WEIGHT_DECAY_BIAS``, ``BIAS_LR_FACTOR`` and ``CLIP_GRADIENTS`` mean the
-    same for both optimizers. With ``CLIP_TYPE`` "norm" Detectron2 clips every parameter tensor on
+    same for all optimizers. With ``CLIP_TYPE`` "norm" Detectron2 clips every parameter tensor on
     its own; "full_model", added here, clips the gradient of the whole model.
 
     Args:
@@ -62,7 +63,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return _clip_whole(build_optimizer(unclipped, model), clip.CLIP_VALUE, clip.NORM_TYPE)
     if name == "SGD":
         return _without_foreach_on_cpu(build_stock_optimizer(cfg, model))
-    if name != "AdamW":
+    if name not in _ADAM:
         raise ValueError(
             f"SOLVER.OPTIMIZER is {name!r}, which d2kd does not know. Choose one of {OPTIMIZERS}."
         )
@@ -73,8 +74,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    adamw = torch.optim.AdamW(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
-    return maybe_add_gradient_clipping(cfg, adamw)
+    adam = _ADAM[name](params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    return maybe_add_gradient_clipping(cfg, adam)
 
 
 def scale_learning_rate(

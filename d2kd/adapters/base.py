@@ -90,6 +90,18 @@ class DetectorAdapter:
         """
         raise NotImplementedError
 
+    def losses_on(
+        self, output: DetectorOutput, features: Dict[int, Tensor], gt: List[Instances]
+    ) -> Dict[str, Tensor]:
+        """The detector's training losses on other FPN maps than its own; it is in training mode.
+
+        Args:
+            output: of `forward` on the same images.
+            features: maps by stride, of the shapes of `output.features`.
+            gt: targets.
+        """
+        raise NotImplementedError
+
     def fit(self, output: DetectorOutput, sizes: Sequence[Size], padded: Size) -> DetectorOutput:
         """A teacher's output on the cells that the student has.
 

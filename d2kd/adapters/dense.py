@@ -118,6 +118,15 @@ class DenseDetectorAdapter(DetectorAdapter):
         ]
         return [(self.label(output, objects)[0] - first).clamp(min=-2)]
 
+    def losses_on(
+        self, output: DetectorOutput, features: Dict[int, Tensor], gt: List[Instances]
+    ) -> Dict[str, Tensor]:
+        """See the base class."""
+        out = DetectorOutput(output.images, self, features)
+        self._predict(out, [features[stride] for stride in self._strides], frozenset())
+        self._supervise(out, gt)
+        return out.losses
+
     def _predict(self, out: DetectorOutput, features: List[Tensor], need: FrozenSet[str]) -> None:
         m = self.detector
         if need & _TAPS:

@@ -100,6 +100,14 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         scores, classes = [x.scores for x in found], [x.pred_classes for x in found]
         return of_labels(boxes, scores, classes, heads.num_classes)
 
+    def losses_on(
+        self, output: DetectorOutput, features: Dict[int, Tensor], gt: List[Instances]
+    ) -> Dict[str, Tensor]:
+        """See the base class. The stock modules run unchanged."""
+        m, pyramid = self.detector, {name: features[stride] for stride, name in self._names.items()}
+        proposals, losses = m.proposal_generator(output.images, pyramid, gt)
+        return {**m.roi_heads(output.images, pyramid, proposals, gt)[1], **losses}
+
     def _forward_rpn(
         self, out: DetectorOutput, pyramid: dict, gt: Optional[List[Instances]]
     ) -> List[Instances]:

@@ -1,10 +1,11 @@
 """The gate for everything that claims to be weights: types, finite numbers, no dead tensors."""
 
+import hashlib
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..text import plain
@@ -72,6 +73,15 @@ def check_finite(state: Any, name: str) -> None:
     broken = [key for key, x in _tensors(state, name) if not _is_finite(*_range(x))]
     if broken:
         raise ConfigError(f"numbers that are NaN or infinite values: {first_names(broken)}")
+
+
+def digest(module: nn.Module) -> str:
+    """What tells a module's weights from any others: 40 hexadecimal digits of names and values."""
+    found = hashlib.blake2b(digest_size=20)
+    for name, x in sorted(module.state_dict().items()):
+        found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        found.update(x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def first_names(names: List[str]) -> str:

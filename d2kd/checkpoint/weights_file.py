@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Dict, Set, Tuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..file_io import kind_of, read_head, sha256_of, write_atomically
+from ..file_io import kind_of, sha256_of
 from ..text import plain
 from .address import local_file
+from .safetensors_file import is_safetensors, write_safetensors
 from .torch_file import read_torch
 from .values import as_tensors, check_values
 
@@ -77,12 +78,6 @@ def read_file(filename: str, inert: bool = False) -> Any:
         ) from error
 
 
-def is_safetensors(path: str) -> bool:
-    """Whether the file begins as the safetensors format does."""
-    head = read_head(Path(path), 9)
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**9
-
-
 def _refuse_others(filename: str) -> None:
     kind = kind_of(filename)
     if os.path.isdir(filename):
@@ -92,13 +87,6 @@ def _refuse_others(filename: str) -> None:
         raise ConfigError(f"{filename} is not a readable checkpoint: {said}.")
     if not os.path.getsize(filename):
         raise ConfigError(f"{filename} is not a readable checkpoint: it is empty: copy it again.")
-
-
-def write_safetensors(tensors: Dict[str, Tensor], path: Path) -> None:
-    """Write tensors by name, completely or not at all."""
-    layout = torch.contiguous_format
-    alone = {name: x.detach().cpu().clone(memory_format=layout) for name, x in tensors.items()}
-    write_atomically(path, lambda part: save_file(alone, part))
 
 
 def split_pin(path: str) -> Tuple[str, str]:

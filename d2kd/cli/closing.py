@@ -42,6 +42,10 @@ def close_training(args: Namespace) -> None:
     found |= {"plain": plain} if plain else {}
     compare = f"d2kd report {plain.get('run')} {folder}"
     found["next"] = compare if plain else f"d2kd predict {folder} FOLDER_OF_PHOTOS"
+    if config["MODEL"]["META_ARCHITECTURE"] == "TokenLearner":
+        teacher = config["DISTILL"]["TEACHER"]["CONFIG_FILES"][0]
+        found["next"] = (f"d2kd train STUDENT --teacher {teacher} --distill MasKD "
+                         f"DISTILL.MasKD.TOKENS {folder}")  # fmt: skip
     _print(args, found)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Sequence, Tuple
 
 import click
 
-from ..engine.options import RESUME_ANYWAY
+from ..engine.options import RESUME_ANYWAY, TOKENS
 from ..errors import ConfigError
 from ..text import file_name
 from .base import SETTINGS, namespace, run_weights, with_config
@@ -18,6 +18,7 @@ from .weights import LAST
 @click.command(context_settings=SETTINGS)
 @with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import",
              "trust-config", "last")  # fmt: skip
+@click.option("--tokens", is_flag=True, help=TOKENS[0].upper() + TOKENS[1:] + ".")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
 @click.option("--resume-anyway", is_flag=True, help=RESUME_ANYWAY + ".")
 @click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")
@@ -30,7 +31,7 @@ def train(
     config: str, options: Tuple[str, ...], output: str | None, quiet: bool, as_json: bool,
     **given: Any,
 ) -> None:  # fmt: skip
-    """Train a detector; with --teacher, distil it.
+    """Train a detector; with --teacher, distil it; with --tokens, learn what MasKD needs of it.
 
     \b
     d2kd train train/gfl_R_18_FPN_1x.yaml --data cells --output output/student

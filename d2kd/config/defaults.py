@@ -54,6 +54,9 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.TEACHER.CHECK_IMAGES = 0  # test images to evaluate each teacher on before training
     cfg.DISTILL.TEACHER.CHECK_MIN_AP = 0.0  # box AP (0 to 100) under which training does not start
     cfg.DISTILL.TEACHER.CHECK_AGAINST = ""  # folder of a plain run, which each teacher should beat
+    cfg.DISTILL.TOKENS = CfgNode()  # see `d2kd.teachers.token_learner`
+    cfg.DISTILL.TOKENS.NUMBER = 6  # of MasKD's tokens on each level of the teacher
+    cfg.DISTILL.TOKENS.DICE = 1.0  # weight of the overlap of their masks
     for name, head in sorted(DISTILLATION_HEAD_REGISTRY):
         node = CfgNode({"WEIGHT": head.default_weight, "TEACHER": 0})
         node.update({key.upper(): value for key, value in head_defaults(head).items()})

@@ -6,6 +6,9 @@ from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 
+WITH_TEACHERS = ("Distiller", "TokenLearner")
+"""Meta-architectures around teachers; the detector that a config is of is DISTILL.STUDENT then."""
+
 
 def flatten(node: Dict[Any, Any], dot: str = ".") -> Dict[str, Any]:
     """Values of a config, or of a yaml or json file, by their keys joined with dots, in order."""

@@ -13,7 +13,7 @@ from ..errors import ConfigError, MissingFileError, check_choice
 from ..text import plain
 from .defaults import get_d2kd_cfg
 from .files import read_config
-from .keys import flatten, refuse_none
+from .keys import WITH_TEACHERS, flatten, refuse_none
 from .lazy import is_lazy, lazy_keys
 from .locate import resolve_config_file
 from .sources.find import source_keys
@@ -146,9 +146,9 @@ def teacher_config(cfg: CfgNode, index: int) -> CfgNode:
     key = f"DISTILL.TEACHER.CONFIG_FILES[{index}]"
     teacher_cfg = get_d2kd_cfg()
     merge_config_file(teacher_cfg, cfg.DISTILL.TEACHER.CONFIG_FILES[index], key)
-    if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
+    if teacher_cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS:
         teacher_cfg.MODEL.META_ARCHITECTURE = teacher_cfg.DISTILL.STUDENT
-    known = (name for name, _ in META_ARCH_REGISTRY if name != "Distiller")
+    known = (name for name, _ in META_ARCH_REGISTRY if name not in WITH_TEACHERS)
     check_choice(teacher_cfg.MODEL.META_ARCHITECTURE, known, f"{key}: MODEL.META_ARCHITECTURE")
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     return without_pretrained(teacher_cfg)

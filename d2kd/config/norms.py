@@ -3,6 +3,7 @@
 from typing import Any, Dict, Iterator, List, Tuple
 
 from ..errors import ConfigError
+from .keys import WITH_TEACHERS
 
 _GROUPS = 32
 Values = Dict[str, Any]
@@ -39,7 +40,7 @@ def check_group_norms(values: Values) -> None:
 def _normalized(values: Values) -> Iterator[Tuple[str, str, int]]:
     """Keys of norms and of their widths, and the stride of the smallest map, 0 where none is."""
     detector, backbone = values["MODEL.META_ARCHITECTURE"], values["MODEL.BACKBONE.NAME"]
-    detector = values["DISTILL.STUDENT"] if detector == "Distiller" else detector
+    detector = values["DISTILL.STUDENT"] if detector in WITH_TEACHERS else detector
     if "fpn" in backbone or "pyramid" in backbone:
         yield "MODEL.FPN.NORM", "MODEL.FPN.OUT_CHANNELS", 32
         if values["MODEL.FPN.TOP_BLOCK"] == "p6p7":

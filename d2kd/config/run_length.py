@@ -20,7 +20,8 @@ _WARMUP, _SCHEDULE = "SOLVER.WARMUP_ITERS", "DISTILL.SCHEDULE"
 _SAVED, TESTED, _BEST = "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "SOLVER.BEST_METRIC"
 OF_LENGTH = (_WARMUP, _STEPS, _SCHEDULE, _SAVED, TESTED)
 _READ = (LENGTH, _BATCH, _RATE, _STEPS, _WARMUP, _SAVED, TESTED)
-_OPTIMIZED = {"SGD": ("in proportion", 1.0), "AdamW": ("with the square root", 0.5)}
+_OPTIMIZED = {"SGD": ("in proportion", 1.0), "AdamW": ("with the square root", 0.5),
+              "Adam": ("with the square root", 0.5)}  # fmt: skip
 
 Keys = Mapping[str, Any]
 _Fit = Tuple[str, Any, str]  # key, value, and why
@@ -104,7 +105,7 @@ def _fit_steps(steps: Tuple[int, ...], length: int, own: int) -> Iterator[_Fit]:
 
 
 def _fit_rate(now: Keys, own: Keys) -> Iterator[_Fit]:
-    """Linear for SGD (Goyal et al., 2017), the square root for AdamW (Malladi et al., 2022)."""
+    """Linear for SGD (Goyal et al., 2017), the square root for Adam and AdamW (Malladi et al., 2022)."""
     batch, before, optimizer = now[_BATCH], own[_BATCH], now["SOLVER.OPTIMIZER"]
     if batch != before and optimizer in _OPTIMIZED:
         how, power = _OPTIMIZED[optimizer]

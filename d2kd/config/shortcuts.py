@@ -9,6 +9,9 @@ from detectron2.config import CfgNode
 from ..data.folder import UNDIVIDED, read_dataset_folder
 from ..errors import ConfigError, class_count_key
 from ..text import plain
+from .defaults import get_d2kd_cfg
+from .keys import WITH_TEACHERS
+from .loading import merge_config_file
 
 _CHECK_IMAGES = 100  # that a teacher is evaluated on; seconds for small detectors
 
@@ -37,6 +40,11 @@ def distil(
             "--distill and --teacher-weights need --teacher: a config, a model-zoo name such as "
             "COCO-Detection/retinanet_R_101_FPN_3x.yaml, or the folder of a run."
         )
+    if cfg.MODEL.META_ARCHITECTURE == "TokenLearner":
+        raise ConfigError(
+            "--teacher: CONFIG learns tokens, and names the teacher itself; of another one they are "
+            "learnt with d2kd train TEACHER --tokens."
+        )
     if cfg.MODEL.META_ARCHITECTURE != "Distiller":
         cfg.DISTILL.STUDENT = cfg.MODEL.META_ARCHITECTURE
         cfg.MODEL.META_ARCHITECTURE = "Distiller"
@@ -51,10 +59,40 @@ def distil(
     cfg.DISTILL.HEADS = named or tuple(cfg.DISTILL.HEADS)
 
 
+def learn_tokens(
+    cfg: CfgNode, teacher: str, weights: Sequence[str], others: Sequence[str] = ()
+) -> None:
+    """Turn the config of a trained detector into one that learns MasKD's tokens of it, in place.
+
+    Images, data and batch stay those of the detector's training.
+
+    Args:
+        cfg: of the detector.
+        teacher: the file, name or folder of a run that it is from.
+        weights: its checkpoint; that of the zoo or the run if there is none.
+        others: words for a distillation, of which there must be none.
+
+    Raises:
+        ConfigError: there are some, or the config learns tokens already.
+    """
+    if others or cfg.MODEL.META_ARCHITECTURE == "TokenLearner":
+        raise ConfigError(
+            "--tokens: CONFIG is the teacher: leave --teacher and --distill out, and --tokens where "
+            "CONFIG is itself of a run that learns tokens."
+        )
+    distilled = cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS
+    detector = cfg.DISTILL.STUDENT if distilled else cfg.MODEL.META_ARCHITECTURE
+    cfg.DISTILL, cfg.MODEL.LAZY_CONFIG = get_d2kd_cfg().DISTILL, ""
+    merge_config_file(cfg, "tokens/Base-tokens.yaml", "--tokens")
+    cfg.DISTILL.STUDENT = detector
+    cfg.DISTILL.TEACHER.CONFIG_FILES = (teacher,)
+    cfg.DISTILL.TEACHER.WEIGHTS = tuple(weights) or ("",)
+
+
 def use_data(cfg: CfgNode, folder: Path) -> None:
     """Train on the split "train" of a data set's folder and test on "val", or on "test".
 
-    DATASETS and the number of classes are set, in place.
+    Tokens are not tested. DATASETS and the number of classes are set, in place.
 
     Raises:
         ConfigError: see `read_dataset_folder`; or there is nothing to train on.
@@ -75,7 +113,8 @@ def use_data(cfg: CfgNode, folder: Path) -> None:
             "--data %s has no split 'val' or 'test': %s.", plain(folder), UNDIVIDED
         )
     cfg.DATASETS.TRAIN = (f"{name}_train",)
-    cfg.DATASETS.TEST = tuple(f"{name}_{split}" for split in tested)
+    is_tested = cfg.MODEL.META_ARCHITECTURE != "TokenLearner"
+    cfg.DATASETS.TEST = tuple(f"{name}_{split}" for split in tested if is_tested)
     detector = cfg.DISTILL.STUDENT or cfg.MODEL.META_ARCHITECTURE
     count = len(splits["train"].classes)
     for key in {class_count_key(detector), "MODEL.RETINANET.NUM_CLASSES"}:

@@ -10,7 +10,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from ..checkpoint import run_checkpoint
-from ..config.keys import flatten
+from ..config.keys import WITH_TEACHERS, flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml, sha256_of
@@ -65,8 +65,8 @@ def inputs_of(cfg: CfgNode, run: Dict[str, Any] | None = None) -> Inputs:
         `teachers' weights`, their paths; `datasets`, `weights` and `classes` as `describe_run`
         gives them.
     """
-    distils = cfg.MODEL.META_ARCHITECTURE == "Distiller"
-    indices = range(len(cfg.DISTILL.TEACHER.CONFIG_FILES) if distils else 0)
+    learns = cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS
+    indices = range(len(cfg.DISTILL.TEACHER.CONFIG_FILES) if learns else 0)
     files = [teacher_weights(cfg, i) for i in indices]
     run = run or describe_run(cfg, [cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.CHECKPOINT, *files])
     found = {key: run[key] for key in ("datasets", "weights", "classes")}

@@ -24,7 +24,7 @@ from ..config.locate import resolve_config_file
 from ..config.naming import construct
 from ..config.pairs import choose_distillation
 from ..config.run_length import LENGTH, OF_LENGTH, TESTED, fit_run
-from ..config.shortcuts import distil, use_data
+from ..config.shortcuts import distil, learn_tokens, use_data
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
@@ -35,7 +35,7 @@ from ..text import make_output_plain
 from . import terminal
 from .changes import begun_teachers, check_resumed, read_record
 from .early_log import held_back, say
-from .options import OPTIONS, RESUME_ANYWAY
+from .options import OPTIONS, RESUME_ANYWAY, TOKENS
 from .provenance import describe_run, write_results
 from .ranks import on_first_rank
 from .run_folder import check_folder, holds_run
@@ -52,6 +52,7 @@ def argument_parser() -> ArgumentParser:
         dest = "imports" if name == "import" else name.replace("-", "_")
         parser.add_argument(f"--{name}", dest=dest, metavar=metavar, help=help, **one)
     parser.add_argument("--resume-anyway", action="store_true", help=RESUME_ANYWAY)
+    parser.add_argument("--tokens", action="store_true", help=TOKENS)
     # a free port, so that two runs do not meet; all that is logged is shown
     parser.set_defaults(dist_url="auto", console="")
     return parser
@@ -84,13 +85,16 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     if args.data:
         use_data(cfg, Path(args.data))
     cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
-    shortcut = args.teacher or args.distill or args.teacher_weights
+    if args.tokens:
+        others = [*args.teacher, *args.distill]
+        learn_tokens(cfg, args.config_file, args.teacher_weights, others)
+    shortcut = args.teacher or args.distill or (args.teacher_weights and not args.tokens)
     begins = shortcut and (cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.DISTILL.HEADS)
     if shortcut:
         distil(cfg, args.teacher, args.teacher_weights, args.distill, said)
     own = cfg.clone()
     merge_options(cfg, args.opts)
-    if trains:
+    if trains and cfg.MODEL.META_ARCHITECTURE != "TokenLearner":
         _refuse_teachers(cfg)
     begun = _begun(args, cfg, own) if begins or trains else {}
     if begins:

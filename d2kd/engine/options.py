@@ -9,4 +9,5 @@ OPTIONS = {
     "unlabelled": ("FOLDER", "images without annotations, to distil on as well"),
     "data": ("FOLDER", "data set of yours, whose splits and classes are found by its layout"),
 }
+TOKENS = "learn MasKD's tokens of CONFIG, a trained detector that stays as it is"
 RESUME_ANYWAY = "--resume, although what the run began with (data, model, teacher, ...) has changed"

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.weights_file import split_pin
+from ..config.keys import WITH_TEACHERS
 from ..data.custom import find_path
 from ..errors import ConfigError
 
@@ -100,7 +101,7 @@ def _logs(folder: Path) -> Tuple[Path, ...]:
 
 def _inputs(cfg: CfgNode, data: str) -> Iterator[Tuple[str, Path]]:
     """Keys and what they name, as far as it exists here: folders, and files."""
-    teacher = cfg.DISTILL.TEACHER if cfg.MODEL.META_ARCHITECTURE == "Distiller" else None
+    teacher = cfg.DISTILL.TEACHER if cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS else None
     named = [("--data", data), ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)]
     named += [("MODEL.TIMM.CHECKPOINT", cfg.MODEL.TIMM.CHECKPOINT)]
     if teacher is not None:

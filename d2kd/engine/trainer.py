@@ -28,11 +28,9 @@ from ..evaluation.inputs import check_inputs
 from ..solver import group_options, scale_learning_rate, use_options
 from .builders import Builders
 from .failures import explained_failures, named_dead_workers
-from .hooks.best_checkpoint import BestStudent
-from .hooks.build import adapt_stock_hooks, build_distillation_hooks, finish_step
+from .hooks.build import adapt_stock_hooks, build_distillation_hooks, build_records, finish_step
 from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
-from .hooks.run_record import RunRecord
 from .hooks.stop_on_signal import StopOnSignal
 from .hooks.weight_average import WeightAverage
 from .metrics_file import MetricsFile
@@ -63,6 +61,7 @@ class DistillationTrainer(Builders):
             model = self.build_model(cfg)
             if isinstance(model, Distiller):
                 check_distils(cfg, {k: x.least_images for k, x in model.heads.items()})
+                model.check_heads()
         with naming_keys(cfg, "SOLVER"):
             optimizer = self.build_optimizer(cfg, model)
             if isinstance(model, Distiller):
@@ -133,19 +132,16 @@ class DistillationTrainer(Builders):
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Stock hooks, with those that act before a step in front."""
         distiller, cfg = self.distiller, self.cfg
-        detector = self._unwrapped if distiller is None else distiller.student
+        model = self._unwrapped if distiller is None else distiller.student
+        detector = getattr(model, "detector", model)  # whose losses are computed
         solver = cfg.SOLVER
         self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
         resume = ExactResume(detector, cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
         self.average = WeightAverage(detector, solver.EMA.DECAY) if solver.EMA.DECAY else None
         before = [] if distiller is None else build_distillation_hooks(cfg)
         stock = adapt_stock_hooks(super().build_hooks(), cfg, self.evaluate, self.metrics, before)
-        hooks = [resume, self.average, *stock]
-        if solver.BEST_METRIC and comm.is_main_process():
-            folder, period = cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD
-            hooks.append(BestStudent(period, solver.BEST_METRIC, self._evaluated, folder))
-        record = RunRecord(cfg) if comm.is_main_process() else None
-        return [*before, *hooks, record, StopOnSignal(resume)]
+        records = build_records(cfg, self._evaluated, self._unwrapped)
+        return [*before, resume, self.average, *stock, *records, StopOnSignal(resume)]
 
     def evaluate(self) -> Dict[str, Any]:
         """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""

@@ -11,6 +11,7 @@ from ..data import check_datasets
 from ..data.class_names import difference, is_reordered, recorded_classes
 from ..distiller import Distiller
 from ..errors import ConfigError, class_count_key
+from ..teachers import TokenLearner
 from ..teachers.class_map import same_classes
 from .build import evaluator_type
 from .crowdhuman import evaluated_class
@@ -26,6 +27,9 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
             unknown or empty; or CrowdHuman's evaluator finds no class "person" in a test set of
             several.
     """
+    if isinstance(model, TokenLearner):
+        model.check_data(cfg.DATASETS.TRAIN)
+        return
     detector = model.student if isinstance(model, Distiller) else model
     num_classes = build_adapter(detector).spec().num_classes
     check_datasets(cfg, num_classes, class_count_key(type(detector).__name__), train)

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..build import student_config
-from ..config.keys import flatten
+from ..config.keys import WITH_TEACHERS, flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
 from ..file_io import read_yaml
@@ -54,8 +54,8 @@ def check_inputs(cfg: CfgNode) -> None:
         cfg: of a training.
     """
     texts = [pixel_doubt(student_config(cfg), cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS", "type")]
-    distils = cfg.MODEL.META_ARCHITECTURE == "Distiller"
-    for index in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES) if distils else 0):
+    learns = cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS
+    for index in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES) if learns else 0):
         texts += teacher_doubts(cfg, index)
     for text in filter(None, texts):
         logging.getLogger(__name__).warning(text)

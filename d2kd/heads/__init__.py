@@ -16,6 +16,7 @@ from .fgd import FGD
 from .fitnets import FitNets
 from .ld import LD
 from .mask_kd import MaskKD
+from .maskd import MasKD
 from .mgd import MGD
 from .parallel import Parallel
 from .pgd import PGD
@@ -37,6 +38,7 @@ __all__ = [
     "FitNets",
     "LD",
     "MGD",
+    "MasKD",
     "PGD",
     "PKD",
     "VFM",

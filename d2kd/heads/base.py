@@ -70,6 +70,9 @@ class DistillationHead(nn.Module):
         """
         return {}
 
+    def check_teacher(self, teacher: DetectorAdapter) -> None:
+        """Raise a ValueError unless the head can learn of this very teacher; before a training."""
+
 
 def head_defaults(head: type) -> Dict[str, Any]:
     """The keyword-only options of a head's constructor, with their defaults."""

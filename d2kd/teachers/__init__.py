@@ -1,5 +1,6 @@
 from .cache import OutputCache
 from .store import TensorStore
 from .teacher import Teacher, build_teacher
+from .token_learner import TokenLearner
 
-__all__ = ["OutputCache", "Teacher", "TensorStore", "build_teacher"]
+__all__ = ["OutputCache", "Teacher", "TensorStore", "TokenLearner", "build_teacher"]

@@ -9,6 +9,7 @@ from detectron2.utils.events import get_event_storage
 from torch.nn.utils.rnn import pad_sequence
 
 from ..adapters import DetectorAdapter, DetectorOutput
+from ..checkpoint.values import digest as digest_of
 from ..detectors import Predicted
 from .store import Tensors, TensorStore
 
@@ -39,7 +40,7 @@ class OutputCache:
             settings: text of what the outputs depend on beside the weights.
         """
         self._store, self._adapter = store, adapter
-        self._settings = [_FORMAT, torch.__version__, settings, _digest(adapter.detector)]
+        self._settings = [_FORMAT, torch.__version__, settings, digest_of(adapter.detector)]
 
     def __call__(
         self,
@@ -131,11 +132,3 @@ def _of_image(output: DetectorOutput, need: FrozenSet[str]) -> Tensors:
 def _numbers(name: str) -> List[int]:
     """Stride and block: levels in order, as a detector gives them."""
     return [int(x) for x in name.split("/")[1:]]
-
-
-def _digest(detector: torch.nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    for name, x in sorted(detector.state_dict().items()):
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        digest.update(x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,17 +1,22 @@
-"""The hooks of a distillation, and what is made of the stock ones, from a config."""
+"""The hooks of a training beside the stock ones, and what is made of these, from a config."""
 
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
+from detectron2.utils import comm
+from torch import nn
 
+from ...teachers import TokenLearner
 from ..metrics_file import MetricsFile
 from .balance import GradientBalance
 from .best_checkpoint import BestStudent
 from .gradient_share import GradientShare
+from .learnt_tokens import LearntTokens
 from .loss_watch import LossWatch
 from .recorded_eval import RecordedEval
+from .run_record import RunRecord
 from .schedule import DistillationSchedule
 from .teacher_check import TeacherCheck
 
@@ -57,6 +62,25 @@ def adapt_stock_hooks(
     if any(isinstance(x, PeriodicWriter) for x in hooks):  # the first rank's
         found.append(PeriodicWriter([metrics], min(20, max(1, cfg.SOLVER.MAX_ITER // 50))))
     return found
+
+
+def build_records(cfg: CfgNode, evaluated: nn.Module, model: nn.Module) -> List[Optional[HookBase]]:
+    """What the first rank writes behind an evaluation: the best model, run.json, tokens.
+
+    Args:
+        cfg: of the training.
+        evaluated: the model whose evaluations count.
+        model: what is trained, maybe with `teachers`.
+    """
+    if not comm.is_main_process():
+        return []
+    best, folder = cfg.SOLVER.BEST_METRIC, cfg.OUTPUT_DIR
+    teachers = [teacher.weights for teacher in getattr(model, "teachers", [])]
+    return [
+        BestStudent(cfg.TEST.EVAL_PERIOD, best, evaluated, folder) if best else None,
+        RunRecord(cfg, teachers),
+        LearntTokens(model, folder) if isinstance(model, TokenLearner) else None,
+    ]
 
 
 def finish_step(hooks: Sequence[HookBase]) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
@@ -25,17 +25,16 @@ class RunRecord(HookBase):
     It is registered on the first rank alone, behind `EvalHook`.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        """Set the config."""
-        self.cfg = cfg
+    def __init__(self, cfg: CfgNode, teachers: Sequence[str] = ()) -> None:
+        """Set the config, and the checkpoints of teachers."""
+        self.cfg, self._teachers = cfg, teachers
         self._run: Record = {}
 
     def before_train(self) -> None:
         """Write the record, or add to it."""
-        distiller, start = self.trainer.distiller, self.trainer.start_iter
-        teachers = [teacher.weights for teacher in distiller.teachers] if distiller else []
+        start = self.trainer.start_iter
         starts = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.TIMM.CHECKPOINT
-        self._run = describe_run(self.cfg, [*starts, *teachers])
+        self._run = describe_run(self.cfg, [*starts, *self._teachers])
         self._run["first_iteration"] = start
         folder, inputs = Path(self.cfg.OUTPUT_DIR), inputs_of(self.cfg, self._run)
         record = read_record(folder) if start > 0 else {}

@@ -1,0 +1,185 @@
+"""Learning MasKD's receptive tokens: the meta-architecture of stage 1, around a frozen teacher."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..adapters.class_map import ClassMap
+from ..checkpoint.values import digest
+from ..config.loading import teacher_config
+from ..data.catalog import dataset_num_classes
+from ..errors import ConfigError
+from ..heads.receptive_tokens import FILE, LevelTokens, TokensFile, write_tokens
+from ..losses.reduce import total
+from .class_map import known_pairs, match_classes
+from .classes import trained_classes
+from .teacher import Teacher, build_teacher
+
+_TRAINED = frozenset({"labels", "proposals"})  # one of which adapters of trained detectors provide
+
+
+@META_ARCH_REGISTRY.register()
+class TokenLearner(nn.Module):
+    """Learns tokens of every level of a teacher, by the teacher's own training loss.
+
+    Each FPN map x becomes x sum_k p_k m_k, and the teacher's heads and losses run on these; the
+    Dice overlap of the masks of a level, summed over levels, keeps tokens apart (MasKD, Huang et
+    al., ICLR 2023, section 3.1). The teacher is no submodule: parameters, gradients and state are
+    those of the tokens. Its backbone and its layers are in eval mode; only what holds layers is in
+    training mode, for the losses.
+
+    Attributes:
+        teachers: the one teacher, as a `Distiller` has them.
+        num_classes: of the data.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        teacher: Teacher,
+        number: int = 6,
+        dice: float = 1.0,
+        input_format: str = "BGR",
+        class_map: Optional[ClassMap] = None,
+        name: str = "",
+    ) -> None:
+        """Draw tokens for a teacher, whose modes change.
+
+        Args:
+            teacher: of a detector that has training losses.
+            number: tokens of a level, above 0.
+            dice: weight of the overlap, >= 0.
+            input_format: channel order of the images in a batch, "BGR" or "RGB".
+            class_map: which of the data's classes the teacher knows, where they are not the same.
+            name: what the tokens' file calls the teacher.
+
+        Raises:
+            ValueError: the teacher has no training losses, or an option is out of range.
+        """
+        super().__init__()
+        _check(teacher, number, dice)
+        self.teachers, self.dice, self.input_format = [teacher], dice, input_format
+        spec = teacher.adapter.spec()
+        self._name = name or spec.name
+        self.levels = nn.ModuleDict(
+            {str(s): LevelTokens(x.channels, number) for s, x in spec.features.items()}
+        )
+        self.num_classes = class_map.num_classes if class_map else spec.num_classes
+        self._places = _places(class_map) if class_map else None
+        self.levels.to(self.device)
+        for module in teacher.detector.modules():
+            module.training = any(True for _ in module.children())
+        teacher.adapter.backbone.eval()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        """The only teacher of DISTILL.TEACHER, and the options of DISTILL.TOKENS."""
+        names = cfg.DISTILL.TEACHER.CONFIG_FILES
+        wrong = {
+            "DISTILL.TEACHER.CONFIG_FILES": len(names) != 1 and "name one teacher",
+            "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS
+            and "name a teacher's checkpoint with --teacher-weights",
+            "DATASETS.TEST": cfg.DATASETS.TEST and "set it to (), tokens are not evaluated",
+            "SOLVER.EMA.DECAY": cfg.SOLVER.EMA.DECAY and "set it to 0, tokens are not averaged",
+        }
+        for key, remedy in wrong.items():
+            if remedy:
+                raise ConfigError(f"MODEL.META_ARCHITECTURE is TokenLearner: {key}: {remedy}.")
+        theirs = teacher_config(cfg, 0).MODEL
+        for key in ("MASK_ON", "KEYPOINT_ON"):
+            if theirs[key] and not cfg.MODEL[key]:
+                raise ConfigError(
+                    f"MODEL.{key} is False, but the teacher {names[0]} learns them: type MODEL.{key} "
+                    "True, for its losses on data that have them, or take another teacher."
+                )
+        return cls._arguments(cfg, build_teacher(cfg))
+
+    @staticmethod
+    def _arguments(cfg: CfgNode, teacher: Teacher) -> Dict[str, Any]:
+        theirs = teacher.classes
+        pairs = known_pairs(cfg, theirs)
+        return {
+            "teacher": teacher,
+            "number": cfg.DISTILL.TOKENS.NUMBER,
+            "dice": cfg.DISTILL.TOKENS.DICE,
+            "input_format": cfg.INPUT.FORMAT,
+            "class_map": match_classes(trained_classes(cfg) if theirs else [], theirs, pairs),
+            "name": cfg.DISTILL.TEACHER.CONFIG_FILES[0],
+        }
+
+    @property
+    def detector(self) -> nn.Module:
+        """The teacher's, whose losses are computed."""
+        return self.teachers[0].detector
+
+    @property
+    def device(self) -> torch.device:
+        """The teacher's."""
+        return self.teachers[0].adapter.device
+
+    def forward(self, batched_inputs: List[dict]) -> Dict[str, Tensor]:
+        """Losses of a batch of Detectron2's, the teacher's own and "loss_dice"."""
+        teacher = self.teachers[0]
+        divisor, need = teacher.adapter.divisor, frozenset({"features"})
+        output = teacher(batched_inputs, divisor, self.input_format, need)
+        found = {s: self.levels[str(s)](x) for s, x in output.features.items()}
+        masked = {stride: x for stride, (x, _) in found.items()}
+        gt = [self._known(x["instances"]).to(self.device) for x in batched_inputs]
+        with teacher.autocast():
+            losses = teacher.adapter.losses_on(output, masked, gt)
+        return {**losses, "loss_dice": self.dice * total(overlap for _, overlap in found.values())}
+
+    def check_data(self, names: Sequence[str]) -> None:
+        """Raise a ConfigError unless the data sets have the classes whose losses are computed."""
+        for name in names:
+            if (count := dataset_num_classes(name)) != self.num_classes:
+                raise ConfigError(
+                    f"DATASETS.TRAIN: {name!r} has {count} classes, but the teacher {self._name} has "
+                    f"{self.num_classes}, whose names are not known: tokens are learnt on data with "
+                    "the teacher's classes."
+                )
+
+    def _known(self, objects: Instances) -> Instances:
+        """The objects of classes that the teacher knows, in its classes."""
+        if self._places is None:
+            return objects
+        places = self._places[objects.gt_classes]
+        known = objects[places >= 0]
+        known.gt_classes = places[places >= 0]
+        return known
+
+    def write(self, folder: Path) -> None:
+        """Write the tokens as they are, for `MasKD`, into a folder."""
+        levels = {int(stride): level.learnt() for stride, level in self.levels.items()}
+        backbone = self.teachers[0].adapter.backbone
+        write_tokens(folder / FILE, TokensFile(levels, self._name, digest(backbone)))
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> "TokenLearner":
+        self.detector._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+
+def _check(teacher: Teacher, number: int, dice: float) -> None:
+    adapter = teacher.adapter
+    if not adapter.provides & _TRAINED:
+        raise ConfigError(
+            f"DISTILL.TEACHER: {adapter.spec().name} has no training losses here, or "
+            "DISTILL.TEACHER.SIZE is own: tokens are learnt on Detectron2's own detectors and "
+            "d2kd's, at the size of their images."
+        )
+    for key, value, holds in (("NUMBER", number, number > 0), ("DICE", dice, dice >= 0)):
+        if not holds:
+            raise ConfigError(f"DISTILL.TOKENS.{key} is {value}: it must not be that small.")
+
+
+def _places(classes: ClassMap) -> Tensor:
+    """The teacher's class of each of the data's, -1 where there is none; of several the first."""
+    places = torch.full((classes.num_classes,), -1)
+    places[list(classes.student)] = torch.tensor([x[0] for x in classes.teacher])
+    return places
