@@ -105,7 +105,7 @@ def _fit_steps(steps: Tuple[int, ...], length: int, own: int) -> Iterator[_Fit]:
 
 
 def _fit_rate(now: Keys, own: Keys) -> Iterator[_Fit]:
-    """Linear for SGD (Goyal et al., 2017), the square root for Adam and AdamW (Malladi et al., 2022)."""
+    """Linear for SGD (Goyal et al., 2017), the root for Adam and AdamW (Malladi et al., 2022)."""
     batch, before, optimizer = now[_BATCH], own[_BATCH], now["SOLVER.OPTIMIZER"]
     if batch != before and optimizer in _OPTIMIZED:
         how, power = _OPTIMIZED[optimizer]

@@ -42,8 +42,8 @@ def distil(
         )
     if cfg.MODEL.META_ARCHITECTURE == "TokenLearner":
         raise ConfigError(
-            "--teacher: CONFIG learns tokens, and names the teacher itself; of another one they are "
-            "learnt with d2kd train TEACHER --tokens."
+            "--teacher: CONFIG learns tokens, and names the teacher itself; for another one type "
+            "d2kd train TEACHER --tokens."
         )
     if cfg.MODEL.META_ARCHITECTURE != "Distiller":
         cfg.DISTILL.STUDENT = cfg.MODEL.META_ARCHITECTURE
@@ -77,8 +77,8 @@ def learn_tokens(
     """
     if others or cfg.MODEL.META_ARCHITECTURE == "TokenLearner":
         raise ConfigError(
-            "--tokens: CONFIG is the teacher: leave --teacher and --distill out, and --tokens where "
-            "CONFIG is itself of a run that learns tokens."
+            "--tokens: CONFIG is the teacher: leave --teacher and --distill out, and leave out "
+            "--tokens where CONFIG is of a run that learns tokens."
         )
     distilled = cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS
     detector = cfg.DISTILL.STUDENT if distilled else cfg.MODEL.META_ARCHITECTURE

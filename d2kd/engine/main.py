@@ -86,8 +86,7 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
         use_data(cfg, Path(args.data))
     cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
     if args.tokens:
-        others = [*args.teacher, *args.distill]
-        learn_tokens(cfg, args.config_file, args.teacher_weights, others)
+        learn_tokens(cfg, args.config_file, args.teacher_weights, args.teacher + args.distill)
     shortcut = args.teacher or args.distill or (args.teacher_weights and not args.tokens)
     begins = shortcut and (cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.DISTILL.HEADS)
     if shortcut:

@@ -12,6 +12,7 @@ from ..data.class_names import difference, is_reordered, recorded_classes
 from ..distiller import Distiller
 from ..errors import ConfigError, class_count_key
 from ..teachers import TokenLearner
+from ..teachers.build_tokens import check_data
 from ..teachers.class_map import same_classes
 from .build import evaluator_type
 from .crowdhuman import evaluated_class
@@ -28,8 +29,7 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
             several.
     """
     if isinstance(model, TokenLearner):
-        model.check_data(cfg.DATASETS.TRAIN)
-        return
+        return check_data(cfg, model.num_classes)
     detector = model.student if isinstance(model, Distiller) else model
     num_classes = build_adapter(detector).spec().num_classes
     check_datasets(cfg, num_classes, class_count_key(type(detector).__name__), train)

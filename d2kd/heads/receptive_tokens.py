@@ -122,7 +122,10 @@ def read_tokens(path: Path) -> TokensFile:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise MissingFileError(f"{KEY}: {path} does not exist: {LEARN.format('the teacher')}.")
-    tensors, about = read_safetensors(path)
+    try:
+        tensors, about = read_safetensors(path)
+    except ConfigError as error:
+        raise ConfigError(f"{KEY}: {error}") from None
     if about.get("format") != _FORMAT:
         raise ConfigError(f"{KEY}: {path} holds no tokens: {LEARN.format('the teacher')}.")
     try:

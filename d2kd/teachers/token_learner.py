@@ -1,7 +1,7 @@
 """Learning MasKD's receptive tokens: the meta-architecture of stage 1, around a frozen teacher."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from ..adapters.class_map import ClassMap
 from ..checkpoint.values import digest
-from ..config.loading import teacher_config
-from ..data.catalog import dataset_num_classes
 from ..errors import ConfigError
 from ..heads.receptive_tokens import FILE, LevelTokens, TokensFile, write_tokens
 from ..losses.reduce import total
-from .class_map import known_pairs, match_classes
-from .classes import trained_classes
-from .teacher import Teacher, build_teacher
+from .build_tokens import build_token_learner
+from .teacher import Teacher
 
 _TRAINED = frozenset({"labels", "proposals"})  # one of which adapters of trained detectors provide
 
@@ -36,6 +33,7 @@ class TokenLearner(nn.Module):
     Attributes:
         teachers: the one teacher, as a `Distiller` has them.
         num_classes: of the data.
+        name: of the teacher, in the tokens' file.
     """
 
     @configurable
@@ -47,7 +45,7 @@ class TokenLearner(nn.Module):
         dice: float = 1.0,
         input_format: str = "BGR",
         class_map: Optional[ClassMap] = None,
-        name: str = "",
+        name: str,
     ) -> None:
         """Draw tokens for a teacher, whose modes change.
 
@@ -66,7 +64,7 @@ class TokenLearner(nn.Module):
         _check(teacher, number, dice)
         self.teachers, self.dice, self.input_format = [teacher], dice, input_format
         spec = teacher.adapter.spec()
-        self._name = name or spec.name
+        self.name = name
         self.levels = nn.ModuleDict(
             {str(s): LevelTokens(x.channels, number) for s, x in spec.features.items()}
         )
@@ -79,39 +77,8 @@ class TokenLearner(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        """The only teacher of DISTILL.TEACHER, and the options of DISTILL.TOKENS."""
-        names = cfg.DISTILL.TEACHER.CONFIG_FILES
-        wrong = {
-            "DISTILL.TEACHER.CONFIG_FILES": len(names) != 1 and "name one teacher",
-            "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS
-            and "name a teacher's checkpoint with --teacher-weights",
-            "DATASETS.TEST": cfg.DATASETS.TEST and "set it to (), tokens are not evaluated",
-            "SOLVER.EMA.DECAY": cfg.SOLVER.EMA.DECAY and "set it to 0, tokens are not averaged",
-        }
-        for key, remedy in wrong.items():
-            if remedy:
-                raise ConfigError(f"MODEL.META_ARCHITECTURE is TokenLearner: {key}: {remedy}.")
-        theirs = teacher_config(cfg, 0).MODEL
-        for key in ("MASK_ON", "KEYPOINT_ON"):
-            if theirs[key] and not cfg.MODEL[key]:
-                raise ConfigError(
-                    f"MODEL.{key} is False, but the teacher {names[0]} learns them: type MODEL.{key} "
-                    "True, for its losses on data that have them, or take another teacher."
-                )
-        return cls._arguments(cfg, build_teacher(cfg))
-
-    @staticmethod
-    def _arguments(cfg: CfgNode, teacher: Teacher) -> Dict[str, Any]:
-        theirs = teacher.classes
-        pairs = known_pairs(cfg, theirs)
-        return {
-            "teacher": teacher,
-            "number": cfg.DISTILL.TOKENS.NUMBER,
-            "dice": cfg.DISTILL.TOKENS.DICE,
-            "input_format": cfg.INPUT.FORMAT,
-            "class_map": match_classes(trained_classes(cfg) if theirs else [], theirs, pairs),
-            "name": cfg.DISTILL.TEACHER.CONFIG_FILES[0],
-        }
+        """See `build_token_learner`."""
+        return build_token_learner(cfg)
 
     @property
     def detector(self) -> nn.Module:
@@ -135,16 +102,6 @@ class TokenLearner(nn.Module):
             losses = teacher.adapter.losses_on(output, masked, gt)
         return {**losses, "loss_dice": self.dice * total(overlap for _, overlap in found.values())}
 
-    def check_data(self, names: Sequence[str]) -> None:
-        """Raise a ConfigError unless the data sets have the classes whose losses are computed."""
-        for name in names:
-            if (count := dataset_num_classes(name)) != self.num_classes:
-                raise ConfigError(
-                    f"DATASETS.TRAIN: {name!r} has {count} classes, but the teacher {self._name} has "
-                    f"{self.num_classes}, whose names are not known: tokens are learnt on data with "
-                    "the teacher's classes."
-                )
-
     def _known(self, objects: Instances) -> Instances:
         """The objects of classes that the teacher knows, in its classes."""
         if self._places is None:
@@ -158,7 +115,7 @@ class TokenLearner(nn.Module):
         """Write the tokens as they are, for `MasKD`, into a folder."""
         levels = {int(stride): level.learnt() for stride, level in self.levels.items()}
         backbone = self.teachers[0].adapter.backbone
-        write_tokens(folder / FILE, TokensFile(levels, self._name, digest(backbone)))
+        write_tokens(folder / FILE, TokensFile(levels, self.name, digest(backbone)))
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> "TokenLearner":
         self.detector._apply(fn)

@@ -19,7 +19,7 @@ from tests.helpers import (
 )
 from tests.losses.test_attention import STUDENT, TEACHER, near
 
-HEADS = ["CWD", "CanKD", "FitNets", "MGD", "PKD", "StructuredKD"]
+HEADS = ["CWD", "CanKD", "FitNets", "MGD", "MasKD", "PKD", "StructuredKD"]
 OF_OBJECTS = ["DetKDS", "FGD"]  # read boxes, too; these have their own tests of maps alone
 FAMILIES = ["RetinaNet", "GeneralizedRCNN"]
 SPEC = feature_spec({8: 2}, num_anchors=1)
@@ -156,7 +156,7 @@ def test_features_of_zero(name):
     assert all(maps[0][s].grad.isfinite().all() for s in head.strides)
 
 
-@pytest.mark.parametrize("name", ["CWD", "CanKD", "FitNets", "MGD", "StructuredKD"])
+@pytest.mark.parametrize("name", ["CWD", "CanKD", "FitNets", "MGD", "MasKD", "StructuredKD"])
 def test_half_precision_maps_do_not_overflow(name):
     """A difference of 0.1 on 256 channels of 200 x 304 cells: the sum of squares is 155648."""
     _, model = pair("RetinaNet", (name,))

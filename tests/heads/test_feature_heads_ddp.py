@@ -1,10 +1,10 @@
 """Methods on FPN maps on two gloo ranks.
 
-FGD, FitNets, MGD, CWD and CanKD average over images, so that the mean of the ranks' terms and
-gradients is that of one process with the whole batch (MGD without its random mask, which each rank
-draws itself, CanKD without batch norm, of which each rank has its own statistics). Structured KD's
-roots of sums over the batch are by definition not: two ranks give about 1 / sqrt(2) of it; DetKDS
-normalizes over a rank's images. There, and for BatchNorm's statistics, only that the ranks'
+FGD, FitNets, MGD, CWD, CanKD and MasKD average over images, so that the mean of the ranks' terms
+and gradients is that of one process with the whole batch (MGD without its random mask, which each
+rank draws itself, CanKD without batch norm, of which each rank has its own statistics). Structured
+KD's roots of sums over the batch are by definition not: two ranks give about 1 / sqrt(2) of it;
+DetKDS normalizes over a rank's images. There, and for BatchNorm's statistics, only that the ranks'
 parameters stay equal is tested.
 """
 
@@ -19,7 +19,7 @@ from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import pair
 from tests.ranks import two_ranks
 
-LINEAR = ("CWD", "CanKD", "FGD", "FitNets", "MGD")
+LINEAR = ("CWD", "CanKD", "FGD", "FitNets", "MGD", "MasKD")
 
 
 def terms_and_gradients(batch, ddp):
@@ -79,7 +79,7 @@ def train_three_steps(rank, folder, norm):
 
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):
     expected = terms_and_gradients(whole_batch(), ddp=False)
-    assert len(expected[0]) == 8 and all(v.item() > 0 for v in expected[0].values())
+    assert len(expected[0]) == 9 and all(v.item() > 0 for v in expected[0].values())
     torch.save(expected, tmp_path / "expected.pth")
     two_ranks(worker, compare_with_one_process, str(tmp_path), "RetinaNet")
 
