@@ -80,7 +80,7 @@ def test_there_are_configs():
 
 
 ABSTRACT = ("/schedules/", "Base-AnchorPoint", "Base-timm-ResNet", "Base-crowdhuman",
-            "Base-faster", "Base-mask", "bccd/Base-own", "digits/Base-own",
+            "Base-faster", "Base-mask", "Base-tokens", "bccd/Base-own", "digits/Base-own",
             "Base-photographs", "Base-people", "Base-aquarium")  # fmt: skip
 
 
