@@ -1,18 +1,21 @@
 """d2kd's losses on feature maps beside their reference forms."""
 
 import argparse
+import tempfile
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, List, NamedTuple, Sequence
 
 import reference_fgd
 import reference_losses as plain
 import torch
-from loss_inputs import STRIDES, feature_outputs, feature_spec, objects
+from loss_inputs import CHANNELS, STRIDES, feature_outputs, feature_spec, objects
 from torch import Tensor
 
 from d2kd import DetectorOutput
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, FGD, VFM, DistillationHead
+from d2kd.heads.receptive_tokens import FILE, LevelTokens, TokensFile, write_tokens
 from d2kd.losses import align_channels, channel_mask, instance_norm_loss, spatial_mask
 
 
@@ -75,6 +78,21 @@ def fgd(args: argparse.Namespace, strides: Sequence[int] = STRIDES) -> Case:
 
     leaves = [*student.features.values(), *head.parameters()]
     return Case(leaves, reference, lambda: sum(head(student, teacher).values()))
+
+
+def maskd(args: argparse.Namespace) -> Case:
+    """Tokens as random as the maps, so that masks are far from one half."""
+    tokens = [LevelTokens(CHANNELS, 6).to(args.device) for _ in STRIDES]
+    for level in tokens:
+        torch.nn.init.normal_(level.tokens, std=CHANNELS**-0.5)
+
+    def reference(head: DistillationHead, levels: plain.Levels) -> Tensor:
+        return plain.receptive(levels, head.project.values(), tokens, head.weight)
+
+    with tempfile.TemporaryDirectory() as folder:
+        learnt = {stride: x.learnt() for stride, x in zip(STRIDES, tokens, strict=True)}
+        write_tokens(Path(folder, FILE), TokensFile(learnt, "", ""))
+        return features(args, "MasKD", reference, warmup=0, tokens=folder)
 
 
 def seeded(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -156,6 +174,7 @@ CASES = {
     "FGD": fgd,
     "FGD P2": partial(fgd, strides=[4]),
     "FGD P4": partial(fgd, strides=[16]),
+    "MasKD": maskd,
     "StructuredKD masks": masks,
     "StructuredKD features": masked_features,
     "StructuredKD attention": attention,

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from d2kd.heads.receptive_tokens import LevelTokens
+
 Levels = List[Tuple[Tensor, Tensor]]
 
 
@@ -48,6 +50,23 @@ def channel_wise(levels: Levels, temperature: float = 1.0) -> Tensor:
 def hints(levels: Levels, project: Sequence[Callable]) -> Tensor:
     """FitNets."""
     return sum(F.mse_loss(f(s), t) for (s, t), f in zip(levels, project, strict=True))
+
+
+def receptive(
+    levels: Levels, project: Sequence[Callable], tokens: Sequence[LevelTokens], weight: float
+) -> Tensor:
+    """MasKD after its warm-up, as released: both maps under every mask."""
+    total = 0.0
+    for (s, t), f, level in zip(levels, project, tokens, strict=True):
+        s = f(s)
+        with torch.no_grad():
+            masks = [torch.einsum("tc,nchw->nthw", level.tokens, x).sigmoid() for x in (s, t)]
+            masks = masks[0] * masks[1]
+            p = level.mix(level.conv(t).mean((2, 3))).softmax(1)
+        error = (masks[:, :, None] * s[:, None] - masks[:, :, None] * t[:, None]).square()
+        error = error.mean(2).sum((2, 3)) / masks.sum((2, 3))
+        total = total + weight * (p * error).sum() / len(s)
+    return total
 
 
 def generative(levels: Levels, generate: Sequence[Callable], alpha: float, ratio: float) -> Tensor:
