@@ -15,7 +15,8 @@ from torch import Tensor
 
 from d2kd import DetectorOutput
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, FGD, VFM, DistillationHead
-from d2kd.heads.receptive_tokens import FILE, LevelTokens, TokensFile, write_tokens
+from d2kd.heads.receptive_tokens import LevelTokens
+from d2kd.heads.tokens_file import FILE, TokensFile, write_tokens
 from d2kd.losses import align_channels, channel_mask, instance_norm_loss, spatial_mask
 
 

@@ -1,7 +1,7 @@
 """The meta-architecture that trains a stock student against frozen teachers."""
 
 import math
-from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -132,7 +132,8 @@ class Distiller(nn.Module):
     def check_heads(self) -> None:
         """Let every head check its teacher before a training; see `check_teacher`."""
         for name, head in self.heads.items():
-            head.check_teacher(self.teachers[self.teacher_of[name]].adapter)
+            adapter = self.teachers[self.teacher_of[name]].adapter
+            cast(DistillationHead, head).check_teacher(adapter)
 
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
         """The student's losses, zero for unlabelled images, and what the heads read of it."""

@@ -4,7 +4,7 @@ Huang et al., ICLR 2023 (arXiv 2205.14589). Values are those of the released cod
 """
 
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Dict, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from ..adapters import DetectorAdapter, DetectorOutput, DetectorSpec
 from ..errors import ConfigError
 from ..losses.maskd import (
     cell_weights,
-    pooled_convolution,
-    token_masks,
     weighted_mask,
     weighted_mse,
 )
@@ -22,7 +20,8 @@ from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .options import check_options
 from .projection import FeatureHead, is_two_stage
-from .receptive_tokens import KEY, LEARN, Tokens, TokensFile, read_tokens
+from .receptive_tokens import ConstantTokens, Tokens
+from .tokens_file import KEY, LEARN, TokensFile, read_tokens
 
 _NUMBER = 6  # of tokens a level, where no file is named
 
@@ -63,6 +62,8 @@ class MasKD(FeatureHead):
     without gradient, which the released code holds by a learning rate of 0.
     """
 
+    steps: Tensor
+
     def __init__(
         self,
         student: DetectorSpec,
@@ -97,18 +98,14 @@ class MasKD(FeatureHead):
         if tokens:
             self._made = read_tokens(Path(tokens))
             self._made.check_levels(teacher)
-        self.tokens = nn.ModuleDict({str(s): self._level(s) for s in self.strides})
+        self.tokens = nn.ModuleDict({str(s): ConstantTokens(self._learnt(s)) for s in self.strides})
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
-    def _level(self, stride: int) -> nn.Module:
-        """Constant tokens of a level; without a file zeros, whose masks are one half everywhere."""
+    def _learnt(self, stride: int) -> Tokens:
+        """Without a file zeros, whose masks are one half everywhere."""
         channels = self.widths[stride][1]
         shapes = (_NUMBER, channels), (_NUMBER, channels, 3, 3), (_NUMBER,)
-        zeros = Tokens(*map(torch.zeros, shapes))
-        level = nn.Module()
-        for name, x in self._made.levels.get(stride, zeros)._asdict().items():
-            level.register_buffer(name, x)
-        return level
+        return self._made.levels.get(stride, Tokens(*map(torch.zeros, shapes)))
 
     def check_teacher(self, teacher: DetectorAdapter) -> None:
         """See the base class."""
@@ -129,18 +126,15 @@ class MasKD(FeatureHead):
     @torch.no_grad()
     def _cell_weights(self, stride: int, y: Tensor, t: Tensor) -> Tensor:
         """R of a level, (N, H, W)."""
-        theirs = self._masks(stride, t)
-        ours = torch.where(self.steps >= self.warmup, self._masks(stride, y), 1.0)
-        return cell_weights(theirs * ours, self._mask_weights(stride, t))
-
-    def _masks(self, stride: int, x: Tensor) -> Tensor:
-        return token_masks(x, self.tokens[str(stride)].tokens)
+        level = self._tokens(stride)
+        ours = torch.where(self.steps >= self.warmup, level.masks(y), 1.0)
+        return cell_weights(level.masks(t) * ours, self._mask_weights(stride, t))
 
     def _mask_weights(self, stride: int, t: Tensor) -> Tensor:
-        """p, (N, T)."""
-        level = self.tokens[str(stride)]
-        logits = pooled_convolution(t, level.kernel, level.bias)
-        return (logits if self.weight_mask else logits * 0).softmax(1)
+        return self._tokens(stride).weights(t, alike=not self.weight_mask)
+
+    def _tokens(self, stride: int) -> ConstantTokens:
+        return cast(ConstantTokens, self.tokens[str(stride)])
 
     @torch.no_grad()
     def maps(
@@ -149,7 +143,7 @@ class MasKD(FeatureHead):
         """See the base class: "difference", and "mask (teacher)", sum_k p_k m_k in [0, 1]."""
         features = {s: teacher.features[s] for s in self.strides}
         masks = {
-            s: weighted_mask(self._masks(s, t), self._mask_weights(s, t))
+            s: weighted_mask(self._tokens(s).masks(t), self._mask_weights(s, t))
             for s, t in features.items()
         }
         return {**super().maps(student, teacher), "mask (teacher)": masks}

@@ -1,25 +1,13 @@
-"""The receptive tokens of MasKD: as they are learnt, and the file that they are kept in."""
+"""The receptive tokens of MasKD: as they are learnt, and as they are used."""
 
 import math
-from pathlib import Path
-from typing import Dict, NamedTuple, Tuple
+from typing import NamedTuple, Tuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters import DetectorAdapter, DetectorSpec
-from ..checkpoint.safetensors_file import read_safetensors, write_safetensors
-from ..checkpoint.values import as_tensors, check_values, digest
-from ..checkpoint.weights_file import first_line
-from ..errors import ConfigError, MissingFileError
 from ..losses.maskd import dice, pooled_convolution, token_masks, weighted_mask
 from ..losses.precision import no_autocast
-from ..text import plain
-
-FILE = "tokens.safetensors"
-KEY = "DISTILL.MasKD.TOKENS"
-LEARN = "learn them on {}, with d2kd train TEACHER --tokens --output FOLDER"
-_FORMAT = "d2kd receptive tokens 1"
 
 
 class LevelTokens(nn.Module):
@@ -33,7 +21,7 @@ class LevelTokens(nn.Module):
         self.mix = nn.Linear(channels, number)
         for layer, fan_out in ((self.conv, 9 * channels), (self.mix, number)):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """The map under the weighted masks, and how much these overlap.
@@ -45,7 +33,7 @@ class LevelTokens(nn.Module):
             Tuple: (N, C, H, W), float32 at least, and `dice`, a scalar.
         """
         masks = token_masks(x, self.tokens)
-        pooled = pooled_convolution(x, self.conv.weight, self.conv.bias)
+        pooled = pooled_convolution(x, self.conv.weight, cast(Tensor, self.conv.bias))
         with no_autocast(x):
             weights = self.mix(pooled).softmax(1)
         return x * weighted_mask(masks, weights)[:, None], dice(masks)
@@ -55,7 +43,7 @@ class LevelTokens(nn.Module):
         """What they are once they are learnt, folded in float64."""
         mix, conv = self.mix.weight.double(), self.conv.weight.double()
         kernel = torch.einsum("td,dcuv->tcuv", mix, conv)
-        bias = mix @ self.conv.bias.double() + self.mix.bias.double()
+        bias = mix @ cast(Tensor, self.conv.bias).double() + self.mix.bias.double()
         return Tokens(self.tokens.detach(), kernel.float(), bias.float())
 
 
@@ -77,66 +65,24 @@ class Tokens(NamedTuple):
         return number > 0 and shapes == ((number, channels, 3, 3), (number,))
 
 
-class TokensFile(NamedTuple):
-    """Tokens by stride (px), the teacher's name, and the `digest` of its backbone."""
+class ConstantTokens(nn.Module):
+    """Learnt tokens of a level as buffers."""
 
-    levels: Dict[int, Tokens]
-    teacher: str
-    digest: str
+    tokens: Tensor
+    kernel: Tensor
+    bias: Tensor
 
-    def check_levels(self, teacher: DetectorSpec) -> None:
-        """Raise a ConfigError unless they are for the teacher's levels, all of them."""
-        widths = {s: x.channels for s, x in sorted(teacher.features.items())}
-        found = {s: x.tokens.shape[1] for s, x in self.levels.items()}
-        if found != widths:
-            raise ConfigError(
-                f"{KEY} has tokens for channels by stride {found}, but the teacher {teacher.name} "
-                f"has {widths}: {LEARN.format('this teacher')}, and leave DISTILL.TEACHER.SIZE at "
-                "student."
-            )
+    def __init__(self, learnt: Tokens) -> None:
+        """Keep them."""
+        super().__init__()
+        for name, x in learnt._asdict().items():
+            self.register_buffer(name, x)
 
-    def check_weights(self, teacher: DetectorAdapter) -> None:
-        """Raise a ConfigError unless they were learnt on the maps of this very backbone."""
-        if self.digest != digest(teacher.backbone):
-            raise ConfigError(
-                f"{KEY} was learnt on {plain(self.teacher)}, whose backbone has other weights than "
-                f"this teacher's: name that teacher, or {LEARN.format('this one')}."
-            )
+    def masks(self, x: Tensor) -> Tensor:
+        """Of a map (N, C, H, W): (N, T, H, W)."""
+        return token_masks(x, self.tokens)
 
-
-def write_tokens(path: Path, found: TokensFile) -> None:
-    """Write a file of tokens, completely or not at all."""
-    tensors = {f"{s}.{name}": x for s, level in found.levels.items()
-               for name, x in level._asdict().items()}  # fmt: skip
-    about = {"format": _FORMAT, "teacher": found.teacher, "digest": found.digest}
-    write_safetensors(tensors, path, about)
-
-
-def read_tokens(path: Path) -> TokensFile:
-    """Read a file of tokens, or that of the run whose folder is named.
-
-    Raises:
-        MissingFileError: no such file.
-        ConfigError: it is damaged, or holds something else.
-    """
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise MissingFileError(f"{KEY}: {path} does not exist: {LEARN.format('the teacher')}.")
-    try:
-        tensors, about = read_safetensors(path)
-    except ConfigError as error:
-        raise ConfigError(f"{KEY}: {error}") from None
-    if about.get("format") != _FORMAT:
-        raise ConfigError(f"{KEY}: {path} holds no tokens: {LEARN.format('the teacher')}.")
-    try:
-        as_tensors(tensors)
-        check_values(tensors, {})
-        strides = sorted({int(name.partition(".")[0]) for name in tensors})
-        levels = {
-            s: Tokens(*(tensors[f"{s}.{x}"].float() for x in Tokens._fields)) for s in strides
-        }
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{KEY}: {path} is damaged: {first_line(error)}.") from error
-    if not all(level.is_whole for level in levels.values()):
-        raise ConfigError(f"{KEY}: {path} is damaged: its shapes do not belong together.")
-    return TokensFile(levels, about.get("teacher", ""), about.get("digest", ""))
+    def weights(self, x: Tensor, alike: bool = False) -> Tensor:
+        """The masks' p, (N, T), from a map (N, C, H, W); 1 / T each where they count `alike`."""
+        logits = pooled_convolution(x, self.kernel, self.bias)
+        return (logits * 0 if alike else logits).softmax(1)

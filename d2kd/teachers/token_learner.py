@@ -1,7 +1,7 @@
 """Learning MasKD's receptive tokens: the meta-architecture of stage 1, around a frozen teacher."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..adapters.class_map import ClassMap
 from ..checkpoint.values import digest
 from ..errors import ConfigError
-from ..heads.receptive_tokens import FILE, LevelTokens, TokensFile, write_tokens
+from ..heads.receptive_tokens import LevelTokens
+from ..heads.tokens_file import FILE, TokensFile, write_tokens
 from ..losses.reduce import total
 from .build_tokens import build_token_learner
 from .teacher import Teacher
@@ -113,7 +114,7 @@ class TokenLearner(nn.Module):
 
     def write(self, folder: Path) -> None:
         """Write the tokens as they are, for `MasKD`, into a folder."""
-        levels = {int(stride): level.learnt() for stride, level in self.levels.items()}
+        levels = {int(s): cast(LevelTokens, x).learnt() for s, x in self.levels.items()}
         backbone = self.teachers[0].adapter.backbone
         write_tokens(folder / FILE, TokensFile(levels, self.name, digest(backbone)))
 

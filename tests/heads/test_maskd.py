@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from d2kd.adapters import build_adapter
 from d2kd.checkpoint.values import digest
 from d2kd.heads import MasKD
-from d2kd.heads.receptive_tokens import LevelTokens, Tokens, TokensFile, read_tokens, write_tokens
+from d2kd.heads.receptive_tokens import LevelTokens, Tokens
+from d2kd.heads.tokens_file import TokensFile, read_tokens, write_tokens
 from d2kd.losses.maskd import token_masks
 from d2kd.testing import make_batch
 from tests.helpers import detector, distill, feature_spec, make_identity, output_of

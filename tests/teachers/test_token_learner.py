@@ -11,7 +11,7 @@ from d2kd import Teacher, build_adapter
 from d2kd.adapters.class_map import ClassMap
 from d2kd.checkpoint.values import digest
 from d2kd.detectors.loss_normalizer import set_moving_averages
-from d2kd.heads.receptive_tokens import read_tokens
+from d2kd.heads.tokens_file import read_tokens
 from d2kd.losses.maskd import pooled_convolution, token_masks
 from d2kd.teachers import OutputCache, TensorStore, TokenLearner
 from d2kd.testing import make_batch
