@@ -52,10 +52,11 @@ def test_adamw_honours_the_decay_and_bias_keys():
     assert set(found) == {name for name, _ in model.named_parameters()}
 
 
-def test_adamw_steps_like_torch():
+@pytest.mark.parametrize("name", ["AdamW", "Adam"])
+def test_adam_steps_like_torch(name):
     mine, reference = network(), network()
-    optimizer = build_optimizer(config(OPTIMIZER="AdamW", WEIGHT_DECAY_NORM=0.1), mine)
-    expected = torch.optim.AdamW(reference.parameters(), lr=0.01, weight_decay=0.1)
+    optimizer = build_optimizer(config(OPTIMIZER=name, WEIGHT_DECAY_NORM=0.1), mine)
+    expected = getattr(torch.optim, name)(reference.parameters(), lr=0.01, weight_decay=0.1)
     for _ in range(3):
         step(mine, optimizer)
         step(reference, expected)
@@ -132,7 +133,7 @@ def test_one_cycle_resumes():
 
 
 @pytest.mark.parametrize(("key", "value", "match"), [
-    ("OPTIMIZER", "Adam", "SOLVER.OPTIMIZER is 'Adam'.*'AdamW'"),
+    ("OPTIMIZER", "Adamax", "SOLVER.OPTIMIZER is 'Adamax'.*'AdamW', 'Adam'"),
     ("LR_SCHEDULER_NAME", "OneCycle", "SOLVER.LR_SCHEDULER_NAME is 'OneCycle'.*'OneCycleLR'"),
     ("ONECYCLE_PCT_START", 1.0, "SOLVER.ONECYCLE_PCT_START is 1.0"),
     ("ONECYCLE_PCT_START", 0.0, "SOLVER.ONECYCLE_PCT_START is 0.0"),

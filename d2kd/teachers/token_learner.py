@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ..adapters import DetectorAdapter
 from ..adapters.class_map import ClassMap
 from ..checkpoint.values import digest
 from ..errors import ConfigError
@@ -17,8 +18,6 @@ from ..heads.tokens_file import FILE, TokensFile, write_tokens
 from ..losses.reduce import total
 from .build_tokens import build_token_learner
 from .teacher import Teacher
-
-_TRAINED = frozenset({"labels", "proposals"})  # one of which adapters of trained detectors provide
 
 
 @META_ARCH_REGISTRY.register()
@@ -125,7 +124,7 @@ class TokenLearner(nn.Module):
 
 def _check(teacher: Teacher, number: int, dice: float) -> None:
     adapter = teacher.adapter
-    if not adapter.provides & _TRAINED:
+    if type(adapter).losses_on is DetectorAdapter.losses_on:
         raise ConfigError(
             f"DISTILL.TEACHER: {adapter.spec().name} has no training losses here, or "
             "DISTILL.TEACHER.SIZE is own: tokens are learnt on Detectron2's own detectors and "

@@ -9,13 +9,18 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from d2kd import Teacher
 from d2kd.checkpoint.values import digest
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.heads.tokens_file import FILE, read_tokens
+from d2kd.losses import mean_over_ranks
+from d2kd.teachers import TokenLearner
 from tests.engine.hooks.test_exact_resume import Interruption, result, train
+from tests.engine.test_ddp import gradients, whole_batch, worker
 from tests.helpers import d2kd, detector, write_config
 from tests.ranks import start_training, two_ranks
 
@@ -122,6 +127,28 @@ def test_two_ranks(tmp_path, squares):
     for a, b in list(zip(*(result(tmp_path / x) for x in ("whole", "parts")), strict=True))[:3]:
         assert_close(b, a, rtol=0, atol=0, equal_nan=True)
     assert (tmp_path / "whole" / FILE).read_bytes() == (tmp_path / "parts" / FILE).read_bytes()
+
+
+def losses_and_gradients(batch, ddp):
+    torch.manual_seed(0)
+    model = TokenLearner(teacher=Teacher(detector("GFL", 12, seed=1)), name="T").train()
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
+    losses = wrapped(batch)
+    sum(losses.values()).backward()
+    return {k: mean_over_ranks(v.detach()) for k, v in losses.items()}, gradients(model)
+
+
+def compare_with_one_process(rank, folder, _meta):
+    mine = losses_and_gradients(whole_batch()[2 * rank : 2 * rank + 2], ddp=True)
+    for values, expected in zip(mine, torch.load(f"{folder}/expected.pth"), strict=True):
+        assert_close(values, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_two_ranks_give_the_losses_and_gradients_of_one_process(tmp_path):
+    """As far as the teacher's own losses do, which those of GFL do."""
+    expected = losses_and_gradients(whole_batch(), ddp=False)
+    torch.save(expected, tmp_path / "expected.pth")
+    two_ranks(worker, compare_with_one_process, str(tmp_path), "GFL")
 
 
 def test_both_stages_from_the_command_line(tmp_path, squares):

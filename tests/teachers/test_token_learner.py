@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from d2kd import Teacher, build_adapter
+from d2kd.adapters import MapsAdapter
 from d2kd.adapters.class_map import ClassMap
 from d2kd.checkpoint.values import digest
 from d2kd.detectors.loss_normalizer import set_moving_averages
@@ -172,7 +173,7 @@ def test_written_tokens(tmp_path):
 
 def test_a_teacher_without_losses():
     teacher = Teacher(detector("RetinaNet", 12))
-    teacher.adapter.provides = frozenset({"features"})
+    teacher.adapter = MapsAdapter(teacher.detector)
     with pytest.raises(ValueError, match="RetinaNet has no training losses here"):
         TokenLearner(teacher=teacher, name="T")
     for options in ({"number": 0}, {"dice": -1.0}):
