@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import __version__
-from ..engine.options import OPTIONS
+from ..engine.options import OPTIONS, TOKENS
 from ..errors import ConfigError, ignore_warnings_of_dependencies
 from ..file_io import CONFIGS, expect
 from ..text import make_output_plain, plain, plain_lines
@@ -107,6 +107,7 @@ _TEACHER_LAST = "The last checkpoint of a --teacher that is a run, not its best.
 _MORE: Dict[str, Callable] = {
     "weights": with_last,
     "last": click.option("--last", is_flag=True, help=_TEACHER_LAST),
+    "tokens": click.option("--tokens", is_flag=True, help=f"{TOKENS[0].upper()}{TOKENS[1:]}."),
 }
 
 

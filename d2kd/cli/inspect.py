@@ -12,7 +12,7 @@ from .output import Output
 
 @click.command(context_settings=SETTINGS)
 @with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import",
-             "trust-config", "last")  # fmt: skip
+             "trust-config", "last", "tokens")  # fmt: skip
 def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
     """Try two iterations of CONFIG, and say what is wrong.
 

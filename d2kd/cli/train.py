@@ -7,7 +7,7 @@ from typing import Any, Sequence, Tuple
 
 import click
 
-from ..engine.options import RESUME_ANYWAY, TOKENS
+from ..engine.options import RESUME_ANYWAY
 from ..errors import ConfigError
 from ..text import file_name
 from .base import SETTINGS, namespace, run_weights, with_config
@@ -17,8 +17,7 @@ from .weights import LAST
 
 @click.command(context_settings=SETTINGS)
 @with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import",
-             "trust-config", "last")  # fmt: skip
-@click.option("--tokens", is_flag=True, help=TOKENS[0].upper() + TOKENS[1:] + ".")
+             "trust-config", "last", "tokens")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUTPUT_DIR.")
 @click.option("--resume-anyway", is_flag=True, help=RESUME_ANYWAY + ".")
 @click.option("--output", metavar="FOLDER", help="The same as OUTPUT_DIR FOLDER.")

@@ -4,8 +4,8 @@ import logging
 from typing import Any, Dict
 
 from detectron2.config import CfgNode
+from torch import nn
 
-from ..config.loading import teacher_config
 from ..data.catalog import dataset_num_classes
 from ..errors import ConfigError
 from .class_map import known_pairs, match_classes
@@ -22,6 +22,7 @@ def build_token_learner(cfg: CfgNode) -> Dict[str, Any]:
     """
     _check(cfg)
     teacher = build_teacher(cfg)
+    _check_targets(cfg, teacher.detector)
     theirs = teacher.classes
     ours = trained_classes(cfg) if theirs else []
     matched = match_classes(ours, theirs, known_pairs(cfg, theirs))
@@ -48,11 +49,15 @@ def _check(cfg: CfgNode) -> None:
     for key, remedy in wrong.items():
         if remedy:
             raise ConfigError(f"{key}: where tokens are learnt, {remedy}.")
-    theirs = teacher_config(cfg, 0).MODEL
+
+
+def _check_targets(cfg: CfgNode, teacher: nn.Module) -> None:
+    """Masks and keypoints must be read where the teacher's losses are of them."""
+    heads = getattr(teacher, "roi_heads", None)
     for key in ("MASK_ON", "KEYPOINT_ON"):
-        if theirs[key] and not cfg.MODEL[key]:
+        if getattr(heads, key.lower(), False) and not cfg.MODEL[key]:
             raise ConfigError(
-                f"MODEL.{key} is False, but {names[0]} learns these, and tokens are learnt by its "
+                f"MODEL.{key} is False, but the teacher learns these, and tokens are learnt by its "
                 f"losses: type MODEL.{key} True, with data that have them, or take another teacher."
             )
 

@@ -228,6 +228,12 @@ def test_refused(tmp_path, squares, words, message):
     assert not (tmp_path / "x" / FILE).exists()
 
 
+def test_checked(tmp_path, squares):
+    path, weights = teacher(tmp_path / "t", squares)
+    done = d2kd("check", path, "--tokens", "--teacher-weights", weights)
+    assert done.exit_code == 0 and "A plain TokenLearner" in done.output, done.output
+
+
 def test_masks_that_the_data_must_have(tmp_path, squares):
     path, weights = teacher(tmp_path / "t", squares, "GeneralizedRCNN", MODEL__MASK_ON=True)
     done = d2kd("train", path, "--tokens", "--teacher-weights", weights, "--output", tmp_path / "x",
