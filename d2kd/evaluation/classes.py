@@ -29,7 +29,8 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
             several.
     """
     if isinstance(model, TokenLearner):
-        return check_data(cfg, model.num_classes)
+        check_data(cfg, model.num_classes)
+        return check_datasets(cfg, model.num_classes, "DISTILL.TEACHER")
     detector = model.student if isinstance(model, Distiller) else model
     num_classes = build_adapter(detector).spec().num_classes
     check_datasets(cfg, num_classes, class_count_key(type(detector).__name__), train)
