@@ -1,7 +1,9 @@
 """The file of MasKD's tokens: what stage 1 writes and stage 2 reads."""
 
+import contextlib
+import json
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Dict, NamedTuple, Sequence
 
 from ..adapters import DetectorAdapter, DetectorSpec
 from ..checkpoint.safetensors_file import read_safetensors, write_safetensors
@@ -48,8 +50,8 @@ def write_tokens(path: Path, found: TokensFile) -> None:
     """Write a file of tokens, completely or not at all."""
     tensors = {f"{s}.{name}": x for s, level in found.levels.items()
                for name, x in level._asdict().items()}  # fmt: skip
-    about = {"format": _FORMAT, "teacher": found.teacher, "digest": found.digest}
-    write_safetensors(tensors, path, about)
+    about = [_FORMAT, found.teacher, found.digest]  # one text, as texts have no order there
+    write_safetensors(tensors, path, {"d2kd": json.dumps(about)})
 
 
 def read_tokens(path: Path) -> TokensFile:
@@ -66,7 +68,8 @@ def read_tokens(path: Path) -> TokensFile:
         tensors, about = read_safetensors(path)
     except ConfigError as error:
         raise ConfigError(f"{KEY}: {error}") from None
-    if about.get("format") != _FORMAT:
+    kind, *of_teacher = _about(about.get("d2kd", ""))
+    if kind != _FORMAT:
         raise ConfigError(f"{KEY}: {path} holds no tokens: {LEARN.format('the teacher')}.")
     try:
         as_tensors(tensors)
@@ -79,4 +82,13 @@ def read_tokens(path: Path) -> TokensFile:
         raise ConfigError(f"{KEY}: {path} is damaged: {first_line(error)}.") from error
     if not all(level.is_whole for level in levels.values()):
         raise ConfigError(f"{KEY}: {path} is damaged: its shapes do not belong together.")
-    return TokensFile(levels, about.get("teacher", ""), about.get("digest", ""))
+    return TokensFile(levels, *of_teacher)
+
+
+def _about(text: str) -> Sequence[str]:
+    """Format, teacher and digest; empty ones where `text` is another program's."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, list) and [type(x) for x in found] == [str] * 3:
+            return found
+    return "", "", ""
