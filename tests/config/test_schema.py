@@ -51,7 +51,7 @@ def test_the_whole_of_a_config_fits(schema):
 @pytest.mark.parametrize("text", [
     "DISTILL: {HEADZ: [PKD]}", "SOLVER: {BASE_LR: fast}", "DISTILL: {HEADS: PKD}",
     "SOLVER: {MAX_ITER: 0}", "MODEL: {RETINANET: {PRIOR_PROB: 1.5}}", "MODLE: {}",
-    "SOLVER: {OPTIMIZER: Adam}", "DISTILL: {TEACHER: {PRECISION: fp8}}", "MODEL: RetinaNet",
+    "SOLVER: {OPTIMIZER: Adamax}", "DISTILL: {TEACHER: {PRECISION: fp8}}", "MODEL: RetinaNet",
     "SOLVER: {BASE_LR: -0.1}", "DETERMINISTIC: maybe",
 ])  # fmt: skip
 def test_mistakes_do_not_fit(schema, text):
