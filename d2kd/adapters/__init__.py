@@ -1,9 +1,10 @@
 """Adapters: what a stock detector computes in a training step, as named fields."""
 
 from .anchor_point import AnchorPointDetectorAdapter
-from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter, build_adapter
+from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .ddod import DDODAdapter
 from .dense import DenseDetectorAdapter
+from .find import build_adapter
 from .maps_only import FeatureExtractorAdapter, MapsAdapter, TransformersDetectorAdapter
 from .output import (
     BY_CLASS,

@@ -1,4 +1,4 @@
-"""The adapter that computes a detector's `DetectorOutput`, and how it is found."""
+"""The adapter that computes a detector's `DetectorOutput`, and where adapters are registered."""
 
 from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
@@ -193,20 +193,3 @@ class DetectorAdapter:
     ) -> DetectorOutput:
         """Same as `forward`."""
         return self.forward(images, gt, need)
-
-
-def build_adapter(detector: nn.Module) -> DetectorAdapter:
-    """Build the adapter registered for the detector's class or its nearest base class.
-
-    Raises:
-        TypeError: there is none, or the detector overrides a function that it replays.
-    """
-    for cls in type(detector).__mro__:
-        name = f"{cls.__name__}Adapter"
-        if name in DETECTOR_ADAPTER_REGISTRY:
-            return DETECTOR_ADAPTER_REGISTRY.get(name)(detector)
-    known = ", ".join(sorted(name for name, _ in DETECTOR_ADAPTER_REGISTRY))
-    raise TypeError(
-        f"No adapter for {type(detector).__name__} or its bases. Register a class "
-        f"{type(detector).__name__}Adapter in DETECTOR_ADAPTER_REGISTRY. Known: {known}."
-    )

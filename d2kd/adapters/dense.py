@@ -135,21 +135,14 @@ class DenseDetectorAdapter(DetectorAdapter):
             out.reg_taps = dict(zip(self._strides, reg_taps, strict=True))
         else:
             predictions = m.head(features)
-        dims = self._dims()[: len(predictions)]
-        flat = [
-            [permute_to_N_HWA_K(x, d) for x in p] for p, d in zip(predictions, dims, strict=True)
-        ]
-        by_stride = [dict(zip(self._strides, p, strict=True)) for p in flat]
-        for name, levels in zip(self.predicted, by_stride, strict=False):
-            setattr(out, name, levels)
+        for name, levels, dim in zip(self.predicted, predictions, self._dims(), strict=False):
+            flat = [permute_to_N_HWA_K(x, dim) for x in levels]
+            setattr(out, name, dict(zip(self._strides, flat, strict=True)))
         out.anchors = dict(zip(self._strides, m.anchor_generator(features), strict=True))
         self.derive(out, need)
         if "valid" in need:
-            divisor = m.backbone.size_divisibility
-            anchors = m.anchor_generator.num_anchors[0]
-            out.valid = valid_cells(
-                images=out.images, maps=out.features, divisor=divisor, num_anchors=anchors
-            )
+            count = m.anchor_generator.num_anchors[0]
+            out.valid = valid_cells(out.images, out.features, m.backbone.size_divisibility, count)
 
     def _dims(self) -> List[int]:
         return [self.detector.num_classes, 4, 1]
