@@ -110,7 +110,7 @@ def test_presets(student, weight, warmup):
     assert MasKD(student, student, preset="one_stage", warmup=3).warmup == 3
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "GFL", "GeneralizedRCNN"])
+@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "GeneralizedRCNN"])
 def test_a_step_of_every_family(meta, tmp_path):
     """Every convolution learns, no token does, before and after the warm-up."""
     student, teacher = detector(meta), detector(meta, 12, seed=1)
