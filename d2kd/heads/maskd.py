@@ -81,7 +81,7 @@ class MasKD(FeatureHead):
             student, teacher: the two detectors.
             tokens: file of stage 1, or the folder of its run; a training needs one.
             preset: "auto" is two_stage for a student without a dense head or with a common stride
-                of 4 px, fcos for one that predicts distances, else one_stage; or one of these.
+                of 4 px, fcos for one that predicts distances or points, else one_stage; or one of these.
             warmup: steps until the student's masks count too, >= 0; -1 for the preset's.
             weight_mask: weigh masks by p, as published; otherwise their mean.
             num_levels: number of common strides used, from the finest.
@@ -153,4 +153,4 @@ def _preset(student: DetectorSpec, teacher: DetectorSpec) -> str:
     """Ours: by what the published students have in common."""
     if is_two_stage(student, teacher):
         return "two_stage"
-    return "fcos" if student.box_coding == "distance" else "one_stage"
+    return "fcos" if student.box_coding in ("distance", "points") else "one_stage"

@@ -103,6 +103,7 @@ def test_saturated_masks_are_finite(tmp_path):
     (feature_spec({4: 2}, num_anchors=1), 1.0, 7330),
     (feature_spec({8: 2}, num_anchors=1, box_coding="anchor_delta"), 7.0, 7000),
     (feature_spec({8: 2}, num_anchors=1, box_coding="distance"), 10.0, 5000),
+    (feature_spec({8: 2}, num_anchors=1, box_coding="points"), 10.0, 5000),
 ])  # fmt: skip
 def test_presets(student, weight, warmup):
     head = MasKD(student, student)
@@ -110,7 +111,9 @@ def test_presets(student, weight, warmup):
     assert MasKD(student, student, preset="one_stage", warmup=3).warmup == 3
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "GeneralizedRCNN"])
+@pytest.mark.parametrize(
+    "meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"]
+)
 def test_a_step_of_every_family(meta, tmp_path):
     """Every convolution learns, no token does, before and after the warm-up."""
     student, teacher = detector(meta), detector(meta, 12, seed=1)
