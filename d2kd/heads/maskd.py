@@ -81,7 +81,8 @@ class MasKD(FeatureHead):
             student, teacher: the two detectors.
             tokens: file of stage 1, or the folder of its run; a training needs one.
             preset: "auto" is two_stage for a student without a dense head or with a common stride
-                of 4 px, fcos for one that predicts distances or points, else one_stage; or one of these.
+                of 4 px, fcos for one that predicts distances or points, else one_stage; or one
+                of these.
             warmup: steps until the student's masks count too, >= 0; -1 for the preset's.
             weight_mask: weigh masks by p, as published; otherwise their mean.
             num_levels: number of common strides used, from the finest.
