@@ -38,6 +38,7 @@ class DistillationHead(nn.Module):
     default_weight: ClassVar[float] = 1.0
     by_class: ClassVar[bool] = False
     sets: Optional[SetRequest] = None
+    least_images: int = 1
 
     @classmethod
     def reads_of_student(cls, student: DetectorSpec) -> FrozenSet[str]:
@@ -48,8 +49,6 @@ class DistillationHead(nn.Module):
     def reads_of_teacher(cls) -> FrozenSet[str]:
         """The fields of `requires` that are read of a teacher."""
         return cls.requires - STUDENT_ONLY
-
-    least_images: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take `by_class` from the fields that are read, unless the head says it."""
