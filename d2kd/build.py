@@ -15,8 +15,9 @@ from .config.validate import check_shares
 from .errors import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
 from .heads.base import DENSE_FIELDS
-from .teachers.class_map import build_class_maps, same_classes
+from .teachers.class_map import Named, build_class_maps, same_classes
 from .teachers.readers import check_indices, teachers_of
+from .teachers.stored import build_stored
 from .teachers.teacher import Teacher, build_teacher
 
 
@@ -45,7 +46,9 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
     check_options(cfg)
     student = construct(student_config(cfg))
     teachers = [build_teacher(cfg, i) for i in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES))]
-    class_maps = build_class_maps(cfg, teachers)
+    stored = build_stored(cfg)
+    read: List[Named] = [*teachers, *([stored] if stored else [])]
+    class_maps = build_class_maps(cfg, read)
     alike = not teachers or same_classes(cfg, teachers[0])
     initialize_from_teacher(student, teachers, cfg.DISTILL.INIT_FROM_TEACHER, alike)
     adapter = build_adapter(student)
@@ -54,8 +57,8 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         node, indices = cfg.DISTILL[name], teachers_of(cfg, name)
         for index in reversed(indices):  # the first one's stays, the others are checked
             count = len(class_maps[index].student) if index in class_maps else 0
-            head = build_head(name, node, adapter, teachers[index].adapter, count)
-            _warn_of_points(name, head, adapter, teachers[index].adapter)
+            head = build_head(name, node, adapter, read[index].adapter, count)
+            _warn_of_points(name, head, adapter, read[index].adapter)
         heads[name] = (head.to(cfg.MODEL.DEVICE), node.WEIGHT, indices[0])
     if cfg.DISTILL.COMPILE:
         compile_in_place([adapter, *(t.adapter for t in teachers)])
@@ -65,6 +68,7 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         "heads": heads,
         "input_format": cfg.INPUT.FORMAT,
         "class_maps": class_maps,
+        "stored": stored,
     }
 
 
@@ -94,7 +98,8 @@ def check_options(cfg: CfgNode) -> None:
         node = distill[name]
         if not node.WEIGHT >= 0:
             raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {node.WEIGHT}.")
-        check_indices(name, (node.TEACHER,), len(teachers))
+        if not node.get("OFFLINE"):
+            check_indices(name, (node.TEACHER,), len(teachers))
         check_indices(name, node.get("TEACHERS", ()), len(teachers), "TEACHERS")
     if not distill.HEADS or len(set(distill.HEADS)) < len(distill.HEADS):
         raise ValueError(
@@ -102,7 +107,7 @@ def check_options(cfg: CfgNode) -> None:
             f"Known: {', '.join(sorted(known))}. To train without distillation, set "
             "MODEL.META_ARCHITECTURE to the student."
         )
-    if len(distill.TEACHER.WEIGHTS) > len(teachers):
+    if len(distill.TEACHER.WEIGHTS) > len(teachers) and tuple(distill.TEACHER.WEIGHTS) != ("",):
         raise ValueError(
             f"DISTILL.TEACHER.WEIGHTS lists {len(distill.TEACHER.WEIGHTS)} files for "
             f"{len(teachers)} DISTILL.TEACHER.CONFIG_FILES; give one for each teacher."
@@ -120,6 +125,11 @@ def check_options(cfg: CfgNode) -> None:
                 "False, and no WEIGHT of a head to 0."
             )
     check_choice(distill.INIT_FROM_TEACHER, _INHERITED, "DISTILL.INIT_FROM_TEACHER")
+    if distill.INIT_FROM_TEACHER != "none" and not teachers:
+        raise ConfigError(
+            "DISTILL.INIT_FROM_TEACHER copies layers of teacher 0, but "
+            "DISTILL.TEACHER.CONFIG_FILES is empty: set it to none."
+        )
 
 
 _INHERITED = {

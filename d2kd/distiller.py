@@ -17,6 +17,7 @@ from .heads import DistillationHead
 from .losses import mean_over_ranks
 from .losses.labels import positives_per_batch
 from .teachers.readers import all_of, ask_for_sets, check_formats, check_heads
+from .teachers.stored import StoredSets
 from .teachers.teacher import Teacher
 
 
@@ -43,6 +44,7 @@ class Distiller(nn.Module):
         heads: Dict[str, Tuple[DistillationHead, float, int]],
         input_format: str = "BGR",
         class_maps: Optional[Dict[int, ClassMap]] = None,
+        stored: Optional[StoredSets] = None,
     ) -> None:
         """Wire student, teachers and heads.
 
@@ -53,22 +55,24 @@ class Distiller(nn.Module):
             input_format: channel order of the images in a batch, "BGR" or "RGB".
             class_maps: how the classes of a teacher, by its index, stand for the student's, where
                 they are not the same; for heads that compare class by class.
+            stored: detections that come with the images, behind the last teacher.
 
         Raises:
             ValueError: a negative weight, a teacher index or a channel order that does not exist.
         """
         super().__init__()
-        check_heads(heads, len(teachers))
+        count = len(teachers)
+        check_heads(heads, count, stored is not None)
         check_formats([input_format, *(t.input_format for t in teachers)])
         ask_for_sets(heads, teachers)
         self.student = student
         self.heads = nn.ModuleDict({name: head for name, (head, _, _) in heads.items()})
         self.weights = {name: weight for name, (_, weight, _) in heads.items()}
         self.teacher_of = {name: index for name, (_, _, index) in heads.items()}
-        self.teachers_of = {name: all_of(head, i) for name, (head, _, i) in heads.items()}
+        self.teachers_of = {name: all_of(head, i, count) for name, (head, _, i) in heads.items()}
         self.reads_of = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}
         self.requests = {name: head.sets for name, (head, _, _) in heads.items()}
-        self.teachers = list(teachers)
+        self.teachers, self.stored = list(teachers), stored
         self.input_format = input_format
         self.class_maps = class_maps or {}
         self.adapter = build_adapter(student)
@@ -155,12 +159,19 @@ class Distiller(nn.Module):
         """What the heads read of each teacher, by its index."""
         outputs = {}
         for index in sorted({i for indices in self.teachers_of.values() for i in indices}):
-            teacher, need = self.teachers[index], self._teacher_need(index)
-            out = teacher(batched_inputs, self.divisor, self.input_format, need)
+            need = self._teacher_need(index)
+            outputs[index] = self.ask(index, batched_inputs, student, need)
             if need & {"roi", "masks"}:
-                teacher.add_regions(out, student, need)
-            outputs[index] = out
+                self.teachers[index].add_regions(outputs[index], student, need)
         return outputs
+
+    def ask(
+        self, index: int, batched_inputs: List[dict], student: DetectorOutput, need: FrozenSet[str]
+    ) -> DetectorOutput:
+        """What is needed of one teacher; of stored detections where the index is behind all."""
+        if self.stored is not None and index == len(self.teachers):
+            return self.stored(batched_inputs, student)
+        return self.teachers[index](batched_inputs, self.divisor, self.input_format, need)
 
     def _teacher_need(self, index: int) -> FrozenSet[str]:
         names = (name for name, indices in self.teachers_of.items() if index in indices)

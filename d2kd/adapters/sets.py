@@ -17,11 +17,13 @@ class SetRequest(NamedTuple):
 
     Attributes:
         teachers: indices of those whose sets are joined; () for its one teacher.
+        stored: a file's detections are joined too, or read instead of its one teacher.
         least: score from which on boxes count, in (0, 1].
         union: IoU above which, of joined boxes of one class, the less certain goes.
     """
 
     teachers: Tuple[int, ...]
+    stored: bool
     least: float
     union: float
 

@@ -58,15 +58,19 @@ def choose_distillation(cfg: CfgNode, said: Collection[str], begun: Mapping[str,
         begun: of a distillation that goes on: its keys, which stay too; those that its version did
             not have keep their defaults.
     """
-    teacher, now = teacher_config(cfg, 0), flatten(cfg)
+    now, heads = flatten(cfg), cfg.DISTILL.HEADS
     said = {*said, *changed_keys(cfg, get_d2kd_cfg())}
-    alike = teacher.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
-    keys: Dict[str, Any] = {"DISTILL.INIT_FROM_TEACHER": "neck+head" if alike else "neck"}
-    if cfg.MODEL.CHANNELS_LAST:
-        keys["DISTILL.TEACHER.CHANNELS_LAST"] = True
-    heads = cfg.DISTILL.HEADS
+    keys: Dict[str, Any] = {}
+    methods: Tuple[str, ...] = ("SetKD",)  # which takes a file of detections for a teacher
+    if cfg.DISTILL.TEACHER.CONFIG_FILES:
+        teacher = teacher_config(cfg, 0)
+        alike = teacher.MODEL.META_ARCHITECTURE == cfg.DISTILL.STUDENT
+        keys["DISTILL.INIT_FROM_TEACHER"] = "neck+head" if alike else "neck"
+        methods = default_methods(cfg, teacher)
+        if cfg.MODEL.CHANNELS_LAST:
+            keys["DISTILL.TEACHER.CHANNELS_LAST"] = True
     if not heads:
-        heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or default_methods(cfg, teacher)
+        heads = keys["DISTILL.HEADS"] = begun.get("DISTILL.HEADS") or methods
     if "CrossKD" in heads:
         keys["DISTILL.CrossKD.PROJECT"] = True
     weights = [_weight(head) for head in heads]

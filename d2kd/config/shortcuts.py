@@ -22,6 +22,7 @@ def distil(
     weights: Sequence[str],
     methods: Sequence[str],
     said: Collection[str] = (),
+    offline: bool = False,
 ) -> None:
     """Turn the config of a plain detector into one that distils it, in place.
 
@@ -31,14 +32,16 @@ def distil(
         weights: their checkpoints; those of the zoo or the run where there are fewer.
         methods: names of heads, also several with commas; those of the config if none.
         said: the keys that were written, which stay.
+        offline: a file of detections teaches, so that no teacher is needed.
 
     Raises:
         ConfigError: a teacher is missing.
     """
-    if not teachers and not cfg.DISTILL.TEACHER.CONFIG_FILES:
+    if not teachers and not cfg.DISTILL.TEACHER.CONFIG_FILES and not offline:
         raise ConfigError(
             "--distill and --teacher-weights need --teacher: a config, a model-zoo name such as "
-            "COCO-Detection/retinanet_R_101_FPN_3x.yaml, or the folder of a run."
+            "COCO-Detection/retinanet_R_101_FPN_3x.yaml, or the folder of a run; or "
+            "DISTILL.SetKD.OFFLINE, a file of its detections."
         )
     if cfg.MODEL.META_ARCHITECTURE == "TokenLearner":
         raise ConfigError(

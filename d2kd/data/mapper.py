@@ -12,6 +12,7 @@ from detectron2.data.detection_utils import build_augmentation, check_image_size
 from detectron2.data.transforms import AugInput
 from fvcore.transforms.transform import Transform
 
+from .carried import carried
 from .pixels import PixelError, read_pixels
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
@@ -64,6 +65,9 @@ class ImageMapper(DatasetMapper):
         record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         if labels:
             record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
+        if "set" in record:
+            rows = carried(record["set"], transforms, inputs.image.shape[:2])
+            record["set"] = torch.as_tensor(rows)
         if not self.is_train:
             record.pop("annotations", None)
         elif "annotations" in record:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
@@ -68,7 +68,7 @@ def inputs_of(cfg: CfgNode, run: Dict[str, Any] | None = None) -> Inputs:
     learns = cfg.MODEL.META_ARCHITECTURE in WITH_TEACHERS
     indices = range(len(cfg.DISTILL.TEACHER.CONFIG_FILES) if learns else 0)
     files = [teacher_weights(cfg, i) for i in indices]
-    run = run or describe_run(cfg, [cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.CHECKPOINT, *files])
+    run = run or describe_run(cfg, [*files_of(cfg), *files])
     found = {key: run[key] for key in ("datasets", "weights", "classes")}
     teachers = [dict(flatten(teacher_config(cfg, i))) for i in indices]
     found["teachers"] = [
@@ -77,6 +77,11 @@ def inputs_of(cfg: CfgNode, run: Dict[str, Any] | None = None) -> Inputs:
     ]
     found |= {"config": dict(flatten(cfg)), "teachers' weights": files}
     return _as_json(found)
+
+
+def files_of(cfg: CfgNode) -> List[str]:
+    """The files that a training reads beside its data and its teachers' checkpoints."""
+    return [cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.CHECKPOINT, cfg.DISTILL.SetKD.OFFLINE]
 
 
 def read_record(folder: Path) -> Dict[str, Any]:

@@ -28,6 +28,7 @@ from ..config.shortcuts import distil, learn_tokens, use_data
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
+from ..data.detections import KEY as OFFLINE
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import expect, read_yaml
@@ -90,7 +91,8 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     shortcut = args.teacher or args.distill or (args.teacher_weights and not args.tokens)
     begins = shortcut and (cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.DISTILL.HEADS)
     if shortcut:
-        distil(cfg, args.teacher, args.teacher_weights, args.distill, said)
+        offline = bool(cfg.DISTILL.SetKD.OFFLINE) or OFFLINE in args.opts[::2]
+        distil(cfg, args.teacher, args.teacher_weights, args.distill, said, offline)
     own = cfg.clone()
     merge_options(cfg, args.opts)
     if trains and cfg.MODEL.META_ARCHITECTURE != "TokenLearner":

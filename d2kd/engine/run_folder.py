@@ -107,6 +107,7 @@ def _inputs(cfg: CfgNode, data: str) -> Iterator[Tuple[str, Path]]:
     if teacher is not None:
         named += [("the teacher", path) for path in teacher.CONFIG_FILES]
         named += [("the teacher's checkpoint", path) for path in teacher.WEIGHTS]
+        named += [("DISTILL.SetKD.OFFLINE", cfg.DISTILL.SetKD.OFFLINE)]
     named += [("DATASETS.UNLABELLED", path) for path in cfg.DATASETS.UNLABELLED]
     for entry in cfg.DATASETS.CUSTOM:
         named += [("the data set", path) for path in _existing(entry)]

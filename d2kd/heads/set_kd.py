@@ -46,6 +46,7 @@ class SetKD(DistillationHead):
         max_boxes: int = 100,
         union_nms: float = 0.6,
         teachers: Sequence[int] = (),
+        offline: str = "",
         cls_weight: float = 1.0,
         box_weight: float = 1.0,
         points: str = "general",
@@ -61,6 +62,7 @@ class SetKD(DistillationHead):
             union_nms: of several teachers' boxes of one class that overlap more (IoU), the most
                 certain stays.
             teachers: indices of the teachers whose sets are joined; () for TEACHER alone.
+            offline: a json file of detections, read instead of TEACHER and joined with TEACHERS.
             cls_weight, box_weight: of the terms, >= 0; one of weight 0 is not computed.
             points: of two-stage students, "general" for the sampled proposals, or "both" for the
                 taught boxes as further proposals too, which a cascade has no use for.
@@ -92,7 +94,7 @@ class SetKD(DistillationHead):
         weights, count = (cls_weight, box_weight), student.num_classes
         self.cells = CellTerms(*weights, count, score, beta, self.distributed)
         self.regions = RegionTerms(*weights, count, score, points == "both")
-        self.sets = SetRequest(tuple(teachers), score_low, union_nms)
+        self.sets = SetRequest(tuple(teachers), bool(offline), score_low, union_nms)
 
     @classmethod
     def reads_of_student(cls, student: DetectorSpec) -> FrozenSet[str]:

@@ -39,10 +39,8 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
     found: List[Maps] = [{} for _ in batch]
     heads = {k: x for k, x in distiller.heads.items() if isinstance(x, DistillationHead)}
     for name, head in heads.items():
-        need, padding = head.reads_of_teacher(), (distiller.divisor, distiller.input_format)
-        outputs = {
-            i: distiller.teachers[i](batch, *padding, need) for i in distiller.teachers_of[name]
-        }
+        need = head.reads_of_teacher()
+        outputs = {i: distiller.ask(i, batch, student, need) for i in distiller.teachers_of[name]}
         seen = distiller.seen_by(name, student, outputs)
         for label, levels in head.maps(*seen).items():
             for image, size in enumerate(images.image_sizes):

@@ -1,7 +1,7 @@
 """Student and teacher of other class lists, matched by name."""
 
 import logging
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Union
 
 from detectron2.config import CfgNode
 
@@ -11,6 +11,7 @@ from ..errors import ConfigError, check_choice
 from ..heads import DISTILLATION_HEAD_REGISTRY
 from .classes import trained_classes
 from .readers import teachers_of
+from .stored import StoredSets
 from .teacher import Teacher
 
 
@@ -46,7 +47,10 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:90]) + (f" and {len(names) - 90} more" if len(names) > 90 else "")
 
 
-def build_class_maps(cfg: CfgNode, teachers: Sequence[Teacher]) -> Dict[int, ClassMap]:
+Named = Union[Teacher, StoredSets]
+
+
+def build_class_maps(cfg: CfgNode, teachers: Sequence[Named]) -> Dict[int, ClassMap]:
     """The maps of the teachers of methods that compare class by class, by their index; says them.
 
     Raises:
@@ -78,7 +82,7 @@ def known_pairs(cfg: CfgNode, theirs: Sequence[str]) -> List[Sequence[str]]:
     return [pair for pair in cfg.DISTILL.TEACHER.CLASS_MAP if pair[0] in theirs]
 
 
-def _check_pairs(cfg: CfgNode, teachers: Sequence[Teacher]) -> None:
+def _check_pairs(cfg: CfgNode, teachers: Sequence[Named]) -> None:
     known = {name for teacher in teachers for name in teacher.classes}
     for theirs, _ in cfg.DISTILL.TEACHER.CLASS_MAP:
         if not known:

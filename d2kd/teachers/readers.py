@@ -11,19 +11,28 @@ Heads = Dict[str, Tuple[DistillationHead, float, int]]
 """Name -> head, weight, index of its teacher."""
 
 
-def all_of(head: DistillationHead, index: int) -> Tuple[int, ...]:
-    """Indices of all teachers that a head reads, whose own is `index`."""
-    return (head.sets is not None and head.sets.teachers) or (index,)
+def all_of(head: DistillationHead, index: int, count: int) -> Tuple[int, ...]:
+    """Indices of all teachers that a head reads.
+
+    Args:
+        head: of a method.
+        index: of its own teacher.
+        count: of the teachers, behind which stored detections have their place.
+    """
+    if head.sets is None:
+        return (index,)
+    return (*head.sets.teachers, *[count] * head.sets.stored) or (index,)
 
 
 def teachers_of(cfg: CfgNode, name: str) -> Tuple[int, ...]:
-    """Indices of the teachers that the method `name` reads."""
+    """Indices of the teachers that the method `name` reads; that of a file is behind all."""
     node = cfg.DISTILL[name]
-    return tuple(node.get("TEACHERS", ())) or (node.TEACHER,)
+    stored = (len(cfg.DISTILL.TEACHER.CONFIG_FILES),) if node.get("OFFLINE") else ()
+    return (*node.get("TEACHERS", ()), *stored) or (node.TEACHER,)
 
 
-def check_heads(heads: Heads, count: int) -> None:
-    """Check weights, and indices of `count` teachers.
+def check_heads(heads: Heads, count: int, stored: bool) -> None:
+    """Check weights, and indices of `count` teachers, and whether there are stored detections.
 
     Raises:
         ValueError: a weight is negative, or there is no such teacher.
@@ -31,8 +40,8 @@ def check_heads(heads: Heads, count: int) -> None:
     for name, (head, weight, index) in heads.items():
         if not weight >= 0:
             raise ValueError(f"DISTILL.{name}.WEIGHT must be at least 0, not {weight}.")
-        check_indices(name, (index,), count)
-        check_indices(name, all_of(head, index), count, "TEACHERS")
+        check_indices(name, (index,), count + stored)
+        check_indices(name, all_of(head, index, count), count + stored, "TEACHERS")
 
 
 def check_indices(name: str, indices: Sequence[int], count: int, key: str = "TEACHER") -> None:
@@ -66,6 +75,6 @@ def ask_for_sets(heads: Heads, teachers: Sequence[Teacher]) -> None:
     """Tell the teachers from which score on the boxes of their sets count."""
     for head, _, index in heads.values():
         if head.sets is not None:
-            for i in all_of(head, index):
-                adapter = teachers[i].adapter
-                adapter.least_score = head.sets.least
+            for i in all_of(head, index, len(teachers)):
+                if i < len(teachers):
+                    teachers[i].adapter.least_score = head.sets.least

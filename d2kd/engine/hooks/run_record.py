@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Sequence
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from ..changes import inputs_of, read_record, recorded_inputs
+from ..changes import files_of, inputs_of, read_record, recorded_inputs
 from ..compare import Inputs, find_changes
 from ..provenance import describe_run, write_json, write_results
 
@@ -33,8 +33,7 @@ class RunRecord(HookBase):
     def before_train(self) -> None:
         """Write the record, or add to it."""
         start = self.trainer.start_iter
-        starts = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.TIMM.CHECKPOINT
-        self._run = describe_run(self.cfg, [*starts, *self._teachers])
+        self._run = describe_run(self.cfg, [*files_of(self.cfg), *self._teachers])
         self._run["first_iteration"] = start
         folder, inputs = Path(self.cfg.OUTPUT_DIR), inputs_of(self.cfg, self._run)
         record = read_record(folder) if start > 0 else {}
