@@ -20,12 +20,14 @@ def with_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dic
     """Records with the detections of their images, rows of `Detections`, as "set".
 
     An image is known by its id, or by the name of its file. An image without detections is one in
-    which nothing was found.
+    which nothing was found. Without a file to read, records stay as they are.
 
     Raises:
         ConfigError: see `read_detections`; or none of the image ids is one of the data's.
     """
-    path, images = offline_file(cfg), offline_detections(cfg).images
+    if not (path := offline_file(cfg)):
+        return list(records)
+    images = offline_detections(cfg).images
     nothing = np.zeros((0, 6), np.float32)
     found, met = [], set()
     for record in records:

@@ -30,7 +30,6 @@ from ..errors import ConfigError
 from .boxes import clean_boxes
 from .carried import with_detections
 from .catalog import load_dataset, mask_format, require_registered
-from .detections import offline_file
 from .mapper import BadImageError, ImageMapper, Mapper, build_mapper
 from .small_boxes import say_small_boxes
 from .unlabelled import unlabelled_records
@@ -54,9 +53,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> Iterable[list[dict[
     Returns:
         An endless iterable of lists of ``SOLVER.IMS_PER_BATCH`` / world size mapped records.
     """
-    records = [*_train_records(cfg), *unlabelled_records(cfg)]
-    if offline_file(cfg):
-        records = with_detections(cfg, records)
+    records = with_detections(cfg, [*_train_records(cfg), *unlabelled_records(cfg)])
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = _build_sampler(cfg, records, seed)
     batch = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
