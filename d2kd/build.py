@@ -138,7 +138,7 @@ _INHERITED = {
     "neck+head": lambda key: True,
 }
 _TRUNK = "backbone.bottom_up."
-_BY_CLASS = ".cls_score.", ".box_predictor.", ".mask_head.predictor."
+_BY_CLASS = ".cls_score.", ".box_predictor.", ".mask_head.predictor.", "center_prior."
 
 
 def initialize_from_teacher(

@@ -10,6 +10,7 @@ _CLASS_SECTIONS = {
     "RetinaNet": "RETINANET",
     "FCOS": "FCOS",
     "ATSS": "ATSS",
+    "AutoAssign": "AUTOASSIGN",
     "DDOD": "DDOD",
     "GFL": "GFL",
     "RepPoints": "REPPOINTS",

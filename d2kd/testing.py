@@ -58,7 +58,8 @@ def tiny_cfg(meta_architecture: str = "RetinaNet", channels: int = 8, classes: i
     """Config of a detector that takes milliseconds on a CPU core.
 
     Args:
-        meta_architecture: RetinaNet, FCOS, ATSS, DDOD, GFL, RepPoints or GeneralizedRCNN.
+        meta_architecture: RetinaNet, FCOS, ATSS, AutoAssign, DDOD, GFL, RepPoints or
+            GeneralizedRCNN.
         channels: width of all maps.
         classes: K.
     """
@@ -70,7 +71,15 @@ def tiny_cfg(meta_architecture: str = "RetinaNet", channels: int = 8, classes: i
     names = [f"p{n}" for n in (range(2, 7) if two_stage else range(3, 8))]
     model.RESNETS.OUT_FEATURES = names
     model.ROI_HEADS.NUM_CLASSES = classes
-    dense = model.RETINANET, model.FCOS, model.ATSS, model.DDOD, model.GFL, model.REPPOINTS
+    dense = (
+        model.RETINANET,
+        model.FCOS,
+        model.ATSS,
+        model.AUTOASSIGN,
+        model.DDOD,
+        model.GFL,
+        model.REPPOINTS,
+    )
     for node in dense:
         node.NUM_CLASSES, node.NUM_CONVS, node.IN_FEATURES, node.NORM = classes, 2, names, ""
     model.ANCHOR_GENERATOR.SIZES = [

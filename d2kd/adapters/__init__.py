@@ -1,6 +1,7 @@
 """Adapters: what a stock detector computes in a training step, as named fields."""
 
 from .anchor_point import AnchorPointDetectorAdapter
+from .auto_assign import AutoAssignAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .ddod import DDODAdapter
 from .dense import DenseDetectorAdapter
@@ -20,6 +21,7 @@ from .reppoints import RepPointsAdapter
 
 __all__ = [
     "AnchorPointDetectorAdapter",
+    "AutoAssignAdapter",
     "BY_CLASS",
     "DDODAdapter",
     "DETECTOR_ADAPTER_REGISTRY",

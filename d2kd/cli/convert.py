@@ -32,8 +32,8 @@ def mmdet(
 ) -> None:  # fmt: skip
     """Convert a checkpoint of mmdetection into FOLDER/NAME.pth and the FOLDER/NAME.yaml of it.
 
-    RetinaNet, FCOS, ATSS, DDOD, GFL, GFLv2, RepPoints, Faster and Mask R-CNN with ResNet or
-    ResNeXt, also deformable, and FPN, from mmdetection 2 and 3. No code of the file is run.
+    RetinaNet, FCOS, ATSS, AutoAssign, DDOD, GFL, GFLv2, RepPoints, Faster and Mask R-CNN with
+    ResNet or ResNeXt, also deformable, and FPN, from mmdetection 2 and 3. No code is run.
     """
     from ..convert import convert_mmdet
 

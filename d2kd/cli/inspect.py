@@ -108,8 +108,8 @@ def quality(
 ) -> None:
     """Measure how well predicted quality tells the IoU of a box.
 
-    Correlation, calibration and a plot, for plain or distilled RetinaNet, FCOS, ATSS, DDOD, GFL
-    and RepPoints.
+    Correlation, calibration and a plot, for plain or distilled RetinaNet, FCOS, ATSS, AutoAssign,
+    DDOD, GFL and RepPoints.
 
     \b
     d2kd quality output/distilled

@@ -25,7 +25,7 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 def export(
     config: str, options: Tuple[str, ...], weights: str, overwrite: bool, **given: Any
 ) -> None:
-    """Write a RetinaNet, FCOS, ATSS, DDOD, GFL or RepPoints student as ONNX, or any as a folder.
+    """Write a one-stage student as ONNX, or any as a folder.
 
     The file needs neither d2kd nor Detectron2. The folder is for d2kd: config, weights and classes.
 

@@ -24,9 +24,12 @@ def default_methods(cfg: CfgNode, teacher: CfgNode) -> Tuple[str, ...]:
     """Methods for a student and its first teacher, by the four kinds of pairs.
 
     One dense family: CrossKD and PKD. Two-stage: PKD and RoIKD. Two dense families, dense with
-    two-stage, or predictions that cannot be compared: PKD, which compares features alone.
+    two-stage, predictions that cannot be compared, or a student without labels, which CrossKD
+    reads: PKD, which compares features alone.
     """
     student = cfg.DISTILL.STUDENT
+    if student == "AutoAssign" and not cfg.MODEL.AUTOASSIGN.HARD_LABELS:
+        return ("PKD",)
     predicted = [_predicted(x, student) for x in (cfg, teacher)]
     alike = teacher.MODEL.META_ARCHITECTURE == student and predicted[0] == predicted[1]
     if not alike or not predicted[0]:

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from .. import solver
 from ..backbones import fpn, timm
 from ..data import custom
-from ..detectors import atss, common, ddod, fcos, gfl, reppoints_config, soft_quality
+from ..detectors import atss, auto_assign, common, ddod, fcos, gfl, reppoints_config, soft_quality
 from ..heads import DISTILLATION_HEAD_REGISTRY
 from . import defaults
 from .defaults import get_d2kd_cfg
@@ -19,8 +19,8 @@ from .rules import CHOICES, REGISTRIES, rules_of
 
 Schema = Dict[str, Any]
 
-_SOURCES = (defaults, solver, custom, fpn, timm, common, atss, ddod, fcos, gfl, reppoints_config,
-            soft_quality)  # fmt: skip
+_SOURCES = (defaults, solver, custom, fpn, timm, common, atss, auto_assign, ddod, fcos, gfl,
+            reppoints_config, soft_quality)  # fmt: skip
 _SHARING = "MODEL.ATSS.", "MODEL.DDOD.", "MODEL.GFL."
 _COMMENT = re.compile(r"^    (?:cfg|node)\.([A-Z][A-Z0-9_.a-z]*) = [^#\n]*#\s*(.+)$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {6,}.+)*)", re.MULTILINE)

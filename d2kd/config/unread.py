@@ -13,7 +13,7 @@ from .keys import changed_keys
 
 _TWO_STAGE = ("MODEL.RPN.", "MODEL.ROI_", "MODEL.PROPOSAL_GENERATOR.", "MODEL.MASK_ON",
               "MODEL.KEYPOINT_ON")  # fmt: skip
-_PLAIN = ("GeneralizedRCNN", "RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
+_PLAIN = ("GeneralizedRCNN", "RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints")
 _NOWHERE = ("GLOBAL.HACK", "TEST.AUG.", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_",
             "MODEL.SEM_SEG_HEAD.", "MODEL.PANOPTIC_FPN.")  # fmt: skip
 

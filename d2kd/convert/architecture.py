@@ -20,6 +20,7 @@ _MARKS = (  # the first tensor that is there names the detector
     ("RepPoints", "bbox_head.reppoints_cls_conv.weight"),
     ("ATSS", "bbox_head.atss_cls.weight"),
     ("RetinaNet", "bbox_head.retina_cls.weight"),
+    ("AutoAssign", "bbox_head.center_prior.mean"),
     ("FCOS", "bbox_head.conv_centerness.weight"),
 )
 PREDICTORS = {  # class and box predictor by detector
@@ -30,6 +31,7 @@ PREDICTORS = {  # class and box predictor by detector
     "FCOS": ("bbox_head.conv_cls", "bbox_head.conv_reg"),
     "RepPoints": ("bbox_head.reppoints_cls_out", "bbox_head.reppoints_pts_refine_out"),
 }
+PREDICTORS["AutoAssign"] = PREDICTORS["FCOS"]
 PREDICTORS["MaskRCNN"], PREDICTORS["GFLv2"] = PREDICTORS["FasterRCNN"], PREDICTORS["GFL"]
 PREDICTORS["DDOD"] = PREDICTORS["ATSS"]
 _RESNET_LAYERS = ("backbone.conv1", "backbone.layer1.0.conv2", "neck.lateral_convs.0.conv")
@@ -153,7 +155,7 @@ def _extra_levels(state: Dict[str, Tensor], detector: str) -> str:
     stage = state[f"neck.lateral_convs.{laterals - 1}.conv.weight"].shape[1]
     width = state["neck.lateral_convs.0.conv.weight"].shape[0]
     if stage == width:  # the shapes do not tell; what the released configs do
-        return "stage" if detector in ("RetinaNet", "RepPoints") else "output"
+        return "stage" if detector in ("AutoAssign", "RetinaNet", "RepPoints") else "output"
     return "stage" if extra.shape[1] == stage else "output"
 
 

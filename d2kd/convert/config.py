@@ -5,6 +5,7 @@ from typing import Any, Dict
 from .architecture import Architecture
 from .details import Details
 
+_RELU = "AutoAssign", "FCOS"  # between the levels on top, as published
 _DATASETS = {80: ("coco_2017_train", "coco_2017_val"), 20: ("voc_2007_trainval", "voc_2007_test")}
 
 
@@ -41,7 +42,7 @@ def _backbone(arch: Architecture, details: Details) -> Dict[str, Any]:
            "TOP_BLOCK": "maxpool"}  # fmt: skip
     if arch.extra != "maxpool":
         fpn |= {"TOP_BLOCK": "p6p7", "TOP_BLOCK_INPUT": arch.extra, "TOP_BLOCK_NORM": norm,
-                "TOP_BLOCK_RELU": arch.detector == "FCOS" or details.extra_relu}  # fmt: skip
+                "TOP_BLOCK_RELU": details.extra_relu or arch.detector in _RELU}  # fmt: skip
     return {
         "BACKBONE": {"NAME": "build_resnet_pyramid_backbone", "NORM_EVAL": True},
         "RESNETS": {

@@ -33,7 +33,7 @@ class Details:
         norm_on_bbox: FCOS predicts distances in strides, not their logarithm in px.
         centerness_on_reg: FCOS predicts centerness from the box tower.
         center_sampling: FCOS trains on points near the centers of boxes only.
-        extra_relu: ReLU between the FPN's extra levels; FCOS always has it.
+        extra_relu: ReLU between the FPN's extra levels; FCOS and AutoAssign always have it.
         topk_assigner: DDOD trains by PGD's rule.
         transform: how RepPoints make a box of points.
     """
@@ -94,7 +94,9 @@ def _pixel_details(text: str, detector: str, style: str) -> Tuple[Details, Dict[
     found = re.search(r"style\s*=\s*['\"](caffe|pytorch)['\"]", text)
     caffe = (style or (found[1] if found else "pytorch")) == "caffe"
     source = "option" if style else "config" if found else "assumed"
-    default = (_CAFFE_FCOS if detector == "FCOS" else _CAFFE) if caffe else _IMAGENET
+    default = (
+        (_CAFFE_FCOS if detector in ("FCOS", "AutoAssign") else _CAFFE) if caffe else _IMAGENET
+    )
     mean, std = (_numbers(text, key) for key in ("mean", "std"))
     stated = bool(mean and std and not style)
     mean, std = (mean, std) if stated else default

@@ -28,6 +28,7 @@ _SHARED: Tuple[Rule, ...] = (  # (pattern, replacement), tried in this order
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", _block(r"shortcut.norm.\3")),
     (r"bbox_head\.(?:atss_centerness|atss_iou|conv_centerness)\.(.+)", r"head.ctrness.\1"),
     (r"bbox_head\.(scales\.\d+\.scale)", r"head.\1"),
+    (r"bbox_head\.(center_prior\.(?:mean|sigma))", r"\1"),
     (r"bbox_head\.(reg_conf\.\d\..+)", r"head.\1"),
     (r"bbox_head\.reppoints_(cls_conv|pts_init_conv|pts_refine_conv)\.(.+)", r"head.\1.\2"),
     (r"bbox_head\.reppoints_pts_init_out\.(.+)", r"head.pts_init.\1"),

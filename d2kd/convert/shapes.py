@@ -58,9 +58,9 @@ def check_fit(
         )  # fmt: skip
         raise ConfigError(
             f"The checkpoint does not fit a {config['MODEL']['META_ARCHITECTURE']} exactly, so "
-            f"nothing is written. {listed}. Supported are RetinaNet, FCOS, ATSS, DDOD, GFL, "
-            "GFLv2, RepPoints, Faster and Mask R-CNN with a ResNet or ResNeXt and an FPN in their "
-            "published forms."
+            f"nothing is written. {listed}. Supported are RetinaNet, FCOS, ATSS, AutoAssign, DDOD, "
+            "GFL, GFLv2, RepPoints, Faster and Mask R-CNN with a ResNet or ResNeXt and an FPN in "
+            "their published forms."
         )
 
 

@@ -3,6 +3,7 @@
 from detectron2.config import CfgNode
 
 from .atss import ATSS, add_atss_config
+from .auto_assign import AutoAssign, add_auto_assign_config
 from .ddod import DDOD, add_ddod_config
 from .extractor import FeatureExtractor
 from .fcos import FCOS, add_fcos_config
@@ -19,6 +20,7 @@ def add_detector_config(cfg: CfgNode) -> None:
     """Add the keys of every detector of this package."""
     add_fcos_config(cfg)
     add_atss_config(cfg)
+    add_auto_assign_config(cfg)
     add_ddod_config(cfg)
     add_gfl_config(cfg)
     add_reppoints_config(cfg)
@@ -27,6 +29,7 @@ def add_detector_config(cfg: CfgNode) -> None:
 
 __all__ = [
     "ATSS",
+    "AutoAssign",
     "DDOD",
     "FCOS",
     "FeatureExtractor",

@@ -17,7 +17,7 @@ from ..losses import (
     mean_over_ranks,
     quality_focal_loss,
 )
-from ..losses.box import side_distances
+from ..losses.box import boxes_around, side_distances
 from ..losses.labels import foreground, positives_per_batch
 from .base import AnchorPointDetector
 from .common import add_common_config, common_arguments, head_arguments
@@ -149,9 +149,7 @@ class GFL(AnchorPointDetector):
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
         """See the base class: the anchor's center, plus and minus expected distances."""
-        distances = integral(deltas) * strides[..., None]
-        center = (anchors[..., :2] + anchors[..., 2:]) / 2
-        return torch.cat([center - distances[..., :2], center + distances[..., 2:]], -1)
+        return boxes_around(anchors, integral(deltas) * strides[..., None])
 
     def class_scores(self, logits: Tensor, quality: Optional[Tensor]) -> Tensor:
         """See the base class: sigmoid of the class logit, times that of the quality if any."""

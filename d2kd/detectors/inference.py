@@ -35,6 +35,7 @@ def suppress(
     size: Tuple[int, int],
     nms_threshold: float,
     limit: int,
+    clip: bool = True,
 ) -> Instances:
     """Clip to the image, then class-wise NMS over all levels.
 
@@ -43,9 +44,11 @@ def suppress(
         size: height and width of the image, px.
         nms_threshold: IoU above which the lower score goes.
         limit: detections kept at most.
+        clip: False leaves the boxes as they are.
     """
     tensors, scores, classes = (torch.cat(x) for x in zip(*levels, strict=True))
     boxes = Boxes(tensors)
-    boxes.clip(size)
+    if clip:
+        boxes.clip(size)
     keep = batched_nms(boxes.tensor, scores, classes, nms_threshold)[:limit]
     return Instances(size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=classes[keep])

@@ -22,7 +22,8 @@ _NEED = frozenset({"logits", "scores", "deltas", "quality", "anchors"})
 class QualityProbe(nn.Module):
     """Predicted and true quality at every positive location of a batch.
 
-    Positives are those of the detector's own label assignment; the truth is the IoU of the box
+    Positives are those of the detector's own label assignment (AutoAssign, which has none, labels
+    each cell by the largest prior of the boxes that it lies in); the truth is the IoU of the box
     predicted there with the matched object. "quality" is the sigmoid of the quality logit, where
     the detector has one, "score" the score of the object's class.
     """
@@ -39,7 +40,7 @@ class QualityProbe(nn.Module):
         if not {"logits", "deltas"} <= self.adapter.provides:
             raise TypeError(
                 f"{type(detector).__name__} has no dense head whose quality could be measured; "
-                "use RetinaNet, FCOS, ATSS, DDOD, GFL or RepPoints."
+                "use RetinaNet, FCOS, ATSS, AutoAssign, DDOD, GFL or RepPoints."
             )
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from torch import Tensor, nn
 
+from ..detectors.auto_assign import AutoAssign
 from ..detectors.cells import CellDetector
 from ..detectors.fcos import FCOS
 from ..detectors.inference import with_quality
@@ -40,11 +41,18 @@ def _product(scores: Tensor, quality: Tensor) -> Scores:
     return scores, with_quality(scores, quality)
 
 
+def _joint(scores: Tensor, quality: Tensor) -> Scores:
+    joint = with_quality(scores, quality)
+    return joint, joint
+
+
+_AUTO_ASSIGN = {"product": Rule(_product, True), "joint": Rule(_joint, False)}
 _FCOS = {"sqrt": Rule(_geometric_mean, False), "product": Rule(_product, True)}
 _RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
     RetinaNet.forward_inference: lambda detector: Rule(None, False),
     fcos.FCOS.forward_inference: lambda detector: _FCOS["sqrt"],
     FCOS.forward_inference: lambda detector: _FCOS[detector.score],
+    AutoAssign.forward_inference: lambda detector: _AUTO_ASSIGN[detector.score],
     CellDetector.forward_inference: lambda detector: Rule(
         _product if detector.rescore else None, True
     ),
@@ -60,7 +68,8 @@ def rule_of(detector: nn.Module) -> Rule:
     inference = getattr(type(detector), "forward_inference", None)
     if inference not in _RULES:
         raise ConfigError(
-            f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS, DDOD, GFL and "
-            "RepPoints can, and classes derived from them that do not override forward_inference."
+            f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS, AutoAssign, "
+            "DDOD, GFL and RepPoints can, and classes derived from them that do not override "
+            "forward_inference."
         )
     return _RULES[inference](detector)

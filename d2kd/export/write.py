@@ -30,7 +30,7 @@ def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[s
     and "scores" (A, K) of all levels. The description is in the file's metadata, as JSON values.
 
     Args:
-        detector: RetinaNet, FCOS, ATSS, DDOD, GFL or RepPoints; it is copied and not changed.
+        detector: a one-stage one, see `rule_of`; it is copied and not changed.
         path: of the file to write; its folder must exist.
         options: see `Options`.
 

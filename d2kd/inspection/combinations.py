@@ -23,6 +23,7 @@ DETECTORS: Dict[str, Entry] = {
     "RetinaNet": ("RetinaNet", "retinanet", []),
     "FCOS": ("FCOS", "fcos", []),
     "ATSS": ("ATSS", "atss", []),
+    "AutoAssign": ("AutoAssign", "autoassign", []),
     "DDOD": ("DDOD", "ddod", []),
     "GFL": ("GFL", "gfl", []),
     "GFLv2": ("GFL", "gflv2", ["MODEL.GFL.QUALITY", "DGQP"]),

@@ -19,7 +19,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     """Measure on the objects of DATASETS.TEST[0]; writes quality.json and quality.png.
 
     Args:
-        cfg: a plain or distilled RetinaNet, FCOS, ATSS, DDOD, GFL or RepPoints.
+        cfg: a plain or distilled RetinaNet, FCOS, ATSS, AutoAssign, DDOD, GFL or RepPoints.
         weights: the checkpoint.
         output: folder of the two files.
 

@@ -54,6 +54,12 @@ def side_distances(anchors: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([center - boxes[..., :2], boxes[..., 2:] - center], -1)
 
 
+def boxes_around(anchors: Tensor, distances: Tensor) -> Tensor:
+    """XYXY boxes (..., 4) from the centers of `anchors`, XYXY, and the distances l, t, r, b."""
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    return torch.cat([center - distances[..., :2], center + distances[..., 2:]], -1)
+
+
 def box_area(low: Tensor, high: Tensor) -> Tensor:
     """Area between corners (..., 2); 0 where they are out of order."""
     return (high - low).clamp(min=0).prod(-1)

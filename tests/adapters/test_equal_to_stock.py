@@ -32,6 +32,8 @@ def options(meta: str, variant: str):
         cfg.MODEL.DDOD.ASSIGNER, cfg.MODEL.DDOD.DEFORM = variant, False
     if variant == "minmax":
         cfg.MODEL.REPPOINTS.TRANSFORM = variant
+    if variant == "labels":
+        cfg.MODEL.AUTOASSIGN.HARD_LABELS = True
     if variant == "giou":
         cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = "giou"
     if variant == "faster":
@@ -67,7 +69,8 @@ def plain_jit():
 CASES = [
     ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
     ("FCOS", "scaled"), ("RepPoints", ""), ("RepPoints", "minmax"),
-    ("ATSS", ""), ("ATSS", "iou"), ("DDOD", ""), ("DDOD", "topk"), ("GFL", ""),
+    ("ATSS", ""), ("ATSS", "iou"), ("AutoAssign", ""),
+    ("AutoAssign", "labels"), ("DDOD", ""), ("DDOD", "topk"), ("GFL", ""),
     ("GFL", "DGQP"),
     ("GeneralizedRCNN", ""), ("GeneralizedRCNN", "faster"), ("GeneralizedRCNN", "cascade"),
     ("GeneralizedRCNN", "faster cascade"), ("GeneralizedRCNN", "keypoints"),
@@ -108,13 +111,14 @@ def test_losses_and_gradients_equal_stock(meta, variant, boxes, need):
 
 @pytest.mark.parametrize("norm", ["", "GN"])
 @pytest.mark.parametrize(
-    "meta", ["RetinaNet", "FCOS", "scaled FCOS", "ATSS", "DDOD", "GFL", "GFLv2", "RepPoints"]
+    "meta",
+    ["RetinaNet", "FCOS", "scaled FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "GFLv2", "RepPoints"],
 )
 def test_head_resumes_from_every_tap(meta, norm):
     cfg = tiny_cfg(meta.removesuffix("v2").removeprefix("scaled "), channels=32)
     cfg.MODEL.FCOS.HEAD = "scaled" if meta == "scaled FCOS" else "stock"
     cfg.MODEL.GFL.QUALITY = "DGQP" if meta == "GFLv2" else "none"
-    for name in ("RETINANET", "FCOS", "ATSS", "DDOD", "GFL", "REPPOINTS"):
+    for name in ("RETINANET", "FCOS", "ATSS", "AUTOASSIGN", "DDOD", "GFL", "REPPOINTS"):
         cfg.MODEL[name].NORM = norm
     model = build_model(cfg).eval()
     for i, scale in enumerate(getattr(model.head, "scales", ())):

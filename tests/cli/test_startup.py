@@ -157,6 +157,7 @@ except ValueError as error:  # the Distiller is there, and says what its config 
 
 @pytest.mark.parametrize(("name", "config", "expected"), [
     ("ATSS", "atss_R_18_FPN", "d2kd.detectors.atss"),
+    ("AutoAssign", "autoassign_R_18_FPN", "d2kd.detectors.auto_assign"),
     ("DDOD", "ddod_R_18_FPN", "d2kd.detectors.ddod"),
     ("RepPoints", "reppoints_R_18_FPN", "d2kd.detectors.reppoints"),
     ("GFL", "gfl_R_18_FPN", "d2kd.detectors.gfl"),

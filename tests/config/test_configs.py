@@ -30,6 +30,7 @@ OURS = (
     "timm",
     "fcos",
     "atss",
+    "autoassign",
     "ddod",
     "gfl",
     "reppoints",

@@ -26,7 +26,7 @@ from torch import nn
 from torchvision.ops import roi_align
 
 sys.path.insert(0, str(Path(__file__).parent))
-from formula import image, weight  # noqa: E402
+from formula import BOXES, CLASSES, image, weight  # noqa: E402
 
 
 class RoIAlign(nn.Module):
@@ -131,11 +131,13 @@ def models(full: bool) -> dict:
     points = {"strides": [8, 16, 32, 64, 128]}
     tricks = {**points, "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
               "conv_bias": True}  # fmt: skip
+    auto = {**points, "loss_bbox": {"type": "GIoULoss", "loss_weight": 5.0}}
     resnext = {"groups": 32, "base_width": 4} if full else {"groups": 2, "base_width": 2}
     return {
         "retinanet": dense("RetinaHead", n, retina, "on_input"),
         "fcos": dense("FCOSHead", n, points, relu_before_extra_convs=True),
         "fcos_tricks": dense("FCOSHead", n, tricks, relu_before_extra_convs=True),
+        "autoassign": dense("AutoAssignHead", n, auto, "on_input", relu_before_extra_convs=True),
         "atss": dense("ATSSHead", n, atss),
         "gfl": dense("GFLHead", {**n, "base": 64}, gfl, depth=18),
         "gflv2": dense("GFLHead", {**n, "classes": n["classes"] + 1}, gfl),
@@ -188,6 +190,17 @@ def run_dense(name: str, model: Detector, features: tuple, size: tuple) -> dict:
     return result | {"boxes": found.bboxes, "scores": scores, "labels": found.labels}
 
 
+def run_losses(model: Detector, features: tuple, size: tuple) -> dict:
+    """Of AutoAssign, which has no assignment that could be recorded instead."""
+    from mmengine.structures import InstanceData
+
+    gt = InstanceData(bboxes=torch.tensor(BOXES), labels=torch.tensor(CLASSES))
+    none = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    meta = {"img_shape": size, "pad_shape": (*size, 3)}
+    maps = model.bbox_head([x.repeat(2, 1, 1, 1) for x in features])
+    return model.bbox_head.loss_by_feat(*maps, [gt, none], [meta, meta])
+
+
 def run_two_stage(model: Detector, features: tuple, size: tuple) -> dict:
     logits, deltas = model.rpn_head(features)
     result = {f"map0_{level}": x for level, x in enumerate(logits)}
@@ -211,6 +224,8 @@ def record(name: str, parts: dict, x: torch.Tensor) -> tuple:
     features, size = model.neck(model.backbone(x)), tuple(x.shape[2:])
     run = run_dense(name, model, features, size) if "head" in parts else run_two_stage(
         model, features, size)  # fmt: skip
+    if name == "autoassign":
+        run |= run_losses(model, features, size)
     return state, {key: np.asarray(v) for key, v in run.items()}
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from torch.testing import assert_close
 
 from d2kd import build_teacher
@@ -20,11 +20,11 @@ from d2kd.config.loading import merge_config_file
 from d2kd.convert import convert_mmdet
 from d2kd.convert.reader import read_mmdet
 from d2kd.errors import ConfigError
-from tests.convert.formula import image, state
+from tests.convert.formula import BOXES, CLASSES, image, state
 from tests.helpers import d2kd
 
 DATA, ROOT = Path(__file__).parent / "data", Path(__file__).resolve().parents[2]
-DENSE = ["retinanet", "fcos", "fcos_tricks", "atss", "gfl"]
+DENSE = ["retinanet", "fcos", "fcos_tricks", "autoassign", "atss", "gfl"]
 TEXT = {"fcos_tricks": "bbox_head=dict(norm_on_bbox=True, centerness_on_reg=True, "
         "center_sampling=True)"}  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_dense_outputs(converted, name):
                 x = x.sigmoid()
             if name == "fcos" and i == 1:
                 x = x * model.head.strides[level]
-            if name == "fcos_tricks" and i == 1:
+            if name in ("fcos_tricks", "autoassign") and i == 1:
                 x = x.relu() * model.head.strides[level]
             close(ratio_major(x, name), expected)
 
@@ -115,6 +115,21 @@ def test_detections_before_suppression(converted, name):
     theirs = torch.from_numpy(theirs).float()
     near = (mine[:, None] - theirs).abs().amax(2) < 1e-2  # equal scores may swap places
     assert bool(near.any(1).all()) and bool(near.any(0).all())
+
+
+def test_losses_of_autoassign(converted):
+    """One image with four boxes, the last of which contains no cell, and one without any."""
+    model, recorded, _ = converted("autoassign")
+    images = ImageList(image().repeat(2, 1, 1, 1), [(64, 96), (64, 96)])
+    objects = [Instances((64, 96)), Instances((64, 96))]
+    for x, boxes, classes in zip(objects, (BOXES, []), (CLASSES, []), strict=True):
+        x.gt_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+        x.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    features = [model.backbone(images.tensor)[f] for f in model.head_in_features]
+    losses = model.forward_training(images, features, model.head(features), objects)
+    assert set(losses) == {"loss_pos", "loss_neg", "loss_center"}
+    for name, value in losses.items():
+        close(value.detach(), recorded[name])
 
 
 @pytest.mark.parametrize("name", ["faster", "mask"])

@@ -142,3 +142,17 @@ def test_inference_is_set_as_in_the_released_configs(tmp_path, name, nms):
     assert_close(model.pixel_mean[:, 0, 0], torch.tensor([123.675, 116.28, 103.53]))
     assert_close(model.pixel_std[:, 0, 0], torch.tensor([58.395, 57.12, 57.375]))
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.BACKBONE.NORM_EVAL
+
+
+def test_autoassign_as_released(tmp_path):
+    """P6 from the trunk's last stage, ReLU before P7, caffe's pixels; the shapes tell neither."""
+    path = source("autoassign", tmp_path, cfg="style='caffe'")
+    config = yaml.safe_load(convert_mmdet(path, str(tmp_path), "x").config.read_text())
+    model = config["MODEL"]
+    assert model["META_ARCHITECTURE"] == "AutoAssign" and model["AUTOASSIGN"]["NUM_CLASSES"] == 3
+    assert model["FPN"]["TOP_BLOCK_INPUT"] == "stage" and model["FPN"]["TOP_BLOCK_RELU"] is True
+    assert model["PIXEL_MEAN"] == [102.9801, 115.9465, 122.7717]
+    assert config["INPUT"]["FORMAT"] == "BGR" and model["RESNETS"]["STRIDE_IN_1X1"] is True
+    alone = source("fcos_tricks", tmp_path, put("bbox_head.center_prior.mean", 3, 2))
+    with pytest.raises(ValueError, match="1 target tensors left empty: center_prior.sigma"):
+        convert_mmdet(alone, str(tmp_path), "y")

@@ -21,7 +21,8 @@ def unlabelled(batch):
 
 
 @pytest.mark.parametrize(
-    "meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"]
+    "meta",
+    ["RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"],
 )
 def test_supervised_losses_are_zero_and_every_parameter_is_used(meta):
     _, model = pair(meta, ("PKD",))

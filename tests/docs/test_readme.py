@@ -36,6 +36,7 @@ DETECTORS = {
     "RetinaNet": ("RetinaNet", {}),
     "FCOS": ("FCOS", {}),
     "ATSS": ("ATSS", {}),
+    "AutoAssign": ("AutoAssign", {}),
     "DDOD": ("DDOD", {}),
     "GFL": ("GFL", {}),
     "GFLv2": ("GFL", {"MODEL__GFL__QUALITY": "DGQP"}),

@@ -38,7 +38,8 @@ def gradients(model):
 def terms_and_gradients(meta, batch, ddp):
     heads = ("PKD", "BCKD", "CrossKD", "PGD") + (("LD", "Parallel") if meta == "GFL" else ())
     options = {"CrossKD": {"BLOCK": 1}, "LD": {"CLS_WEIGHT": 1.0}}
-    _, model = pair(meta, heads, 8, options, MODEL__GFL__QUALITY="SDGQP")
+    keys = {"MODEL__GFL__QUALITY": "SDGQP", "MODEL__AUTOASSIGN__HARD_LABELS": True}
+    _, model = pair(meta, heads, 8, options, **keys)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
     losses = wrapped(batch)
     zero = sum(losses.values()) * 0  # the supervised losses keep every parameter in the graph
@@ -100,7 +101,9 @@ def worker(rank, function, folder, meta):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints"])
+@pytest.mark.parametrize(
+    "meta", ["RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints"]
+)
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     expected = terms_and_gradients(meta, whole_batch(), ddp=False)
     assert all(v.item() > 0 for v in expected[0].values())
@@ -109,7 +112,7 @@ def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path, meta):
     two_ranks(worker, compare_with_one_process, str(tmp_path), meta)
 
 
-@pytest.mark.parametrize("meta", ["ATSS", "DDOD", "GFL", "RepPoints"])
+@pytest.mark.parametrize("meta", ["ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints"])
 def test_two_ranks_give_the_supervised_losses_of_one_process(tmp_path, meta):
     torch.save(supervised_and_gradients(meta, whole_batch(), ddp=False), tmp_path / "expected.pth")
     two_ranks(worker, compare_supervised, str(tmp_path), meta)

@@ -16,7 +16,16 @@ from d2kd.evaluation.adversarial import (
 from d2kd.testing import make_batch
 from tests.helpers import detector
 
-FAMILIES = ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"]
+FAMILIES = [
+    "RetinaNet",
+    "FCOS",
+    "ATSS",
+    "AutoAssign",
+    "DDOD",
+    "GFL",
+    "RepPoints",
+    "GeneralizedRCNN",
+]
 EPSILON = 8.0
 
 

@@ -36,7 +36,9 @@ def test_perfect_and_constant_predictions():
     assert np.isnan(found["pearson"]) and abs(found["ece"]) < 1e-12
 
 
-@pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "SDGQP"])
+@pytest.mark.parametrize(
+    "meta", ["RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints", "SDGQP"]
+)
 def test_positive_locations_and_their_boxes(meta):
     keys = {"MODEL__GFL__QUALITY": "SDGQP"} if meta == "SDGQP" else {}
     model = detector("GFL" if meta == "SDGQP" else meta, **keys).eval()
@@ -50,7 +52,7 @@ def test_positive_locations_and_their_boxes(meta):
         count = int(((label >= 0) & (label < 3)).sum())
         assert {len(x) for x in values.values()} == {count} and count > 0
         assert all(0 <= x.min() and x.max() <= 1 for x in values.values())
-        assert ("quality" in values) == (meta in ("FCOS", "ATSS", "DDOD", "SDGQP"))
+        assert ("quality" in values) == (meta in ("FCOS", "ATSS", "AutoAssign", "DDOD", "SDGQP"))
 
 
 def test_true_iou_of_known_boxes():

@@ -23,6 +23,8 @@ VARIANTS = {
     "FCOS scaled": {"HEAD": "scaled", "BOX_ACTIVATION": "exp", "SCORE": "product"},
     "ATSS": {},
     "ATSS iou": {"QUALITY": "iou"},
+    "AutoAssign": {},
+    "AutoAssign joint": {"SCORE": "joint"},
     "DDOD": {},
     "GFL": {},
     "RepPoints": {},
@@ -31,8 +33,8 @@ VARIANTS = {
     "SDGQP": {"QUALITY": "SDGQP"},
 }
 BEST_F1 = {"threshold": 0.3, "F1": 0.9, "precision": 0.9, "recall": 0.9}
-META = {"FCOS scaled": "FCOS", "ATSS iou": "ATSS", "GFLv2": "GFL", "SDGQP": "GFL",
-        "RepPoints minmax": "RepPoints"}  # fmt: skip
+META = {"FCOS scaled": "FCOS", "ATSS iou": "ATSS", "AutoAssign joint": "AutoAssign", "GFLv2": "GFL",
+        "SDGQP": "GFL", "RepPoints minmax": "RepPoints"}  # fmt: skip
 
 
 def lively(variant, levels=1, noise=0.1):

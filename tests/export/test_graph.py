@@ -115,7 +115,7 @@ def test_detectors_with_an_inference_of_their_own_are_refused():
         with pytest.raises(ConfigError) as error:
             prepare(refused, Options(SIZE, "BGR"))
         assert type(refused).__name__ in str(error.value)
-        assert "RetinaNet, FCOS, ATSS, DDOD, GFL and RepPoints can" in str(error.value)
+        assert "ATSS, AutoAssign, DDOD, GFL and RepPoints can" in str(error.value)
 
 
 @pytest.mark.parametrize(

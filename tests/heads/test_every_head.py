@@ -10,14 +10,16 @@ from tests.helpers import pair
 PAIRS = [
     (head, meta)
     for head in ("BCKD", "CrossKD", "LD", "PGD", "Parallel")
-    for meta in ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
+    for meta in ("RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints")
     if head not in ("LD", "Parallel") or meta == "GFL"
 ]
 
 
 def model_of(head, meta):
     options = {"CrossKD": {"BLOCK": 1}, "LD": {"CLS_WEIGHT": 1.0}}
-    keys = {"MODEL__GFL__QUALITY": "SDGQP"} if head == "Parallel" else {}
+    keys = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
+    if head == "Parallel":
+        keys["MODEL__GFL__QUALITY"] = "SDGQP"
     student, model = pair(meta, (head,), 8, options, **keys)
     return student, model
 

@@ -37,9 +37,10 @@ PAIRS = [
     for meta in (
         ("GeneralizedRCNN",) if head in ON_TWO_STAGES
         else ("GFL",) if head in ON_GFL
-        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN")
+        else ("RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints",
+              "GeneralizedRCNN")
         if head in ON_ALL
-        else ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
+        else ("RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints")
     )
 ]  # fmt: skip
 
@@ -63,7 +64,8 @@ class CountWaiting(TorchDispatchMode):
 
 def outputs(head, meta):
     keys = {"MaskKD": {"MODEL__MASK_ON": True}, "Parallel": {"MODEL__GFL__QUALITY": "SDGQP"}}
-    _, model = pair(meta, (head,), 8, OPTIONS, **keys.get(head, {}))
+    labels = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
+    _, model = pair(meta, (head,), 8, OPTIONS, **labels, **keys.get(head, {}))
     if torch.cuda.is_available():
         model.cuda()
     batch = make_batch()

@@ -190,7 +190,7 @@ def test_no_common_stride():
         StructuredKD(feature_spec({8: 4}), feature_spec({4: 4}))
 
 
-ONE_STAGE = ("RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints")
+ONE_STAGE = ("RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints")
 RCNN = {
     "Faster": {"MODEL__MASK_ON": False},
     "Mask": {},
