@@ -28,7 +28,7 @@ def test_spec():
     assert spec.points == "DefaultAnchorGenerator at 0" and spec.num_anchors == 1
 
 
-@pytest.mark.parametrize("method", ["BCKD", "CrossKD", "LD", "Parallel"])
+@pytest.mark.parametrize("method", ["BCKD", "CrossKD", "LD", "Parallel", "SetKD"])
 def test_methods_that_read_labels_are_refused_by_name(method):
     with pytest.raises(ValueError, match=f"{method} needs .*labels.*; student AutoAssign") as error:
         pair("AutoAssign", (method,))
@@ -43,7 +43,7 @@ def test_methods_of_distributions_are_refused_with_labels_too(method):
         pair("AutoAssign", (method,), **LABELS)
 
 
-@pytest.mark.parametrize("method", ["BCKD", "CrossKD"])
+@pytest.mark.parametrize("method", ["BCKD", "CrossKD", "SetKD"])
 def test_methods_that_read_labels_work_with_them(method):
     student, model = pair("AutoAssign", (method,), 8, {"CrossKD": {"BLOCK": 1}}, **LABELS)
     losses = model(make_batch())
