@@ -13,7 +13,7 @@ from ..errors import check_choice
 from ..losses.box import boxes_around
 from ..losses.precision import at_least_float, no_autocast
 from .cells import CellDetector
-from .center_prior import CenterPrior, largest_prior
+from .center_prior import CenterPrior
 from .common import head_arguments, plain_arguments
 from .head import ScaledFCOSHead
 from .inference import select, suppress, with_quality
@@ -159,8 +159,7 @@ class AutoAssign(CellDetector):
         cells, strides = Boxes.cat(anchors), self.level_strides(anchors)
         sizes = [x.image_size for x in gt_instances]
         valid = self._valid_anchors([x.tensor for x in anchors], sizes)
-        pairs = self.center_prior.pairs(cells.get_centers(), strides, gt_instances)
-        match = largest_prior(pairs, valid.numel()).view(valid.shape)
+        match = self.center_prior.largest(cells.get_centers(), strides, gt_instances)
         return self._labels_and_boxes(match, valid, gt_instances)
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:

@@ -107,6 +107,32 @@ class CenterPrior(nn.Module):
         box, cell = (torch.cat(x) for x in zip(*found, strict=True))
         return box, cell
 
+    @torch.no_grad()
+    def largest(self, points: Tensor, strides: Tensor, objects: List[Instances]) -> Tensor:
+        """For each cell the box of largest prior that contains it, the first of equal ones.
+
+        The host does not wait for the device.
+
+        Args:
+            points, strides, objects: see `pairs`.
+
+        Returns:
+            Tensor: (N, R) long, row of the boxes of all images, G in no box.
+        """
+        total, start, rows = sum(len(x) for x in objects), 0, []
+        for x in objects:
+            best = points.new_full((len(points),), -1)
+            match = torch.full_like(best, total, dtype=torch.int64)
+            step = max(_ELEMENTS // len(points), 1)
+            parts = zip(x.gt_boxes.tensor.split(step), x.gt_classes.split(step), strict=True)
+            for boxes, classes in parts if len(x) else ():
+                prior = self(points, strides, boxes[:, None], classes[:, None])
+                value, index = prior.where(_inside(points, boxes), -1).max(0)
+                match = torch.where(value > best, index + start, match)
+                best, start = torch.maximum(value, best), start + len(boxes)
+            rows.append(match)
+        return torch.stack(rows)
+
 
 def _inside(points: Tensor, boxes: Tensor) -> Tensor:
     """(G, R) bool."""
@@ -123,21 +149,3 @@ def best_overlap(predicted: Tensor, boxes: Tensor) -> Tensor:
         inner, union = intersection_and_union(predicted, part[:, None])
         best = torch.maximum(best, (inner / union).amax(0))
     return best
-
-
-@torch.no_grad()
-def largest_prior(pairs: Pairs, cells: int) -> Tensor:
-    """The box of largest prior for each of N * R cells, the first of equal ones.
-
-    Args:
-        pairs: of the batch.
-        cells: N * R.
-
-    Returns:
-        Tensor: (cells,) long, G for a cell in no box.
-    """
-    none = len(pairs.boxes)
-    best = pairs.prior.new_full((cells,), -1).scatter_reduce(0, pairs.row, pairs.prior, "amax")
-    wins = pairs.prior == best.index_select(0, pairs.row)
-    rows = pairs.box.masked_fill(~wins, none)
-    return rows.new_full((cells,), none).scatter_reduce(0, pairs.row, rows, "amin")
