@@ -34,7 +34,25 @@ def maps_alone(model: Model, pixels: Tensor, mask: Tensor) -> List[Tensor]:
 
 
 def run_whole(model: Model, pixels: Tensor, mask: Tensor) -> Any:
-    """What the whole model returns."""
+    """What the whole model returns.
+
+    Raises:
+        ConfigError: its encoder has fewer cells than it makes queries of.
+    """
+    try:
+        return _whole(model, pixels, mask)
+    except RuntimeError as error:
+        if "out of range" not in str(error):
+            raise
+        height, width = pixels.shape[-2:]
+        raise ConfigError(
+            f"the teacher {model.config.model_type} makes {model.config.num_queries} queries, more "
+            f"than there are cells in images of {width} x {height} px: take larger ones "
+            "(INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST), or DISTILL.TEACHER.SIZE own."
+        ) from error
+
+
+def _whole(model: Model, pixels: Tensor, mask: Tensor) -> Any:
     kind = model.config.model_type
     if kind == "yolos":
         return model(pixels)

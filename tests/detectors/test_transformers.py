@@ -173,6 +173,14 @@ def test_pixels_classes_and_size_are_read_from_the_json_files(folder):
     assert_close(cfg.MODEL.PIXEL_STD, [51.0, 63.75, 127.5])
 
 
+def test_images_with_fewer_cells_than_queries_are_refused(tmp_path):
+    save("RTDetr", tmp_path)
+    detector = built(tmp_path)
+    detector.backbone.model.config.num_queries = 50
+    with pytest.raises(ConfigError, match="50 queries.*64 x 32 px.*INPUT.MIN_SIZE_TRAIN"):
+        detector([{"image": torch.zeros(3, 32, 64)}])
+
+
 def test_it_is_not_trained(folder):
     with pytest.raises(ConfigError, match="is a teacher.*--teacher hf:FOLDER"):
         construct(config(folder)).train()([])
