@@ -1,9 +1,11 @@
 """What can be combined: methods, detectors and their defaults, found by building tiny ones."""
 
 import inspect
+from functools import cache
 from textwrap import fill
 from typing import Any, Dict, List, Tuple
 
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..adapters import DetectorAdapter, TransformersDetectorAdapter, build_adapter
@@ -52,14 +54,19 @@ def tiny_adapter(name: str) -> DetectorAdapter:
 
 def fits(method: str, student: DetectorAdapter, teacher: DetectorAdapter) -> bool:
     """Whether the method can be built for the pair, with its defaults."""
-    node = get_d2kd_cfg().DISTILL[method]
-    if method == "CrossKD":
-        node.BLOCK = 1  # tiny towers have two
     try:
-        build_head(method, node, student, teacher, num_classes=1)  # classes are matched by name
+        build_head(method, _options(method), student, teacher, 1)  # classes are matched by name
     except ValueError:
         return False
     return True
+
+
+@cache
+def _options(method: str) -> CfgNode:
+    node = get_d2kd_cfg().DISTILL[method]
+    if method == "CrossKD":
+        node.BLOCK = 1  # tiny towers have two
+    return node
 
 
 def method_matrix() -> str:
@@ -76,20 +83,27 @@ def method_matrix() -> str:
     return format_table(rows, ("method", *(x.replace(" ", "\n") for x in adapters))) + note
 
 
-def teacher_matrix() -> str:
-    """Methods and teachers of each kind: how many of the students' kinds fit.
+def students_of() -> Dict[str, Dict[str, int]]:
+    """Method -> kind of teacher -> how many kinds of students can learn from it.
 
-    A teacher of one family with the student has the same strides, anchors and widths; one of
-    another family has its own of them.
+    A teacher of the student's family has the same strides, anchors and widths; one of another
+    family has its own of them.
     """
     students = {name: tiny_adapter(name) for name in DETECTORS}
     teachers = {**students, MAPS: tiny_adapter(MAPS), BOXES: tiny_adapter(BOXES)}
-    rows = []
-    for method, _ in sorted(DISTILLATION_HEAD_REGISTRY):
-        counts = [sum(fits(method, s, t) for s in students.values()) for t in teachers.values()]
-        rows.append((method, *(x or "-" for x in counts)))
-    note = f"\n\nTeachers are columns; of {len(students)} kinds of students, so many can learn."
-    return format_table(rows, ("method", *(x.replace(" ", "\n") for x in teachers))) + note
+    return {
+        method: {n: sum(fits(method, s, t) for s in students.values()) for n, t in teachers.items()}
+        for method, _ in sorted(DISTILLATION_HEAD_REGISTRY)
+    }
+
+
+def teacher_matrix() -> str:
+    """Methods and teachers of each kind: how many of the students' kinds fit."""
+    counts = students_of()
+    rows = [(method, *(x or "-" for x in row.values())) for method, row in counts.items()]
+    names = [x.replace(" ", "\n") for x in next(iter(counts.values()))]
+    note = f"\n\nTeachers are columns; of {len(DETECTORS)} kinds of students, so many can learn."
+    return format_table(rows, ("method", *names)) + note
 
 
 def describe_method(name: str) -> str:

@@ -5,6 +5,8 @@ import runpy
 from pathlib import Path
 
 from d2kd import DISTILLATION_HEAD_REGISTRY
+from d2kd.inspection.combinations import DETECTORS as DETECTED
+from d2kd.inspection.combinations import students_of
 from d2kd.testing import make_batch
 from tests.conftest import ROOT
 from tests.docs.pages import pages
@@ -79,6 +81,17 @@ def test_the_table_of_methods_and_detectors_is_true():
     for head, cells in table.items():
         expected = ["yes" if trains(head, *d) else "-" for d in DETECTORS.values()]
         assert cells == expected, head
+
+
+def test_the_table_of_methods_and_teachers_is_true():
+    counts = students_of()
+    page = pages()["docs/reference/methods/index.md"]
+    names = list(counts["PKD"])
+    assert "| | " + " | ".join(names) + " |" in page
+    for method, row in counts.items():
+        line = f"| {method} | " + " | ".join(str(x or "-") for x in row.values()) + " |"
+        assert line in page, line
+    assert f"of the {len(DETECTED)} kinds of students" in page
 
 
 def test_every_file_that_the_readme_names_exists():
