@@ -37,6 +37,7 @@ _PUBLISHED = {
     "fcos": Values(1.6e-3, 8e-4, 8e-4, 8e-6, 0.8, 5),
     "reppoints": Values(1.6e-3, 8e-4, 8e-4, 8e-6, 0.5, 5),
 }
+_OF_CODING = {"distance": "fcos", "points": "reppoints"}
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -82,7 +83,7 @@ class FGD(FeatureHead):
             student, teacher: the two detectors.
             preset: "two_stage", "one_stage", "fcos" or "reppoints"; "auto" is two_stage for a
                 student without a dense head or with a common stride of 4 px, fcos for one that
-                predicts distances, else one_stage.
+                predicts distances, reppoints for points, else one_stage.
             alpha, beta, gamma: weights of "fg", "bg" and "attention", >= 0; -1 for the preset's.
             relation_weight: lambda, that of "relation", >= 0; -1 for the preset's.
             temperature: T > 0; -1 for the preset's.
@@ -93,8 +94,8 @@ class FGD(FeatureHead):
         """
         check_options("FGD", choices={"PRESET": (preset, ("auto", *_PUBLISHED))})
         if preset == "auto":
-            one_stage = "fcos" if student.box_coding == "distance" else "one_stage"
-            preset = "two_stage" if is_two_stage(student, teacher) else one_stage
+            dense = _OF_CODING.get(student.box_coding, "one_stage")
+            preset = "two_stage" if is_two_stage(student, teacher) else dense
         given = Values(alpha, beta, gamma, relation_weight, temperature, num_levels)
         values = filled_in(given, _PUBLISHED[preset])
         names = "ALPHA", "BETA", "GAMMA", "RELATION_WEIGHT"

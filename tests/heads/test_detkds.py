@@ -122,6 +122,7 @@ def test_presets():
     ((8, 16), {**DENSE, "box_coding": "distribution"}, "gfl"),
     ((8, 16), {**DENSE, "box_coding": "anchor_delta"}, "retinanet_r101"),
     ((8, 16), {**DENSE, "box_coding": "distance"}, "fcos"),
+    ((8, 16), {**DENSE, "box_coding": "points"}, "gfl"),
 ])  # fmt: skip
 def test_automatic_preset(strides, keys, expected):
     spec = feature_spec(dict.fromkeys(strides, 4), **keys)

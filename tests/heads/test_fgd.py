@@ -164,6 +164,7 @@ def test_gradients():
     ((4, 8), {}, "two_stage"), ((8, 16), DENSE, "one_stage"), ((4, 8), DENSE, "two_stage"),
     ((8, 16), {**DENSE, "box_coding": "distance"}, "fcos"),
     ((8, 16), {**DENSE, "box_coding": "anchor_delta"}, "one_stage"),
+    ((8, 16), {**DENSE, "box_coding": "points"}, "reppoints"),
 ])  # fmt: skip
 def test_automatic_preset(specs, keys, expected):
     spec = feature_spec(dict.fromkeys(specs, 4), **keys)
