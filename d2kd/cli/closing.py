@@ -30,6 +30,7 @@ def close_training(args: Namespace) -> None:
     """Print AP, also of the plain run beside it, the best checkpoint and the next command."""
     from ..checkpoint.of_run import BEST, read_best
     from ..file_io import read_yaml
+    from ..heads.tokens_file import FILE as TOKENS_FILE
 
     folder = _output(args)
     config, best = read_yaml(folder / "config.yaml"), read_best(folder)
@@ -44,6 +45,7 @@ def close_training(args: Namespace) -> None:
     found["next"] = compare if plain else f"d2kd predict {folder} FOLDER_OF_PHOTOS"
     if config["MODEL"]["META_ARCHITECTURE"] == "TokenLearner":
         teacher = config["DISTILL"]["TEACHER"]["CONFIG_FILES"][0]
+        found["tokens"] = str(folder / TOKENS_FILE)
         found["next"] = (f"d2kd train STUDENT --teacher {teacher} --distill MasKD "
                          f"DISTILL.MasKD.TOKENS {folder}")  # fmt: skip
     _print(args, found)
@@ -100,6 +102,7 @@ def _print(args: Namespace, found: Dict[str, Any]) -> None:
         click.echo(json.dumps(found, default=str))
         return
     ap = "AP is not known" if found["AP"] is None else f"AP {found['AP']:.2f}"
+    ap = f"tokens in {found['tokens']}" if "tokens" in found else ap
     if plain := found.get("plain"):
         more = found["AP"] - plain["AP"]
         ap += f", {more:+.2f} to the plain run {plain['run']} ({plain['AP']:.2f})"

@@ -93,8 +93,8 @@ def advice(size: int, ratio: float) -> str:
 
 def _finest_stride(cfg: CfgNode) -> int:
     """Px, by the name of the first level ("p3", "res4"); 0 if that does not tell."""
-    distils = cfg.MODEL.META_ARCHITECTURE == "Distiller"
-    detector = cfg.DISTILL.STUDENT if distils else cfg.MODEL.META_ARCHITECTURE
+    detector = cfg.MODEL.META_ARCHITECTURE
+    detector = cfg.DISTILL.STUDENT if detector in ("Distiller", "TokenLearner") else detector
     levels = cfg.MODEL.get(class_count_key(detector).split(".")[1], {}).get("IN_FEATURES") or [""]
     digit = levels[0][-1:]
     return 2 ** int(digit) if digit.isdecimal() else 0

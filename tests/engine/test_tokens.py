@@ -159,6 +159,7 @@ def test_both_stages_from_the_command_line(tmp_path, squares):
     done = d2kd("train", path, "--tokens", "--teacher-weights", weights, "--output", tokens,
                 "SOLVER.MAX_ITER", 3, "--quiet")  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert f"tokens in {tokens / FILE}" in done.output
     assert f"d2kd train STUDENT --teacher {path} --distill MasKD" in done.output
     keys = get_d2kd_cfg()
     merge_config_file(keys, str(tokens / "config.yaml"), "")
