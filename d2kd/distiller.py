@@ -16,6 +16,7 @@ from .detectors.loss_normalizer import moving_averages, set_moving_averages
 from .heads import DistillationHead
 from .losses import mean_over_ranks
 from .losses.labels import positives_per_batch
+from .teachers.class_map import Named
 from .teachers.readers import all_of, ask_for_sets, check_formats, check_heads
 from .teachers.stored import StoredSets
 from .teachers.teacher import Teacher
@@ -73,6 +74,7 @@ class Distiller(nn.Module):
         self.reads_of = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}
         self.requests = {name: head.sets for name, (head, _, _) in heads.items()}
         self.teachers, self.stored = list(teachers), stored
+        self.read: List[Named] = [*teachers, *([stored] if stored else [])]
         self.input_format = input_format
         self.class_maps = class_maps or {}
         self.adapter = build_adapter(student)
@@ -136,8 +138,7 @@ class Distiller(nn.Module):
     def check_heads(self) -> None:
         """Let every head check its teacher before a training; see `check_teacher`."""
         for name, head in self.heads.items():
-            adapter = self.teachers[self.teacher_of[name]].adapter
-            cast(DistillationHead, head).check_teacher(adapter)
+            cast(DistillationHead, head).check_teacher(self.read[self.teacher_of[name]].adapter)
 
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
         """The student's losses, zero for unlabelled images, and what the heads read of it."""

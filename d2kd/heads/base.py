@@ -2,7 +2,8 @@
 
 import inspect
 from dataclasses import replace
-from typing import Any, ClassVar, Dict, FrozenSet, List, Optional
+from types import MappingProxyType
+from typing import Any, ClassVar, Dict, FrozenSet, List, Mapping, Optional
 
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
@@ -16,7 +17,6 @@ from .anchors import by_anchor as by_anchor
 
 DISTILLATION_HEAD_REGISTRY = Registry("DISTILLATION_HEAD")
 DISTILLATION_HEAD_REGISTRY.__doc__ = "Distillation heads by name; DISTILL.HEADS lists them."
-
 DENSE_FIELDS = frozenset("logits scores deltas distributions quality valid anchors".split())
 
 
@@ -29,8 +29,8 @@ class DistillationHead(nn.Module):
     `default_weight` is the published weight. `by_class` says that class k of the student is
     compared with class k of the teacher; it is taken from `requires` where a head does not say.
     A head that reads other fields of a student than of a teacher overrides `reads_of_student` and
-    `reads_of_teacher`; one that reads `sets` says how, in the attribute `sets`.
-    `least_images` is how many images a rank must have in a batch.
+    `reads_of_teacher`; one that reads `sets` says how, in `sets`. `least_images` is how many images
+    a rank must have in a batch; `measures` are scalars of the last forward to be logged, by name.
     """
 
     requires: FrozenSet[str] = frozenset({"features"})
@@ -38,6 +38,7 @@ class DistillationHead(nn.Module):
     default_weight: ClassVar[float] = 1.0
     by_class: ClassVar[bool] = False
     sets: Optional[SetRequest] = None
+    measures: Mapping[str, Tensor] = MappingProxyType({})
     least_images: int = 1
 
     @classmethod

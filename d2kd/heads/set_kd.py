@@ -109,6 +109,7 @@ class SetKD(DistillationHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "cls" and "box"; a term of weight 0 is not computed."""
         chosen = taught_set(teacher.sets, self.score_low, self.max_boxes)
+        self.measures = chosen.measures(student.gt, self.score)
         return (self.cells if self.dense else self.regions)(student, chosen)
 
     @torch.no_grad()

@@ -1,13 +1,15 @@
 """What a teacher's set says of a student's points."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Instances
 from torch import Tensor
 
 from ..adapters.sets import best_first
 from ..detectors import Predicted
+from ..losses.box import intersection_and_union
 
 
 class Points(NamedTuple):
@@ -79,6 +81,29 @@ class TaughtSet(NamedTuple):
     def objects(self) -> Tuple[Tensor, Tensor]:
         """Boxes and their likeliest classes (N, Q), which are assigned."""
         return self.boxes, self.probabilities.argmax(2)
+
+    def measures(self, gt: Sequence[Instances], score: float) -> Dict[str, Tensor]:
+        """What a set holds: numbers of boxes an image, their mean score, and how many are labelled.
+
+        Args:
+            gt: the objects of the images, with gt_boxes and gt_classes.
+            score: from which on a box is taught.
+        """
+        taught = self.there & (self.scores >= score)
+        count, images = taught.sum(), len(taught)
+        labelled = [self._labelled(n, objects) for n, objects in enumerate(gt)]
+        return {
+            "taught_boxes": count / images,
+            "ignored_boxes": (self.there & ~taught).sum() / images,
+            "score": (self.scores * taught).sum() / count.clamp(min=1),
+            "labelled": (torch.stack(labelled) & taught).sum() / count.clamp(min=1),
+        }
+
+    def _labelled(self, image: int, objects: Instances) -> Tensor:
+        """(Q,) whether an object of the box's class has an IoU of 0.5 or more with it."""
+        theirs, classes = objects.gt_boxes.tensor, self.probabilities[image].argmax(1)
+        inner, area = intersection_and_union(self.boxes[image][:, None], theirs)
+        return ((inner >= 0.5 * area) & (classes[:, None] == objects.gt_classes)).any(1)
 
     def themselves(self, score: float) -> Points:
         """What is said of the boxes as points (N * Q,), each once; background none of them."""

@@ -12,6 +12,7 @@ from d2kd import DetectorOutput, DetectorSpec
 from d2kd.adapters import RoIOutput
 from d2kd.detectors import Predicted
 from d2kd.heads import SetKD
+from d2kd.heads.taught_set import taught_set
 from d2kd.losses import quality_focal_loss
 
 
@@ -45,6 +46,9 @@ ROWS = [[0.8, 0.1], [0.05, 0.2]]  # taught, ignored
 OTHER = 32.0, 32, 40, 40  # of points whose box does not matter
 POINTS = [[1.0, 0, 9, 8], [16.0, 16, 24, 24], list(OTHER), list(OTHER)]
 LOGITS = [[0.0, -2], [1.0, 1], [-1.0, 0.5], [3.0, 3]]
+NOTHING = Instances(
+    (64, 64), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.long)
+)
 LABELS = [0, 2, 2, 1]  # the fourth is labelled as an object
 PLACES = [0, 1, -1, -1]
 
@@ -59,6 +63,7 @@ class Student(SimpleNamespace):
         self.output = DetectorOutput(
             None, adapter, {}, logits={8: self.z}, labels=torch.tensor([labels] * images),
             valid={8: torch.full((images, 4), valid)}, quality=quality or {},
+            gt=[NOTHING] * images,
         )  # fmt: skip
 
     def assign(self, output, boxes, classes):
@@ -207,7 +212,8 @@ def regions(logits, places, labels, rows, **options):
     sets = Predicted(
         boxes[None], torch.tensor(rows)[None], False, labels, options.pop("known", None)
     )
-    student = DetectorOutput(None, adapter, {}, roi=[RoIOutput(z, decoded, [proposals])])
+    student = DetectorOutput(None, adapter, {}, gt=[NOTHING])
+    student.roi = [RoIOutput(z, decoded, [proposals])]
     losses = head(dense=False, **options)(student, SimpleNamespace(sets=sets))
     (grad,) = torch.autograd.grad(losses["cls"], z)
     return losses, grad
@@ -281,3 +287,17 @@ def test_one_term():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         head(**options)
+
+
+def test_measures():
+    """Of two taught boxes one is an object of its class; the other is one of another class."""
+    boxes = [[0.0, 0, 8, 8], [16.0, 16, 24, 24], [32.0, 0, 40, 8]]
+    sets = a_set(boxes, [[0.8, 0.1], [0.1, 0.6], [0.2, 0.0]], images=2)
+    chosen = taught_set(sets, 0.1, 4)
+    there = Boxes(torch.tensor([[0.0, 0, 8, 12], [16.0, 16, 24, 24]]))
+    objects = Instances((64, 64), gt_boxes=there, gt_classes=torch.tensor([0, 0]))
+    found = chosen.measures([objects, objects[:0]], 0.3)
+    expected = {"taught_boxes": 2.0, "ignored_boxes": 1.0, "score": 0.7, "labelled": 0.25}
+    assert {k: x.item() for k, x in found.items()} == pytest.approx(expected)
+    none = taught_set(a_set(boxes, [[0.0, 0.0]] * 3), 0.1, 4).measures([objects], 0.3)
+    assert all(x == 0 for x in none.values())

@@ -120,7 +120,10 @@ def test_the_command_line(tmp_path, squares):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["weights"][str(file)]
     lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
-    assert json.loads(lines[0])["loss_SetKD_cls"] > 0
+    row = json.loads(lines[0])
+    assert row["loss_SetKD_cls"] > 0
+    assert row["SetKD/taught_boxes"] > 0 and row["SetKD/labelled"] == 1
+    assert row["SetKD/score"] == pytest.approx(0.8)
     again = d2kd(*words, "--resume", "SOLVER.MAX_ITER", 4)
     assert again.exit_code == 0, again.output
     stored(tmp_path, squares, score=0.7)

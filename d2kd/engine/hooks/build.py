@@ -13,6 +13,7 @@ from ..metrics_file import MetricsFile
 from .balance import GradientBalance
 from .best_checkpoint import BestStudent
 from .gradient_share import GradientShare
+from .head_measures import HeadMeasures
 from .learnt_tokens import LearntTokens
 from .loss_watch import LossWatch
 from .recorded_eval import RecordedEval
@@ -33,6 +34,7 @@ def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
         TeacherCheck(cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
         _pictures(cfg) if distill.PICTURES.PERIOD > 0 else None,
         LossWatch(),
+        HeadMeasures(_period(cfg)),
     ]
 
 
@@ -60,8 +62,13 @@ def adapt_stock_hooks(
             hook.max_to_keep = cfg.SOLVER.CHECKPOINTS_TO_KEEP
     found = [RecordedEval(cfg, evaluate) if isinstance(x, EvalHook) else x for x in hooks]
     if any(isinstance(x, PeriodicWriter) for x in hooks):  # the first rank's
-        found.append(PeriodicWriter([metrics], min(20, max(1, cfg.SOLVER.MAX_ITER // 50))))
+        found.append(PeriodicWriter([metrics], _period(cfg)))
     return found
+
+
+def _period(cfg: CfgNode) -> int:
+    """Steps from one row of the metrics to the next."""
+    return min(20, max(1, cfg.SOLVER.MAX_ITER // 50))
 
 
 def build_records(cfg: CfgNode, evaluated: nn.Module, model: nn.Module) -> List[Optional[HookBase]]:
