@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from .adapters import DetectorAdapter, build_adapter
+from .config.distils import teachers_of
 from .config.keys import WITH_TEACHERS
 from .config.naming import construct
 from .config.validate import check_shares
@@ -16,7 +17,7 @@ from .errors import ConfigError, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
 from .heads.base import DENSE_FIELDS
 from .teachers.class_map import Named, build_class_maps, same_classes
-from .teachers.readers import check_indices, teachers_of
+from .teachers.readers import check_indices
 from .teachers.stored import build_stored
 from .teachers.teacher import Teacher, build_teacher
 
@@ -54,7 +55,7 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
     adapter = build_adapter(student)
     heads = {}
     for name in cfg.DISTILL.HEADS:
-        node, indices = cfg.DISTILL[name], teachers_of(cfg, name)
+        node, indices = cfg.DISTILL[name], teachers_of(cfg.DISTILL, name)
         for index in reversed(indices):  # the first one's stays, the others are checked
             count = len(class_maps[index].student) if index in class_maps else 0
             head = build_head(name, node, adapter, read[index].adapter, count)

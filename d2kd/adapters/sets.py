@@ -4,7 +4,6 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 from detectron2.layers import batched_nms
-from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -103,11 +102,14 @@ def of_labels(
 
 
 def clipped(boxes: Sequence[Tensor], sizes: Sequence[Size]) -> List[Tensor]:
-    """Boxes (R, 4) XYXY px of each image inside of it, whose height and width are given."""
-    copies = [Boxes(x.clone()) for x in boxes]
-    for x, size in zip(copies, sizes, strict=True):
-        x.clip(size)
-    return [x.tensor for x in copies]
+    """Boxes (R, 4) XYXY px of each image inside of it, whose height and width are given.
+
+    NaN stays, where Detectron2's `Boxes.clip` fails.
+    """
+    return [
+        torch.stack([x[:, 0::2].clamp(0, width), x[:, 1::2].clamp(0, height)], 2).flatten(1)
+        for x, (height, width) in zip(boxes, sizes, strict=True)
+    ]
 
 
 def usable(sets: Predicted, sizes: Sequence[Size], least: float) -> Predicted:

@@ -76,15 +76,21 @@ def _check_images(cfg: CfgNode, least: Mapping[str, int]) -> None:
             raise ConfigError(
                 f"SOLVER.IMS_PER_BATCH is {batch}, {batch // ranks} for each of {ranks} ranks, but "
                 f"{name} compares the images of a rank's batch with each other and needs {count}: "
-                f"set SOLVER.IMS_PER_BATCH to {count * ranks} or more, or leave {name} out of "
-                "DISTILL.HEADS."
+                f"set SOLVER.IMS_PER_BATCH to {count * ranks} or more, or use terms of {name} that "
+                f"compare none (d2kd methods {name}), or leave it out of DISTILL.HEADS."
             )
+
+
+def teachers_of(distill: CfgNode, name: str) -> Tuple[int, ...]:
+    """Indices of the teachers that the method `name` reads; that of a file is behind all."""
+    node = distill[name]
+    stored = (len(distill.TEACHER.CONFIG_FILES),) if node.get("OFFLINE") else ()
+    return (*node.get("TEACHERS", ()), *stored) or (node.TEACHER,)
 
 
 def _unread(distill: CfgNode) -> List[str]:
     """A line for each teacher that no method reads."""
-    read = {distill[name].TEACHER for name in distill.HEADS}
-    read |= {i for name in distill.HEADS for i in distill[name].get("TEACHERS", ())}
+    read = {index for name in distill.HEADS for index in teachers_of(distill, name)}
     read |= {0} if distill.INIT_FROM_TEACHER != "none" else set()
     return [
         f"Teacher {index} ({name}) is read by no method: set DISTILL.<method>.TEACHER {index} for "

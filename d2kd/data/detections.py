@@ -94,8 +94,9 @@ def read_detections(path: Path, names: Names, least: float = 0.0) -> Detections:
     for index, x in enumerate(data):
         name = x["category_name"] if "category_name" in x else table.get(x.get("category_id"))
         x0, y0, width, height, score = _numbers(path, index, x, name)
+        place = places.setdefault(str(name), len(places))
         if score >= least and width > 0 and height > 0:
-            row = x0, y0, x0 + width, y0 + height, score, places.setdefault(str(name), len(places))
+            row = x0, y0, x0 + width, y0 + height, score, place
             rows.setdefault(str(x["image_id"]), []).append(row)
     return Detections(tuple(places), {k: np.array(v, np.float32) for k, v in rows.items()})
 

@@ -56,7 +56,7 @@ class DetKDS(FeatureHead):
     Presets as (global, fg, bg, instance, normalized by, mask ratio, levels): gfl (10, 0, 0, 0, -,
     -, 5), retinanet_r101 (6, 2, 1, 0, block, 0, 5), retinanet_x101 (0, 0, 0, 50, -, -, 5), fcos (5,
     2, 1, 0, channel, 0.65, 5) and faster_r101 (2, 0, 0, 0, -, -, 4), all with gradients clipped at
-    norm 35 and, but for faster_r101, DISTILL.INIT_FROM_TEACHER "neck+head". That of RepPoints is
+    norm 35 and with DISTILL.INIT_FROM_TEACHER "neck+head". That of RepPoints is
     gfl's. They are what the released code adds to the loss, or, for retinanet_x101, a line that is
     commented out there; faster_r101 names further terms that it drops, and the configs of other
     pairs run into errors and define none.
@@ -128,7 +128,8 @@ class DetKDS(FeatureHead):
             raise ValueError(
                 "DISTILL.DetKDS.GLOBAL_WEIGHT is above 0, so DetKDS compares the images of a batch "
                 "with each other, but there is only one: give each rank at least 2 with "
-                "SOLVER.IMS_PER_BATCH, or set DISTILL.DetKDS.PRESET retinanet_x101."
+                "SOLVER.IMS_PER_BATCH, or set GLOBAL_WEIGHT to 0 and FG_WEIGHT, BG_WEIGHT or "
+                "INSTANCE_WEIGHT above 0."
             )
         boxes = boxes_on_images(student)
         terms: Dict[str, List[Tensor]] = defaultdict(list)
@@ -146,7 +147,9 @@ class DetKDS(FeatureHead):
             yield "global", values.whole * global_distance(s, t)
         if values.fg > 0 or values.bg > 0:
             foreground = foreground_weights(boxes, stride, (s.shape[2], s.shape[3]))
-            keep = torch.rand(foreground.shape, device=s.device) >= values.mask_ratio
+            keep = torch.ones_like(foreground)
+            if values.mask_ratio > 0:
+                keep = torch.rand(foreground.shape, device=s.device) >= values.mask_ratio
             for name, weight, mask in (
                 ("fg", values.fg, foreground),
                 ("bg", values.bg, background_weights(foreground)),

@@ -54,8 +54,12 @@ class FeatureHead(DistillationHead):
     def levels(
         self, student: DetectorOutput, teacher: DetectorOutput
     ) -> Dict[int, Tuple[Tensor, Tensor]]:
-        """Stride -> (projected student map, teacher map), both (N, C, H, W)."""
-        return {s: (self._projected(s, student), teacher.features[s]) for s in self.strides}
+        """Stride -> (projected student map, teacher map), both (N, C, H, W).
+
+        A teacher of half precision has its maps in float32 here, as layers on top of them have.
+        """
+        maps = {s: at_least_float(teacher.features[s]) for s in self.strides}
+        return {s: (self._projected(s, student), t) for s, t in maps.items()}
 
     def _projected(self, stride: int, student: DetectorOutput) -> Tensor:
         x, key = student.features[stride], str(stride)

@@ -17,6 +17,7 @@ from ..losses.attention import (
     spatial_mask,
     spatial_pool,
 )
+from ..losses.precision import at_least_float
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .non_local import NORMS, build_non_local
@@ -124,7 +125,7 @@ class StructuredKD(FeatureHead):
         """See the base class. Returns the terms of the class docstring."""
         terms: Dict[str, List[Tensor]] = {}
         for stride in self.strides:
-            s, t = student.features[stride], teacher.features[stride].detach()
+            s, t = student.features[stride], at_least_float(teacher.features[stride].detach())
             for name, value in self._level(stride, s, t):
                 terms.setdefault(name, []).append(value)
         batch = len(student.features[self.strides[0]])

@@ -15,8 +15,10 @@ from .store import Tensors, TensorStore
 
 _MAPS = ("features", "logits", "deltas", "quality", "valid")
 _TAPS = ("cls_taps", "reg_taps")
-_BOXES, _ROWS, _EXCLUSIVE = "set boxes", "set probabilities", "set is exclusive"
-_FORMAT = "2"
+_BOXES, _ROWS, _LABELS = "set boxes", "set probabilities", "set labels"
+_EXCLUSIVE = "set is exclusive"
+_SET = {_BOXES, _ROWS, _LABELS, _EXCLUSIVE}
+_FORMAT = "3"
 
 
 class OutputCache:
@@ -99,8 +101,11 @@ class OutputCache:
         if "sets" in need:
             padded = [pad_sequence([x[y] for x in known], True) for y in (_BOXES, _ROWS)]
             boxes, rows = (x.to(device) for x in padded)
-            out.sets = Predicted(boxes, rows, bool(known[0][_EXCLUSIVE]))
-        for name in sorted(known[0].keys() - {_BOXES, _ROWS, _EXCLUSIVE}, key=_numbers):
+            labels = None
+            if _LABELS in known[0]:
+                labels = pad_sequence([x[_LABELS] for x in known], True).to(device)
+            out.sets = Predicted(boxes, rows, bool(known[0][_EXCLUSIVE]), labels)
+        for name in sorted(known[0].keys() - _SET, key=_numbers):
             field, stride, *block = name.split("/")
             values, maps = [x[name] for x in known], getattr(out, field)
             if field == "anchors":
@@ -123,6 +128,7 @@ def _of_image(output: DetectorOutput, need: FrozenSet[str]) -> Tensors:
         sets = output.sets
         found |= {_BOXES: sets.boxes[0], _ROWS: sets.probabilities[0]}
         found[_EXCLUSIVE] = torch.tensor(sets.exclusive)
+        found |= {} if sets.labels is None else {_LABELS: sets.labels[0]}
     if not need & {"features", "roi", "masks"}:
         found = {name: x for name, x in found.items() if not name.startswith("features/")}
     found.update({f"anchors/{stride}": x.tensor for stride, x in output.anchors.items()})

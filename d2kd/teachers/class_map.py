@@ -6,11 +6,11 @@ from typing import Dict, List, Optional, Sequence, Union
 from detectron2.config import CfgNode
 
 from ..adapters.class_map import ClassMap
+from ..config.distils import teachers_of
 from ..data.class_names import matching
 from ..errors import ConfigError, check_choice
 from ..heads import DISTILLATION_HEAD_REGISTRY
 from .classes import trained_classes
-from .readers import teachers_of
 from .stored import StoredSets
 from .teacher import Teacher
 
@@ -59,7 +59,7 @@ def build_class_maps(cfg: CfgNode, teachers: Sequence[Named]) -> Dict[int, Class
     by_class = [name for name in cfg.DISTILL.HEADS if _reads_classes(name)]
     maps = {}
     _check_pairs(cfg, teachers)
-    for index in sorted({i for name in by_class for i in teachers_of(cfg, name)}):
+    for index in sorted({i for name in by_class for i in teachers_of(cfg.DISTILL, name)}):
         theirs = teachers[index].classes
         ours = trained_classes(cfg) if theirs else []
         try:

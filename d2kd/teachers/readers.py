@@ -2,8 +2,6 @@
 
 from typing import Dict, Sequence, Tuple
 
-from detectron2.config import CfgNode
-
 from ..heads import DistillationHead
 from .teacher import Teacher
 
@@ -22,13 +20,6 @@ def all_of(head: DistillationHead, index: int, count: int) -> Tuple[int, ...]:
     if head.sets is None:
         return (index,)
     return (*head.sets.teachers, *[count] * head.sets.stored) or (index,)
-
-
-def teachers_of(cfg: CfgNode, name: str) -> Tuple[int, ...]:
-    """Indices of the teachers that the method `name` reads; that of a file is behind all."""
-    node = cfg.DISTILL[name]
-    stored = (len(cfg.DISTILL.TEACHER.CONFIG_FILES),) if node.get("OFFLINE") else ()
-    return (*node.get("TEACHERS", ()), *stored) or (node.TEACHER,)
 
 
 def check_heads(heads: Heads, count: int, stored: bool) -> None:

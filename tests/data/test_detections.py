@@ -45,7 +45,7 @@ def test_results(tmp_path):
     """Of a list the classes that occur are known; boxes XYWH become XYXY."""
     entries = [entry(), entry(3, 2, score=0.04), entry(3, 1, (0, 0, 0, 5)), entry("3", 1)]
     found = read_detections(written(tmp_path, entries), NAMES, 0.1)
-    assert found.classes == ("red",) and list(found.images) == ["0", "3"]
+    assert found.classes == ("red", "green") and list(found.images) == ["0", "3"]
     assert_close(found.images["0"], np.array([[8, 4, 28, 14, 0.5, 0]], np.float32))
     found = read_detections(written(tmp_path, [entry(), entry(3, 2)]), NAMES)
     assert found.classes == ("red", "green") and found.images["3"][0, 5] == 1

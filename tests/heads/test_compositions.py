@@ -2,6 +2,8 @@
 
 import pytest
 
+from d2kd import Teacher
+from d2kd.heads import DISTILLATION_HEAD_REGISTRY
 from d2kd.inspection.combinations import DETECTORS, tiny_adapter
 from d2kd.testing import make_batch
 from tests.helpers import distill
@@ -33,6 +35,16 @@ def test_methods_work_together(heads):
             trained.append(name)
     dense = {x for x in DETECTORS if "R-CNN" not in x}
     assert set(trained) == (dense if {"CrossKD", "BCKD"} & set(heads) else set(DETECTORS))
+
+
+@pytest.mark.parametrize("name", sorted(dict(iter(DISTILLATION_HEAD_REGISTRY))))
+def test_a_teacher_of_half_precision(name):
+    """AMP is off: the student and the methods' own layers are in float32."""
+    detectors = {"RoIKD": "Faster R-CNN", "MaskKD": "Mask R-CNN", "Parallel": "GFLv2"}
+    meta = detectors.get(name, "GFL")
+    teacher = Teacher(tiny_adapter(meta).detector, precision="bf16")
+    terms = losses(tiny_adapter(meta).detector, teacher, [name])
+    assert terms and all(v.isfinite() for v in terms.values())
 
 
 @pytest.mark.parametrize("heads", TOGETHER[2:], ids="+".join)

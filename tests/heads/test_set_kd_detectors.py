@@ -212,10 +212,12 @@ def test_images_without_objects_and_without_a_set(name):
     assert losses["loss_SetKD_box"] == 0 and losses["loss_SetKD_cls"] > 0
 
 
-def test_nan_boxes_of_a_teacher():
+@pytest.mark.parametrize("name", ["RetinaNet", "GFL", "Faster R-CNN"])
+def test_nan_boxes_of_a_teacher(name):
     """They are left out; a set of nothing else teaches that nothing is there."""
-    teacher = trained("RetinaNet")
-    torch.nn.init.constant_(teacher.head.bbox_pred.bias, float("nan"))
+    teacher = trained(name)
+    box = teacher.roi_heads.box_predictor if "R-CNN" in name else teacher.head
+    torch.nn.init.constant_(box.bbox_pred.bias, float("nan"))
     losses = step(distiller(student_of("RetinaNet"), teacher))
     assert losses["loss_SetKD_box"] == 0 and bool(losses["loss_SetKD_cls"].isfinite())
 

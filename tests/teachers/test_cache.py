@@ -13,7 +13,7 @@ from d2kd.data import register_custom_datasets
 from d2kd.teachers.cache import OutputCache
 from d2kd.teachers.store import TensorStore
 from d2kd.testing import make_batch
-from tests.helpers import detector, pair, write_config
+from tests.helpers import detector, distill, pair, write_config
 
 CASES = [
     ("RetinaNet", ("PKD", "BCKD"), {}),
@@ -73,6 +73,19 @@ def test_what_is_stored_already_does_not_change_a_bit(tmp_path, event_storage):
     assert_close(losses_of(model, mixed), fresh, rtol=0, atol=0)
     assert hits(event_storage) == 0.5
     assert_close(fresh, plain)
+
+
+def test_what_kind_of_set_it_is_stays(tmp_path, event_storage):
+    """Detections alone, of other RoI heads than the standard ones, are labels when stored, too."""
+    teacher = detector("GeneralizedRCNN", seed=1)
+    teacher.roi_heads.train_on_pred_boxes = True  # which no adapter replays
+    model = distill(detector("GeneralizedRCNN"), [teacher], ("SetKD",)).train()
+    plain = losses_of(model, make_batch())
+    cached(model, tmp_path)
+    assert_close(losses_of(model, make_batch()), plain)
+    assert_close(losses_of(model, make_batch()), plain)
+    sets = model.run_teachers(make_batch(), None)[0].sets
+    assert hits(event_storage) == 1 and bool(sets.labels.all())
 
 
 def test_padding_is_part_of_the_key(tmp_path, event_storage):
