@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.inference.predict import class_names
 from d2kd.inspection.checkup import find_problems, gradient_shares
+from d2kd.inspection.combinations import DETECTORS
 from tests.helpers import d2kd, detector, write_config
 
 
@@ -102,8 +103,9 @@ def test_check(runs, squares, tmp_path):
 def test_methods_and_detectors():
     table = d2kd("methods").output
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if "yes" in line}
-    assert rows["PKD"] == ["yes"] * 9 and rows["MaskKD"] == ["-"] * 7 + ["yes"] * 2
-    assert rows["LD"] == ["-"] * 3 + ["yes"] * 3 + ["-"] * 3
+    assert rows["PKD"] == ["yes"] * len(DETECTORS)
+    assert rows["MaskKD"] == ["-"] * (len(DETECTORS) - 2) + ["yes"] * 2
+    assert rows["LD"] == ["yes" if x.startswith("GFL") else "-" for x in DETECTORS]
     assert "DISTILL.PKD.NUM_LEVELS  4" in d2kd("methods", "PKD").output
     assert "train/gfl_R_50_FPN_1x.yaml" in d2kd("detectors").output
 
