@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from d2kd.detectors.loss_normalizer import averages_to_save
 from d2kd.losses import mean_over_ranks
 from d2kd.testing import make_batch
 from tests.helpers import detector, pair
@@ -65,7 +66,8 @@ def supervised_and_gradients(meta, batch, ddp):
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
     losses = wrapped(batch)
     sum(losses.values()).backward()
-    return {k: mean_over_ranks(v.detach()) for k, v in losses.items()}, gradients(model)
+    means = {k: mean_over_ranks(v.detach()) for k, v in losses.items()}
+    return means, gradients(model), averages_to_save(model)
 
 
 def compare_supervised(rank, folder, meta):

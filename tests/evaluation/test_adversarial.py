@@ -32,6 +32,7 @@ EPSILON = 8.0
 ALL_BOXES = {
     "MODEL__RPN__BATCH_SIZE_PER_IMAGE": 9999,
     "MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 999,
+    "MODEL__DDOD__DEFORM": False,  # offsets of large random weights are far outside the map
 }
 
 
