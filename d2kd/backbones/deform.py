@@ -1,11 +1,12 @@
-"""Deformable convolution for ResNets, on torchvision's operator."""
+"""Deformable convolution for ResNets and heads, on torchvision's operator."""
 
 from typing import Any
 
 import torch
 from detectron2.layers import Conv2d
 from torch import Tensor
-from torchvision.ops import deform_conv2d
+
+from .sampled_conv import deform_conv_for
 
 
 class DeformConv2d(Conv2d):
@@ -54,7 +55,8 @@ class DeformConv2d(Conv2d):
         offset, mask = predicted[:, : self.num_offsets], predicted[:, self.num_offsets :]
         mask = mask.sigmoid() if mask.shape[1] else None
         geometry = (self.stride, self.padding, self.dilation)
-        x = deform_conv2d(x.to(dtype), offset, self.weight, self.bias, *geometry, mask=mask)
+        convolve = deform_conv_for(x)
+        x = convolve(x.to(dtype), offset, self.weight, self.bias, *geometry, mask=mask)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)

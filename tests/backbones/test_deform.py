@@ -4,8 +4,10 @@ import pytest
 import torch
 from detectron2.layers import Conv2d, get_norm
 from torch.nn.functional import conv2d
+from torchvision.ops import deform_conv2d
 
 from d2kd.backbones.deform import DeformConv2d, make_deformable
+from d2kd.backbones.sampled_conv import sampled_conv2d
 
 
 def inputs(*size):
@@ -108,3 +110,42 @@ def test_frozen_and_mixed_precision():
         half = frozen(inputs(1, 4, 6, 6).float())
     full = frozen(inputs(1, 4, 6, 6).float())
     torch.testing.assert_close(half.float(), full, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("groups", "parts", "stride", "padding", "dilation"), [
+    (1, 1, (1, 1), (1, 1), (1, 1)), (2, 1, (2, 1), (1, 2), (1, 1)), (1, 2, (1, 1), (2, 1), (2, 1)),
+])  # fmt: skip
+def test_samples_and_matrices_are_the_operator(groups, parts, stride, padding, dilation, masked):
+    """Values and gradients, with points beyond every border and on a map of one column."""
+    rng = torch.Generator().manual_seed(0)
+    for size in ((7, 9), (5, 1)):
+        shapes = [(2, 4, *size), (6, 4 // groups, 3, 3), (6,)]
+        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        out = conv2d(*(torch.zeros(x) for x in shapes), groups=groups, **geometry).shape[-2:]
+        shapes += [(2, 18 * parts, *out), *([(2, 9 * parts, *out)] if masked else [])]
+        x, weight, bias, offset, *mask = (
+            (3 * torch.randn(shape, generator=rng, dtype=torch.float64)).requires_grad_()
+            for shape in shapes
+        )
+        inputs = x, offset, weight, bias, *mask
+        keys = {**geometry, "mask": mask[0] if masked else None}
+        found, expected = (
+            f(x, offset, weight, bias, **keys) for f in (sampled_conv2d, deform_conv2d)
+        )
+        torch.testing.assert_close(found, expected)
+        grads = (torch.autograd.grad(y.square().sum(), inputs) for y in (found, expected))
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_numbers_of_the_operator():
+    """One channel, weight 1 at the center, moved by (0.5, -0.25), on 10 row + column."""
+    x = (10 * torch.arange(5.0)[:, None] + torch.arange(5)).view(1, 1, 5, 5)
+    offset, weight = torch.zeros(1, 18, 5, 5), torch.zeros(1, 1, 3, 3)
+    offset[:, 8], offset[:, 9], weight[..., 1, 1] = 0.5, -0.25, 1
+    offset.requires_grad_()
+    out = sampled_conv2d(x, offset, weight, padding=(1, 1))[0, 0]
+    torch.testing.assert_close(out[[2, 4, 0], [2, 2, 0]], torch.tensor([26.75, 20.875, 3.75]))
+    out[2, 2].backward()
+    torch.testing.assert_close(offset.grad[0, 8:10, 2, 2], torch.tensor([10.0, 1.0]))
