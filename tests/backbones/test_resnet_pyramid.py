@@ -67,8 +67,8 @@ def test_a_deformable_stage_starts_as_the_plain_one():
     left = deformed.load_state_dict(plain.state_dict(), strict=False)
     assert left.unexpected_keys == [] and all("conv2.offset." in k for k in left.missing_keys)
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(deformed(image), plain(image))
+    with torch.no_grad():  # 13 convolutions, each with rounded places of its samples
+        torch.testing.assert_close(deformed(image), plain(image), atol=1e-4, rtol=1e-3)
 
 
 def test_frozen_stages_have_detectron2s_frozen_norm():
