@@ -90,7 +90,7 @@ _TEXTS = (
     (r"\s*[{\[]\s*[\"{\[]", Kind("", "a JSON text", "no command takes it as it is")),
     (r"\d+( [\d.]+){4,}\s", Kind("data", "a label file of YOLO, of one image",
      "give the folder of all to d2kd distill")),
-    (r"[^\n,:]*(,[^\n,:]*){3,}\n", Kind("", "a table (csv)", _EXPORT)),
+    (r"[^\n,:#]*(,[^\n,:#]*){3,}\n", Kind("", "a table (csv)", _EXPORT)),
 )  # fmt: skip
 
 _YAMLS = (

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from d2kd.file_io.kinds import kind_of
 from tests.helpers import d2kd, detector, write_config
 
 LAZY = "from detectron2.config import LazyCall as L\nmodel = L(object)()\n"
@@ -191,3 +192,10 @@ def test_one_line_says_what_it_is(place, line, monkeypatch):
     assert done.exit_code not in (0, None)
     assert re.search(WRONG[line], said) and not said.startswith("Unexpected"), said
     assert sorted(place.rglob("*")) == before, "written before the error"
+
+
+def test_a_config_whose_comment_has_commas_is_no_table(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("# One, two, three, four.\nVERSION: 2\n")
+    kind = kind_of(str(path))
+    assert kind is None or "table" not in kind.what
