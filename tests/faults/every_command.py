@@ -193,6 +193,8 @@ def cases(squares):
         "train, weights": ["train", "base.yaml", "MODEL.WEIGHTS", "evil.pkl"],
         "teacher weights": ["train", "base.yaml", "--teacher", "base.yaml", "--teacher-weights",
                             "evil.pth"],
+        "tokens": ["train", "base.yaml", "--teacher", "base.yaml", "--teacher-weights", "good.pth",
+                   "--distill", "MasKD", "DISTILL.MasKD.TOKENS", "evil.safetensors"],
         "timm checkpoint": ["check", "base.yaml", *timm, "MODEL.TIMM.CHECKPOINT", "evil.pth"],
         "predict": ["predict", "run_code", str(squares)],
         "quality": ["quality", "base.yaml", "--weights", "evil.pth"],
