@@ -112,7 +112,8 @@ def test_presets(student, weight, warmup):
 
 
 @pytest.mark.parametrize(
-    "meta", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"]
+    "meta",
+    ["RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"],
 )
 def test_a_step_of_every_family(meta, tmp_path):
     """Every convolution learns, no token does, before and after the warm-up."""

@@ -19,7 +19,16 @@ from d2kd.testing import make_batch
 from tests.helpers import detector
 from tests.losses.test_maskd import plain_dice
 
-FAMILIES = ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"]
+FAMILIES = [
+    "RetinaNet",
+    "FCOS",
+    "ATSS",
+    "AutoAssign",
+    "DDOD",
+    "GFL",
+    "RepPoints",
+    "GeneralizedRCNN",
+]
 
 
 @pytest.fixture(autouse=True)
