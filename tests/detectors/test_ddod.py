@@ -8,11 +8,13 @@ from torch.testing import assert_close
 from torchvision.ops import deform_conv2d, generalized_box_iou, sigmoid_focal_loss
 
 from d2kd.adapters import build_adapter
+from d2kd.config import check_config
 from d2kd.detectors.loss_normalizer import (
     averages_to_save,
     moving_averages,
     set_moving_averages,
 )
+from d2kd.errors import ConfigError
 from d2kd.losses.level_factors import level_factors
 from d2kd.testing import make_batch, tiny_cfg
 from tests.detectors.test_assigner import pairwise
@@ -287,6 +289,9 @@ def test_mistakes_are_explained():
         with pytest.raises(ValueError, match=rf"MODEL.DDOD.{key}: unknown 'top'.*{message}"):
             build(**{key: "top"})
     cfg = tiny_cfg("DDOD")
+    cfg.MODEL.DDOD.REG_EXPONENT = 1.5
+    with pytest.raises(ConfigError, match="REG_EXPONENT is 1.5: it must be a number from 0 to 1"):
+        check_config(cfg)
     cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[0.5, 1.0]]
     with pytest.raises(ValueError, match="one anchor per cell, but MODEL.ANCHOR_GENERATOR gives"):
         build_model(cfg)
