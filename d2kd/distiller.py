@@ -62,8 +62,7 @@ class Distiller(nn.Module):
             ValueError: a negative weight, a teacher index or a channel order that does not exist.
         """
         super().__init__()
-        count = len(teachers)
-        check_heads(heads, count, stored is not None)
+        check_heads(heads, count := len(teachers), stored is not None)
         check_formats([input_format, *(t.input_format for t in teachers)])
         ask_for_sets(heads, teachers)
         self.student = student
@@ -85,7 +84,7 @@ class Distiller(nn.Module):
         self.scale = 1.0
         self.batch: List[dict] = []
         self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
-        adapters = [self.adapter, *(t.adapter for t in self.teachers)]
+        adapters = [self.adapter, *(t.adapter for t in teachers)]
         self.divisor = math.lcm(*(adapter.divisor for adapter in adapters))
 
     @classmethod

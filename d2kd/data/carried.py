@@ -11,13 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import TransformList
 
 from ..errors import ConfigError
-from .detections import KEY, offline_detections, offline_file
+from .detections import KEY, id_text, offline_detections, offline_file
 
 logger = logging.getLogger(__name__)
 
 
 def with_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with the detections of their images, rows of `Detections`, as "set".
+    """Records with the detections of their images, lists of `Detections`' rows, as "set".
 
     An image is known by its id, or by the name of its file. An image without detections is one in
     which nothing was found. Without a file to read, records stay as they are.
@@ -31,11 +31,11 @@ def with_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dic
     nothing = np.zeros((0, 6), np.float32)
     found, met = [], set()
     for record in records:
-        names = str(record["image_id"]), os.path.basename(record["file_name"])
+        names = id_text(record["image_id"]), os.path.basename(record["file_name"])
         key = next((x for x in names if x in images), "")
         met.add(key)
         size = record.get("width", math.inf), record.get("height", math.inf)
-        found.append({**record, "set": _inside(images.get(key, nothing), size)})
+        found.append({**record, "set": _inside(images.get(key, nothing), size).tolist()})
     met.discard("")
     ours, theirs = (", ".join(list(x)[:3]) for x in ((str(r["image_id"]) for r in records), images))
     if not met:
@@ -60,16 +60,19 @@ def _inside(rows: np.ndarray, size: tuple[float, float]) -> np.ndarray:
     return rows[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
-def carried(rows: np.ndarray, transforms: TransformList, size: tuple[int, int]) -> np.ndarray:
+def carried(
+    found: Sequence[Sequence[float]], transforms: TransformList, size: tuple[int, int]
+) -> np.ndarray:
     """The rows of an augmented image, whose boxes are flipped, resized and cropped with it.
 
     They are clipped as labels are; those of which less than half is left are dropped.
 
     Args:
-        rows: (n, 6) of the image as it is read.
+        found: n rows of 6 numbers, of the image as it is read.
         transforms: what has been done to the image.
         size: height and width of the augmented image, px.
     """
+    rows = np.array(found, np.float32).reshape(-1, 6)
     boxes = transforms.apply_box(rows[:, :4]) if len(rows) else rows[:, :4]
     inside = np.clip(boxes, 0, [*size[::-1], *size[::-1]])
     before, left = ((x[:, 2:] - x[:, :2]).clip(min=0).prod(1) for x in (boxes, inside))

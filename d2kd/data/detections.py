@@ -20,6 +20,7 @@ KEY = "DISTILL.SetKD.OFFLINE"
 _SHAPE = (
     "give COCO's results, a list of {image_id, category_id, bbox: [x, y, width, height], score}"
 )
+_ID = int | float | str
 Names = Mapping[Hashable, str]
 COCO_NAMES: Names = {x["id"]: x["name"] for x in COCO_CATEGORIES if x["isthing"]}
 """COCO's 80 classes by the ids of its files, 1 to 90, in order."""
@@ -82,7 +83,7 @@ def read_detections(path: Path, names: Names, least: float = 0.0) -> Detections:
     Raises:
         ConfigError: it is not in this format, or a category id has no name.
     """
-    data, known = read_json(path), {}
+    data, known = _json(path), {}
     if isinstance(data, dict):
         known = _categories(path, data.get("categories"))
         data = data.get("annotations")
@@ -92,13 +93,26 @@ def read_detections(path: Path, names: Names, least: float = 0.0) -> Detections:
     places = {name: place for place, name in enumerate(dict.fromkeys(known.values()))}
     rows: dict[str, list[tuple[float, ...]]] = {}
     for index, x in enumerate(data):
-        name = x["category_name"] if "category_name" in x else table.get(x.get("category_id"))
+        key = x.get("category_id")
+        name = x.get("category_name", table.get(key) if isinstance(key, _ID) else None)
         x0, y0, width, height, score = _numbers(path, index, x, name)
         place = places.setdefault(str(name), len(places))
         if score >= least and width > 0 and height > 0:
             row = x0, y0, x0 + width, y0 + height, score, place
-            rows.setdefault(str(x["image_id"]), []).append(row)
+            rows.setdefault(id_text(x["image_id"]), []).append(row)
     return Detections(tuple(places), {k: np.array(v, np.float32) for k, v in rows.items()})
+
+
+def id_text(value: Any) -> str:
+    """The id of an image as text; whole numbers without a fraction."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ConfigError as error:
+        raise type(error)(f"{KEY}: {error}") from None
 
 
 def _categories(path: Path, entries: Any) -> dict[Hashable, str]:
@@ -120,7 +134,7 @@ def _table(path: Path, data: Sequence[dict[str, Any]], names: Names) -> Names:
     }
     of_coco = all(COCO_NAMES.get(key) == name for key, name in names.items())
     for table in (names, COCO_NAMES) if of_coco else (names,):
-        if all(isinstance(x, int | str) and x in table for x in ids.values()):
+        if all(isinstance(x, _ID) and x in table for x in ids.values()):
             return table
     unknown = ", ".join(key for key in ids if key not in map(str, names))
     raise ConfigError(
@@ -133,7 +147,7 @@ def _numbers(path: Path, index: int, x: dict[str, Any], name: Any) -> list[float
     """Box, XYWH px, and score; a box of NaN or infinite numbers has no width."""
     box, score = x.get("bbox"), x.get("score")
     values = [*box, score] if isinstance(box, list) else []
-    right = isinstance(name, str) and isinstance(x.get("image_id"), int | str)
+    right = isinstance(name, str) and isinstance(x.get("image_id"), _ID)
     if not right or len(values) != 5 or not set(map(type, values)) <= {int, float}:
         raise _malformed(path, index)
     if not 0 <= values[4] <= 1:

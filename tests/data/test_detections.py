@@ -47,7 +47,8 @@ def test_results(tmp_path):
     found = read_detections(written(tmp_path, entries), NAMES, 0.1)
     assert found.classes == ("red", "green") and list(found.images) == ["0", "3"]
     assert_close(found.images["0"], np.array([[8, 4, 28, 14, 0.5, 0]], np.float32))
-    found = read_detections(written(tmp_path, [entry(), entry(3, 2)]), NAMES)
+    found = read_detections(written(tmp_path, [entry(0.0), entry(3, 2.0)]), NAMES)
+    assert list(found.images) == ["0", "3"]
     assert found.classes == ("red", "green") and found.images["3"][0, 5] == 1
 
 
@@ -82,10 +83,19 @@ NO_FILE = "is no file of detections: give COCO's results"
     ([entry(image=None)], "entry 0 has no"), ([entry(image=[1])], "entry 0 has no"),
     ([entry(category=[1])], r"category ids that the data does not have"),
     ([entry(category_name=5)], "entry 0 has no"),
+    ({"categories": [{"id": 1, "name": "a"}], "annotations": [entry(category=[1])]},
+     "entry 0 has no"),
 ])  # fmt: skip
 def test_what_is_no_file_of_detections(tmp_path, data, message):
     with pytest.raises(ConfigError, match=f"DISTILL.SetKD.OFFLINE: .*{message}"):
         read_detections(written(tmp_path, data), NAMES)
+
+
+def test_what_is_no_json(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    for name, said in (("x.json", "is not valid json"), ("none.json", "cannot be read")):
+        with pytest.raises(ConfigError, match=f"DISTILL.SetKD.OFFLINE: .*{name} {said}"):
+            read_detections(tmp_path / name, NAMES)
 
 
 def test_numbers_that_are_none(tmp_path):

@@ -103,6 +103,10 @@ def evil_data(squares):
         image.update(coco_url="http://127.0.0.1:9/x.png", flickr_url="http://127.0.0.1:9/x.png")
     data["categories"][0]["name"] = "{{ ''.__class__ }}$\\input{x}${__import__('os')}"
     Path("named.json").write_text(json.dumps(data))
+    Path("detections.json").write_text(json.dumps([
+        {"image_id": image, "category_name": name, "bbox": [1, 2, 30, 40], "score": 0.5}
+        for image, name in ((0, "red"), (1, data["categories"][0]["name"]), ("../../x", TAG))
+    ]))  # fmt: skip
     shutil.copytree(squares, "eps")
     for file in Path("eps").glob("*.png"):
         file.write_bytes(EPS)
@@ -160,6 +164,7 @@ def cases(squares):
     for kind in ("TRAIN", "TEST"):
         proposals += f"DATASETS.PROPOSAL_FILES_{kind}", "('proposals.pkl',)"
     timm = "MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"
+    offline = "--distill", "SetKD", "OUTPUT_DIR", "out_offline", "DISTILL.SetKD.OFFLINE"
     weights = ("evil.pkl", "evil.safetensors", "evil.pyth", "old.pth", "plain.pth", "script.pth",
                "https://127.0.0.1:9/../../x.pth", "ftp://127.0.0.1/x.pth")  # fmt: skip
     found = {f"eval {x}": ["eval", "base.yaml", "--weights", x] for x in weights}
@@ -196,6 +201,9 @@ def cases(squares):
         "tokens": ["train", "base.yaml", "--teacher", "base.yaml", "--teacher-weights", "good.pth",
                    "--distill", "MasKD", "DISTILL.MasKD.TOKENS", "evil.safetensors"],
         "timm checkpoint": ["check", "base.yaml", *timm, "MODEL.TIMM.CHECKPOINT", "evil.pth"],
+        "offline pickle": ["train", "base.yaml", *offline, "evil.pth"],
+        "offline address": ["train", "base.yaml", *offline, "http://127.0.0.1:9/a.json"],
+        "offline names": ["train", "base.yaml", *offline, "detections.json"],
         "predict": ["predict", "run_code", str(squares)],
         "quality": ["quality", "base.yaml", "--weights", "evil.pth"],
         "export": ["export", "base.yaml", "--weights", "evil.pth"],

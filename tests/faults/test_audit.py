@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-GOES_ON = {"train, names"}
+GOES_ON = {"offline names", "train, names"}
 
 
 @pytest.fixture(scope="module")
