@@ -6,10 +6,10 @@ Not run by pytest. It needs an environment of its own, without d2kd and Detectro
     python tests/convert/record_mmdet.py
 
 writes tests/convert/data/<detector>.{json,npz}: names and shapes of all tensors, and outputs for
-one input. `--full FOLDER` writes full-size checkpoints and outputs instead. mmcv's compiled
-operators are stubs here, but for RoIAlign, which is torchvision's; deformable convolution therefore
-cannot be recorded. GFLv2 is not part of mmdetection: its head is put together from mmdetection's
-GFL and the paper's formula.
+one input. `--full FOLDER` writes full-size checkpoints and outputs instead, and names of detectors
+record these alone. mmcv's compiled operators are stubs here, but for RoIAlign and RepPoints'
+deformable convolution, which are torchvision's. GFLv2 is not part of mmdetection: its head is put
+together from mmdetection's GFL and the paper's formula.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torchvision.ops import roi_align
+from torchvision.ops import deform_conv2d, roi_align
 
 sys.path.insert(0, str(Path(__file__).parent))
 from formula import BOXES, CLASSES, image, weight  # noqa: E402
@@ -37,6 +37,14 @@ class RoIAlign(nn.Module):
 
     def forward(self, x, rois):
         return roi_align(x, rois, *self.options)
+
+
+class DeformConv2d(nn.Conv2d):
+    def __init__(self, in_channels, out_channels, kernel_size, stride, padding):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+    def forward(self, x, offset):
+        return deform_conv2d(x, offset, self.weight, padding=self.padding)
 
 
 class StubOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -57,6 +65,7 @@ class StubOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return type(name, (), {})
 
         module.__getattr__, module.RoIAlign = missing, RoIAlign
+        module.DeformConv2d = DeformConv2d
         return module
 
     def exec_module(self, module):
@@ -71,6 +80,11 @@ TEST = {"nms_pre": 1000, "score_thr": 0.05, "nms": None, "max_per_img": 100}
 ANCHOR = {"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8,
           "scales_per_octave": 1, "strides": [8, 16, 32, 64, 128]}  # fmt: skip
 CODER = {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]}
+POINTS_TRAIN = {
+    "init": {"assigner": {"type": "PointAssigner", "scale": 4, "pos_num": 1}, "pos_weight": -1},
+    "refine": {"assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4,
+                            "min_pos_iou": 0}, "pos_weight": -1},
+}  # fmt: skip
 RCNN_RPN = {"type": "RPNHead", "anchor_generator": {
     "type": "AnchorGenerator", "scales": [8], "ratios": [0.5, 1.0, 2.0],
     "strides": [4, 8, 16, 32, 64]}}  # fmt: skip
@@ -132,6 +146,10 @@ def models(full: bool) -> dict:
     tricks = {**points, "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
               "conv_bias": True}  # fmt: skip
     auto = {**points, "loss_bbox": {"type": "GIoULoss", "loss_weight": 5.0}}
+    norm = {"norm_cfg": {"type": "GN", "num_groups": 32}}
+    loss = {"type": "SmoothL1Loss", "beta": 0.11}
+    reppoints = {"point_feat_channels": n["width"], **norm, "loss_bbox_init": {**loss,
+                 "loss_weight": 0.5}, "loss_bbox_refine": loss}  # fmt: skip
     resnext = {"groups": 32, "base_width": 4} if full else {"groups": 2, "base_width": 2}
     return {
         "retinanet": dense("RetinaHead", n, retina, "on_input"),
@@ -141,6 +159,7 @@ def models(full: bool) -> dict:
         "atss": dense("ATSSHead", n, atss),
         "gfl": dense("GFLHead", {**n, "base": 64}, gfl, depth=18),
         "gflv2": dense("GFLHead", {**n, "classes": n["classes"] + 1}, gfl),
+        "reppoints": dense("RepPointsHead", n, reppoints, "on_input", **norm),
         "faster": two_stage(n, mask=False),
         "mask": two_stage(n, mask=True, depth=101 if full else 50, **resnext),
     }
@@ -153,7 +172,8 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone, self.neck = MODELS.build(parts["backbone"]), MODELS.build(parts["neck"])
         if "head" in parts:
-            self.bbox_head = MODELS.build({**parts["head"], "test_cfg": None})
+            train = POINTS_TRAIN if name == "reppoints" else None
+            self.bbox_head = MODELS.build({**parts["head"], "test_cfg": None, "train_cfg": train})
             if name == "gflv2":
                 self.bbox_head.reg_conf = nn.Sequential(
                     nn.Conv2d(20, 64, 1), nn.ReLU(), nn.Conv2d(64, 1, 1), nn.Sigmoid()
@@ -183,6 +203,9 @@ def run_dense(name: str, model: Detector, features: tuple, size: tuple) -> dict:
     meta = {"img_shape": size, "scale_factor": (1.0, 1.0)}
     from mmengine.config import ConfigDict
 
+    if name == "reppoints":
+        result |= points_losses(head, features, {**meta, "pad_shape": size})
+
     found = head.predict_by_feat(
         *maps, batch_img_metas=[meta], cfg=ConfigDict(TEST), rescale=False, with_nms=False
     )[0]
@@ -199,6 +222,21 @@ def run_losses(model: Detector, features: tuple, size: tuple) -> dict:
     meta = {"img_shape": size, "pad_shape": (*size, 3)}
     maps = model.bbox_head([x.repeat(2, 1, 1, 1) for x in features])
     return model.bbox_head.loss_by_feat(*maps, [gt, none], [meta, meta])
+
+
+def points_losses(head: nn.Module, features: tuple, meta: dict) -> dict:
+    """Losses of boxes, one of which nothing overlaps, and the first points they are assigned by."""
+    from mmengine.structures import InstanceData
+
+    boxes = torch.tensor([[10.0, 8, 44, 40], [30, 2, 95, 63], [60, 20, 70, 31], [200, 5, 204, 9]])
+    labels = torch.tensor([0, 2, 1, 1])
+    maps = head.train()(features)
+    losses = head.loss_by_feat(*maps, [InstanceData(bboxes=boxes, labels=labels)], [meta])
+    head.eval()
+    result = {f"first_{level}": x for level, x in enumerate(maps[1])}
+    return result | {"gt": boxes, "gt_labels": labels} | {
+        key: sum(value) for key, value in losses.items()
+    }  # fmt: skip
 
 
 def run_two_stage(model: Detector, features: tuple, size: tuple) -> dict:
@@ -231,13 +269,15 @@ def record(name: str, parts: dict, x: torch.Tensor) -> tuple:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="detectors to record; all without")
     parser.add_argument("--full", help="folder for full-size checkpoints and outputs")
     parser.add_argument("--image", help=".npy of a normalized image (1, 3, H, W), with --full")
     args = parser.parse_args()
     folder = Path(args.full or Path(__file__).parent / "data")
     folder.mkdir(parents=True, exist_ok=True)
     x = torch.from_numpy(np.load(args.image)) if args.image else image()
-    for name, parts in models(bool(args.full)).items():
+    chosen = {k: v for k, v in models(bool(args.full)).items() if not args.names or k in args.names}
+    for name, parts in chosen.items():
         state, outputs = record(name, parts, x)
         np.savez_compressed(folder / f"{name}.npz", **outputs)
         if args.full:
