@@ -27,8 +27,8 @@ VARIANTS = {
     "AutoAssign joint": {"SCORE": "joint"},
     "DDOD": {},
     "GFL": {},
-    "RepPoints": {"PRIOR_PROB": 0.1},
-    "RepPoints minmax": {"TRANSFORM": "minmax", "PRIOR_PROB": 0.1},
+    "RepPoints": {},
+    "RepPoints minmax": {"TRANSFORM": "minmax", "PRIOR_PROB": 0.05},
     "GFLv2": {"QUALITY": "DGQP"},
     "SDGQP": {"QUALITY": "SDGQP"},
 }
