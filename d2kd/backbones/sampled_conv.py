@@ -13,8 +13,12 @@ Pair = Tuple[int, int]
 
 
 def deform_conv_for(x: Tensor) -> Callable[..., Tensor]:
-    """The `deform_conv2d` of torchvision, or what computes the same on a CPU."""
-    return sampled_conv2d if x.device.type == "cpu" else deform_conv2d
+    """The `deform_conv2d` of torchvision, or what computes the same on a CPU.
+
+    What is exported is the operator, ONNX's DeformConv.
+    """
+    sampled = x.device.type == "cpu" and not torch.compiler.is_exporting()
+    return sampled_conv2d if sampled else deform_conv2d
 
 
 def sampled_conv2d(

@@ -2,11 +2,12 @@
 
 from typing import Any, List, Tuple
 
+import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from ..backbones.sampled_conv import deform_conv_for
 from ..losses.precision import at_least_float
-from .point_conv import conv_at_points
 from .towers import TowerHead, initialize_convs, start_at_prior
 
 NUM_POINTS = 9
@@ -22,6 +23,8 @@ class RepPointsHead(TowerHead):
     All convolutions start at N(0, 0.01), as the authors' do; mmdetection leaves the two deformable
     ones at PyTorch's default.
     """
+
+    grid: Tensor
 
     def __init__(
         self,
@@ -49,6 +52,9 @@ class RepPointsHead(TowerHead):
         self.bbox_pred = nn.Conv2d(width, 2 * NUM_POINTS, 1)
         initialize_convs(self)
         start_at_prior(self.cls_score, prior_prob)
+        axis = torch.arange(-1.0, 2.0)
+        grid = torch.cartesian_prod(axis, axis).view(-1, 1, 1)
+        self.register_buffer("grid", grid, persistent=False)
 
     def predict(self, level: int, cls_x: Tensor, reg_x: Tensor) -> Tuple[Tensor, ...]:
         """See the base class.
@@ -58,7 +64,13 @@ class RepPointsHead(TowerHead):
             float32, y and x of each point in strides from the cell.
         """
         first = at_least_float(self.pts_init(self.pts_init_conv(reg_x).relu()))
-        points = first.detach().lerp(first, _OFFSET_GRADIENT)
-        logits = self.cls_score(conv_at_points(cls_x, points, self.cls_conv.weight).relu())
-        refined = conv_at_points(reg_x, points, self.pts_refine_conv.weight).relu()
-        return logits, at_least_float(self.bbox_pred(refined)) + first.detach(), first
+        offsets = first.detach().lerp(first, _OFFSET_GRADIENT) - self.grid
+        logits = self.cls_score(_sample(self.cls_conv, cls_x, offsets).relu())
+        refined = self.bbox_pred(_sample(self.pts_refine_conv, reg_x, offsets).relu())
+        return logits, at_least_float(refined) + first.detach(), first
+
+
+def _sample(conv: nn.Conv2d, x: Tensor, offsets: Tensor) -> Tensor:
+    """A convolution whose kernel points are moved by `offsets` (N, 18, H, W), y and x each."""
+    dtype = conv.weight.dtype  # the operator takes one type, also in mixed precision
+    return deform_conv_for(x)(x.to(dtype), offsets.to(dtype), conv.weight, padding=(1, 1))

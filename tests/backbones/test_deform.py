@@ -149,3 +149,13 @@ def test_the_numbers_of_the_operator():
     torch.testing.assert_close(out[[2, 4, 0], [2, 2, 0]], torch.tensor([26.75, 20.875, 3.75]))
     out[2, 2].backward()
     torch.testing.assert_close(offset.grad[0, 8:10, 2, 2], torch.tensor([10.0, 1.0]))
+
+
+def test_what_is_exported_is_the_operator():
+    conv = DeformConv2d(2, 3, 3, padding=1).eval()
+    torch.nn.init.normal_(conv.offset.weight)
+    x = torch.rand(1, 2, 5, 7)
+    program = torch.export.export(conv, (x,))
+    names = [str(node.target) for node in program.graph.nodes]
+    assert any("deform_conv2d" in n for n in names) and not any("grid_sampl" in n for n in names)
+    torch.testing.assert_close(program.module()(x), conv(x), atol=1e-5, rtol=1e-4)

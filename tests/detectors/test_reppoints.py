@@ -10,12 +10,11 @@ from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from d2kd.detectors import point_head
-from d2kd.detectors.point_conv import kernel_grid
 from d2kd.detectors.point_head import RepPointsHead
 from d2kd.losses.points import boxes_of_points
 from d2kd.testing import make_batch, tiny_cfg
 
-GRID = kernel_grid(torch.zeros(1))
+GRID = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 2)
 
 
 def build(seed=0, lively=False, **keys):
@@ -93,6 +92,7 @@ def test_parameters_and_their_start():
         assert_close(getattr(model.head, name).weight.std(), torch.tensor(0.01), atol=2e-3, rtol=0)
     assert_close(model.head.cls_score.bias.detach().sigmoid(), torch.full((3,), 0.01))
     assert model.moment_transfer.tolist() == [0, 0]
+    assert not any("grid" in name for name in model.state_dict())
 
 
 def test_box_losses_by_hand():

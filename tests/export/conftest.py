@@ -28,7 +28,7 @@ VARIANTS = {
     "DDOD": {},
     "GFL": {},
     "RepPoints": {},
-    "RepPoints minmax": {"TRANSFORM": "minmax", "PRIOR_PROB": 0.03},
+    "RepPoints minmax": {"TRANSFORM": "minmax", "PRIOR_PROB": 0.05},
     "GFLv2": {"QUALITY": "DGQP"},
     "SDGQP": {"QUALITY": "SDGQP"},
 }
