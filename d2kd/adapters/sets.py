@@ -123,9 +123,8 @@ def usable(sets: Predicted, sizes: Sequence[Size], least: float) -> Predicted:
         sizes: their height and width, px.
         least: the lowest score that counts.
     """
-    limits = sets.boxes.new_tensor([[w, h, w, h] for h, w in sizes])[:, None]
     good = torch.isfinite(sets.boxes).all(2) & torch.isfinite(sets.probabilities).all(2)
-    boxes = sets.boxes.where(good[..., None], 0).clamp(min=0).minimum(limits)
+    boxes = torch.stack(clipped(list(sets.boxes.where(good[..., None], 0)), sizes))
     good &= (boxes[..., 2:] > boxes[..., :2]).all(2) & (sets.probabilities.amax(2) >= least)
     clean = sets._replace(
         boxes=boxes, probabilities=sets.probabilities.float().where(good[..., None], 0)

@@ -36,7 +36,8 @@ class TaughtSet(NamedTuple):
     """The boxes of a set that count, the most certain first; the host does not wait for them.
 
     An image of fewer boxes than others has its best one again in their places, and again: that
-    changes no assignment.
+    changes no assignment. One without any has the box of its first px, which few anchors overlap:
+    a box without area has the IoU 0 with all, which RetinaNet's matcher takes for all its best.
 
     Attributes:
         boxes: (N, Q, 4) XYXY px.
@@ -126,6 +127,9 @@ def taught_set(sets: Predicted, least: float, most: int) -> TaughtSet:
     scores = sets.probabilities.amax(2)
     labels = torch.zeros_like(scores, dtype=torch.bool) if sets.labels is None else sets.labels
     there = scores >= least
-    boxes, rows = (x.where(there[..., None], x[:, :1]) for x in (sets.boxes, sets.probabilities))
+    first = F.pad(torch.zeros_like(sets.boxes[:, :1, 2:]), (0, 2), value=1)
+    best = sets.boxes[:, :1].where(there[:, :1, None], first)
+    boxes = sets.boxes.where(there[..., None], best)
+    rows = sets.probabilities.where(there[..., None], sets.probabilities[:, :1])
     scores, labels = (x.where(there, x[:, :1]) for x in (scores, labels))
     return TaughtSet(boxes, rows, scores, labels, there, sets.known)

@@ -36,7 +36,7 @@ def trained(name, seed=1, classes=3):
     with torch.no_grad():
         for x in model.parameters():
             x.add_(0.05 * torch.randn_like(x))
-        if name == "RepPoints":  # whose last layers see less of the image
+        if name in ("DDOD", "RepPoints"):  # whose last layers see less of the image
             model.head.cls_score.bias.add_(2)
     return model
 
