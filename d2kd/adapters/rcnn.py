@@ -32,8 +32,8 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
     replays = (GeneralizedRCNN.forward,)
     conditions: ClassVar[Dict[str, str]] = {
         "rpn": "MODEL.PROPOSAL_GENERATOR.NAME RPN",
-        "roi": "MODEL.ROI_HEADS.NAME StandardROIHeads or CascadeROIHeads, with "
-        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES False",
+        "roi": "MODEL.ROI_HEADS.NAME StandardROIHeads or CascadeROIHeads, with MODEL.ROI_BOX_HEAD."
+        "TRAIN_ON_PRED_BOXES False and MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False",
         "masks": "MODEL.MASK_ON True and Detectron2's own mask head, with "
         "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES False",
     }
@@ -49,7 +49,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
         self._masks = Masks(heads) if self._regions and Masks.replayable(heads) else None
         there = {
             "rpn": replayable(detector.proposal_generator, (RPN.forward,)),
-            "roi": self._regions is not None,
+            "roi": self._regions is not None and self._regions.exclusive,
             "masks": self._masks is not None,
         }
         self.provides = (

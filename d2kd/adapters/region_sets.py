@@ -41,7 +41,7 @@ def region_sets(
     pairs = zip(boxes, means, strict=True)
     chosen = [box_of(b.unflatten(1, (-1, 4)), p.argmax(1)) for b, p in pairs]
     return suppressed(
-        clipped(chosen, sizes), means, not predictor.use_sigmoid_ce, least=least,
+        clipped(chosen, sizes), means, regions.exclusive, least=least,
         nms=predictor.test_nms_thresh, limit=predictor.test_topk_per_image,
     )  # fmt: skip
 

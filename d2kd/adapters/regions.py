@@ -31,6 +31,11 @@ class Regions:
         """Wrap stock RoI heads; nothing is changed in them."""
         self.heads = heads
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether the logits are those of a softmax, so that a region has one class."""
+        return not self.predictor(0).use_sigmoid_ce
+
     def forward(
         self, pyramid: Pyramid, proposals: List[Instances], gt: List[Instances]
     ) -> Tuple[List[RoIOutput], Losses]:

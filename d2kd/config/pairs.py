@@ -15,7 +15,7 @@ PERIOD = 10  # iterations from one measurement of the shares to the next
 _SHARES = "DISTILL.BALANCE.SHARES"
 _CHOSEN = ("VFM",)  # methods that have no share unless it is given
 _TWO_STAGE = "GeneralizedRCNN"
-_REGIONS = "MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
+_BOX_HEAD = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
 _BY_REGION = "StandardROIHeads", "CascadeROIHeads"
 _ANCHORS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 
@@ -42,8 +42,8 @@ def _predicted(cfg: CfgNode, detector: str) -> List[Any]:
     values, count = flatten(cfg), class_count_key(detector)
     node = count.removesuffix("NUM_CLASSES")
     if detector == _TWO_STAGE:
-        name, on_predicted = (values[key] for key in _REGIONS)
-        return [] if on_predicted or name not in _BY_REGION else [values[count]]
+        stock = values["MODEL.ROI_HEADS.NAME"] in _BY_REGION
+        return [values[count]] if stock and not any(values[key] for key in _BOX_HEAD) else []
     keys = (count, f"{node}IN_FEATURES", f"{node}REG_MAX", *_ANCHORS)
     return [values.get(key) for key in keys]
 

@@ -46,6 +46,7 @@ C4, FPN = "COCO-Detection/faster_rcnn_R_50_C4_1x", "COCO-Detection/faster_rcnn_R
 @pytest.mark.parametrize("student, teacher, typed", [
     (C4, FPN, ()), (FPN, C4, ()),
     (FPN, FPN, ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", "True")),
+    (FPN, FPN, ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True")),
     ("student", "teacher", ("MODEL.GFL.REG_MAX", "8")),
     ("student", "teacher", ("MODEL.GFL.IN_FEATURES", "('p3', 'p4', 'p5')")),
     ("student", "teacher", ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 1.0]]")),
