@@ -118,23 +118,30 @@ class SetKD(DistillationHead):
     ) -> Dict[str, Dict[int, Tensor]]:
         """See the base class: "teacher" and "student", the largest class score of each cell.
 
-        The teacher's is that of the box which the cell would belong to. A two-stage student has
-        no cells.
+        The teacher's is that of the box which the cell would belong to; it is left out without a
+        set, such as that of a file which has none for these images. A two-stage student has no
+        cells.
         """
         if not self.dense:
             return {}
-        chosen = taught_set(teacher.sets, self.score_low, self.max_boxes)
-        said = self.cells.said(student, chosen)
-        sizes = {s: x.shape[2:] for s, x in student.features.items()}
-        counts = [x.shape[1] for x in student.logits.values()]
-        taught = zip(sizes, (said.scores * said.taught).split(counts, 1), strict=True)
         quality = student.quality if self.distributed else {}
         scores = {
             s: student.adapter.class_scores(x, quality.get(s)).amax(2)
             for s, x in student.logits.items()
         }
-        found = {"teacher": dict(taught), "student": scores}
+        found = {"student": scores}
+        if hasattr(teacher, "sets"):
+            found = {"teacher": self._taught(student, teacher), **found}
+        sizes = {s: x.shape[2:] for s, x in student.features.items()}
         return {
             name: {s: x.unflatten(1, (*sizes[s], -1)).amax(3) for s, x in levels.items()}
             for name, levels in found.items()
         }
+
+    def _taught(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[int, Tensor]:
+        """Stride -> (N, HWA), the largest class score that a cell is taught."""
+        chosen = taught_set(teacher.sets, self.score_low, self.max_boxes)
+        said = self.cells.said(student, chosen)
+        counts = [x.shape[1] for x in student.logits.values()]
+        taught = (said.scores * said.taught).split(counts, 1)
+        return dict(zip(student.logits, taught, strict=True))

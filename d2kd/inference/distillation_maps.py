@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ..adapters import STUDENT_ONLY
+from ..adapters import STUDENT_ONLY, DetectorOutput
 from ..data import labelled_test_data
 from ..distiller import Distiller
 from ..heads import DistillationHead
@@ -39,9 +39,10 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
     found: List[Maps] = [{} for _ in batch]
     heads = {k: x for k, x in distiller.heads.items() if isinstance(x, DistillationHead)}
     for name, head in heads.items():
-        need = head.reads_of_teacher()
-        outputs = {i: distiller.ask(i, batch, student, need) for i in distiller.teachers_of[name]}
-        seen = distiller.seen_by(name, student, outputs)
+        need, indices = head.reads_of_teacher(), _asked(distiller, name, batch)
+        outputs = {i: distiller.ask(i, batch, student, need) for i in indices}
+        nothing = student, DetectorOutput(images, student.adapter, {})
+        seen = distiller.seen_by(name, student, outputs) if outputs else nothing
         for label, levels in head.maps(*seen).items():
             for image, size in enumerate(images.image_sizes):
                 found[image][f"{name}: {label}"] = {
@@ -50,6 +51,13 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
                 }
     distiller.train(training)
     return found
+
+
+def _asked(distiller: Distiller, name: str, batch: List[dict]) -> List[int]:
+    """Indices of a head's teachers; no stored detections where no image brings any."""
+    networks = len(distiller.teachers)
+    there = any("set" in x for x in batch)
+    return [i for i in distiller.teachers_of[name] if i < networks or there]
 
 
 def draw_maps(image: np.ndarray, boxes: np.ndarray, maps: Maps) -> Figure:

@@ -13,6 +13,7 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file, merge_options
 from d2kd.data import register_custom_datasets
 from d2kd.errors import ConfigError
+from d2kd.inference.distillation_maps import distillation_maps, picture_batch
 from d2kd.teachers.stored import StoredSets
 from d2kd.testing import make_batch
 from tests.helpers import d2kd, detector, output_of, write_config
@@ -71,6 +72,18 @@ def test_a_file_teaches_without_a_network(tmp_path, squares, meta):
     assert losses["loss_SetKD_cls"] > 0
     sum(losses.values()).backward()
     assert all(x.grad is not None for x in model.student.parameters())
+
+
+def test_pictures_of_images_without_stored_detections(tmp_path, squares):
+    """Test images bring none: the student's map is drawn alone, not that nothing was found."""
+    cfg = config(tmp_path, squares, stored(tmp_path, squares))
+    model, batch = DistillationTrainer(cfg).distiller, picture_batch(cfg, 2)
+    assert [set(x) for x in distillation_maps(model, batch)] == [{"SetKD: student"}] * 2
+    batch[0]["set"] = torch.tensor([[1.0, 2, 30, 40, 0.7, 1]])
+    first, second = distillation_maps(model, batch)
+    assert set(first) == set(second) == {"SetKD: teacher", "SetKD: student"}
+    assert max(x.max() for x in first["SetKD: teacher"].values()) == 0.7
+    assert not any(x.any() for x in second["SetKD: teacher"].values())
 
 
 def test_a_class_that_the_file_lacks(tmp_path, squares, caplog):
