@@ -3,8 +3,7 @@
 Sun and Ohyama, WACV 2026 (arXiv 2511.21503). Values are those of the released code.
 """
 
-import math
-from typing import Callable, Dict
+from typing import Dict
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +13,11 @@ from ..losses.feature import instance_norm, instance_norm_loss
 from ..losses.precision import at_least_float, no_autocast
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
-from .non_local import non_local_product, normalized, pooled
+from .non_local import NORMS, non_local_product, normalized, pooled
 from .options import check_options
 from .projection import FeatureHead, difference_map
 
-_PLAIN = {"affine": False, "track_running_stats": False}
-_NORMS: Dict[str, Callable[[int], nn.Module]] = {
-    "BN": lambda channels: nn.BatchNorm2d(channels, **_PLAIN),
-    "SyncBN": lambda channels: nn.SyncBatchNorm(channels, **_PLAIN),
-    "GN": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels, affine=False),
-    "none": lambda channels: nn.Identity(),
-}
+_NORMS = (*NORMS, "none")
 
 
 class CrossNonLocal(nn.Module):
@@ -53,7 +46,7 @@ class CrossNonLocal(nn.Module):
         self.theta = nn.Conv2d(channels, hidden, 1, bias=norm != "none")
         self.phi, self.g = (nn.Conv2d(channels, hidden, 1) for _ in range(2))
         self.out = nn.Conv2d(hidden, channels, 1, bias=False)
-        self.norm, self.pool = _NORMS[norm](channels), pool
+        self.norm, self.pool = _norm(norm, channels), pool
         self.scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -64,6 +57,11 @@ class CrossNonLocal(nn.Module):
         with no_autocast(y):  # products of three features leave the range of float16
             y = normalized(self.norm, self.out(y))
         return at_least_float(student) + self.scale.view(-1, 1, 1) * y
+
+
+def _norm(name: str, channels: int) -> nn.Module:
+    """Without a scale and shift of its own, and with the statistics of the batch alone."""
+    return nn.Identity() if name == "none" else NORMS[name](channels, affine=False)
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -103,7 +101,7 @@ class CanKD(FeatureHead):
             ValueError: no common stride, or an option out of range.
         """
         super().__init__(student, teacher, num_levels)
-        choices = {"NORM": (norm, tuple(_NORMS))}
+        choices = {"NORM": (norm, _NORMS)}
         check_options("CanKD", above_zero={"POOL": pool}, choices=choices)
         self.attend = nn.ModuleDict(
             {str(s): CrossNonLocal(c, norm, pool) for s, (_, c) in self.widths.items()}

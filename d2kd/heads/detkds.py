@@ -3,7 +3,7 @@
 Li et al., ICML 2024 (PMLR 235:27399). What the search found, from the released configs.
 """
 
-from collections import defaultdict
+from functools import partial
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.boxes_on_cells import background_weights, foreground_weights
 from ..losses.detkds import global_distance, instance_distance, region_distance
-from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .options import check_options, filled_in
 from .projection import FeatureHead, boxes_on_images, is_two_stage, object_maps
@@ -132,14 +131,10 @@ class DetKDS(FeatureHead):
                 "INSTANCE_WEIGHT above 0."
             )
         boxes = boxes_on_images(student)
-        terms: Dict[str, List[Tensor]] = defaultdict(list)
-        for stride, (s, t) in self.levels(student, teacher).items():
-            for name, value in self._level(stride, s, t, boxes):
-                terms[name].append(value)
-        return {name: total(values) for name, values in terms.items()}
+        return self.summed(self.levels(student, teacher), partial(self._level, boxes))
 
     def _level(
-        self, stride: int, s: Tensor, t: Tensor, boxes: List[Tensor]
+        self, boxes: List[Tensor], stride: int, s: Tensor, t: Tensor
     ) -> Iterator[Tuple[str, Tensor]]:
         """Weighted terms of one level."""
         values = self.values

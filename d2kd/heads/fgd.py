@@ -3,7 +3,7 @@
 Yang et al., CVPR 2022 (arXiv 2111.11837). Values are those of the released configs.
 """
 
-from collections import defaultdict
+from functools import partial
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import torch
@@ -13,7 +13,6 @@ from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.boxes_on_cells import background_weights, foreground_weights
 from ..losses.focal_global import attention, attention_distance, guided_error, relation_distance
 from ..losses.precision import at_least_float
-from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .global_context import GlobalContext
 from .options import check_options, filled_in
@@ -112,18 +111,14 @@ class FGD(FeatureHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns the terms of the class docstring; not those of weight 0."""
         boxes = boxes_on_images(student)
-        terms: Dict[str, List[Tensor]] = defaultdict(list)
-        for stride, (s, t) in self.levels(student, teacher).items():
-            for name, value in self._level(stride, s, t.detach(), boxes):
-                terms[name].append(value)
-        return {name: total(values) for name, values in terms.items()}
+        return self.summed(self.levels(student, teacher), partial(self._level, boxes))
 
     def _level(
-        self, stride: int, s: Tensor, t: Tensor, boxes: List[Tensor]
+        self, boxes: List[Tensor], stride: int, s: Tensor, t: Tensor
     ) -> Iterator[Tuple[str, Tensor]]:
         """Weighted terms of one level."""
         key, values = str(stride), self.values
-        s, t = at_least_float(s), at_least_float(t)
+        s, t = at_least_float(s), at_least_float(t.detach())
         difference, guide = s - t, attention(t, values.temperature)
         if values.alpha > 0 or values.beta > 0:
             error = guided_error(difference, *guide) / len(s)

@@ -1,7 +1,8 @@
 """The non-local module of Structured KD (Zhang and Ma, ICLR 2021; Wang et al., CVPR 2018)."""
 
 import math
-from typing import Callable, Dict
+from functools import partial
+from typing import Callable, Dict, Type
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +10,22 @@ from torch import Tensor, nn
 
 from ..losses.precision import at_least_float, no_autocast
 
-NORMS: Dict[str, Callable[[int], nn.Module]] = {
-    "BN": nn.BatchNorm2d,
-    "SyncBN": nn.SyncBatchNorm,
-    "GN": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
+
+def _batch_norm(kind: Type[nn.Module], channels: int, affine: bool = True) -> nn.Module:
+    return kind(channels, affine=affine, track_running_stats=affine)
+
+
+def _group_norm(channels: int, affine: bool = True) -> nn.Module:
+    return nn.GroupNorm(math.gcd(32, channels), channels, affine=affine)
+
+
+NORMS: Dict[str, Callable[..., nn.Module]] = {
+    "BN": partial(_batch_norm, nn.BatchNorm2d),
+    "SyncBN": partial(_batch_norm, nn.SyncBatchNorm),
+    "GN": _group_norm,
 }
-"""Norms by name; SyncBN across ranks needs GPUs."""
+"""Norms of a number of channels by name, each with `affine`, whether it has a scale and shift, and
+batch norms statistics to keep; SyncBN across ranks needs GPUs."""
 
 _POOLS = (8, 4, 2)
 

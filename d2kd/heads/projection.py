@@ -1,6 +1,7 @@
 """What methods that compare FPN maps share: levels, 1x1 projections, presets, boxes, maps."""
 
-from typing import Dict, List, Tuple
+from collections import defaultdict
+from typing import Callable, Dict, Iterable, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.boxes_on_cells import background_weights, clip_to_image, foreground_weights
 from ..losses.precision import at_least_float
+from ..losses.reduce import total
 from .base import DistillationHead, common_strides
 from .options import check_options
 
@@ -60,6 +62,23 @@ class FeatureHead(DistillationHead):
         """
         maps = {s: at_least_float(teacher.features[s]) for s in self.strides}
         return {s: (self._projected(s, student), t) for s, t in maps.items()}
+
+    @staticmethod
+    def summed(
+        levels: Dict[int, Tuple[Tensor, Tensor]],
+        terms: Callable[[int, Tensor, Tensor], Iterable[Tuple[str, Tensor]]],
+    ) -> Dict[str, Tensor]:
+        """Sums over levels of terms that each have a name.
+
+        Args:
+            levels: stride -> (student map, teacher map).
+            terms: those of a level, of its stride and both maps.
+        """
+        found: Dict[str, List[Tensor]] = defaultdict(list)
+        for stride, (s, t) in levels.items():
+            for name, value in terms(stride, s, t):
+                found[name].append(value)
+        return {name: total(values) for name, values in found.items()}
 
     def _projected(self, stride: int, student: DetectorOutput) -> Tensor:
         x, key = student.features[stride], str(stride)

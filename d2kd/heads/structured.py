@@ -18,7 +18,6 @@ from ..losses.attention import (
     spatial_pool,
 )
 from ..losses.precision import at_least_float
-from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .non_local import NORMS, build_non_local
 from .options import check_options
@@ -123,18 +122,15 @@ class StructuredKD(FeatureHead):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns the terms of the class docstring."""
-        terms: Dict[str, List[Tensor]] = {}
-        for stride in self.strides:
-            s, t = student.features[stride], at_least_float(teacher.features[stride].detach())
-            for name, value in self._level(stride, s, t):
-                terms.setdefault(name, []).append(value)
+        levels = {s: (student.features[s], teacher.features[s].detach()) for s in self.strides}
+        terms = self.summed(levels, self._level)
         batch = len(student.features[self.strides[0]])
         scale = math.sqrt(self.ref_ims_per_gpu / batch) if self.ref_ims_per_gpu > 0 else 1.0
-        return {name: total(values) * scale for name, values in terms.items()}
+        return {name: value * scale for name, value in terms.items()}
 
     def _level(self, stride: int, s: Tensor, t: Tensor) -> Iterator[Tuple[str, Tensor]]:
         """Weighted terms of one level; s is the student's raw map."""
-        key, values = str(stride), self.values
+        key, values, t = str(stride), self.values, at_least_float(t)
         if values.feat > 0:
             masks = [self._spatial_mask(s, t), *self._channel_mask(s, t)]
             yield "feat", values.feat * masked_distance(self.project[key](s), t, masks)
