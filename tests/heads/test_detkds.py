@@ -131,7 +131,10 @@ def test_automatic_preset(strides, keys, expected):
 
 
 def test_one_random_mask_for_all():
-    """With t = 2 s and norms over channels nothing is left, which it would not be with two."""
+    """With t = 2 s and norms over channels nothing is left, which it would not be with two.
+
+    Objects and background share it too: nothing else is drawn, and its cells have a gradient.
+    """
     rng = torch.Generator().manual_seed(0)
     s = torch.randn(2, 3, 9, 11, generator=rng, dtype=torch.float64)
     head = build(3, preset="fcos", global_weight=0.0)
@@ -140,7 +143,13 @@ def test_one_random_mask_for_all():
     values = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        values.append(run(head, s, s.flip(0))["fg"].item())
+        losses, state = run(head, s.requires_grad_(), s.detach().flip(0)), torch.get_rng_state()
+        values.append(losses["fg"].item())
+        torch.manual_seed(seed)
+        kept = torch.rand(2, 9, 11) >= 0.65
+        assert torch.equal(state, torch.get_rng_state()) and set(losses) == {"fg", "bg"}
+        grad = torch.autograd.grad(sum(losses.values()), s)[0]
+        assert torch.equal(grad.abs().sum(1) > 0, kept)
     assert values[0] == values[1] != values[2]
 
 

@@ -150,6 +150,18 @@ def test_half_precision(dtype):
         assert_close(losses[name], exact[name], rtol=0.02, atol=0)
 
 
+def test_half_precision_of_the_finest_map():
+    """All attention on one of its 67,200 cells is a weight that float16 cannot hold."""
+    rng = torch.Generator().manual_seed(0)
+    s, t = (torch.randn(1, 2, 200, 336, generator=rng).half() for _ in range(2))
+    t[..., 0, 0] = 100
+    head = build(**ONES).float()
+    losses, exact = run(head, s, t), run(head, s.float(), t.float())
+    assert {v.dtype for v in losses.values()} == {torch.float32}
+    assert all(v.isfinite() for v in losses.values())
+    assert_close(losses, exact)
+
+
 def test_gradients():
     head = build(**ONES)
     for block in (*head.context_student.values(), *head.context_teacher.values()):
