@@ -52,7 +52,8 @@ def test_the_adapter_computes_what_the_detector_does(boxes):
 def test_it_is_distilled_from_another_family_and_tells_what_it_lacks():
     runpy.run_path(str(FILE))
     student, teacher = detector("OneLevel", **KEYS), detector("FCOS", 12, seed=1, **TEACHER)
-    heads = "PKD", "CWD", "CanKD", "MGD", "FitNets", "StructuredKD", "VFM", "BCKD"
+    heads = ("PKD", "CWD", "CanKD", "MGD", "FGD", "DetKDS", "FitNets", "StructuredKD", "VFM",
+             "BCKD")  # fmt: skip
     losses = distill(student, [teacher], heads).train()(make_batch())
     terms = {k: v for k, v in losses.items() if k.split("_")[1] in heads}
     assert len(losses) == len(terms) + 2 and {k.split("_")[1] for k in terms} == set(heads)
