@@ -28,8 +28,8 @@ from d2kd.testing import make_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 NORMS = {"RetinaNet": "GN", "RetinaNet (no norm)": "", "FCOS": "GN", "ATSS": "GN", "GFL": "GN",
-         "GFLv2": "GN", "DDOD": "GN", "DDOD (plain)": "GN", "DDOD (topk)": "GN",
-         "RepPoints": "GN"}  # fmt: skip
+         "GFLv2": "GN", "AutoAssign": "GN", "DDOD": "GN", "DDOD (plain)": "GN",
+         "DDOD (topk)": "GN", "RepPoints": "GN"}  # fmt: skip
 BOXES = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
 
 
