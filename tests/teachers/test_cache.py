@@ -20,6 +20,7 @@ CASES = [
     ("RetinaNet", ("BCKD",), {}),
     ("FCOS", ("PGD",), {}),
     ("ATSS", ("CrossKD", "PGD"), {}),
+    ("AutoAssign", ("PGD",), {}),
     ("DDOD", ("CrossKD", "PGD"), {}),
     ("RepPoints", ("BCKD", "CrossKD"), {}),
     ("GFL", ("LD", "CWD"), {}),

@@ -21,11 +21,13 @@ PERMUTED = ClassMap(3, (0, 1, 2), ((2,), (0,), (1,)))
 CASES = [
     ("RetinaNet", "BCKD", {}), ("FCOS", "BCKD", {}), ("ATSS", "BCKD", {}), ("GFL", "BCKD", {}),
     ("RetinaNet", "CrossKD", {}), ("FCOS", "CrossKD", {}), ("GFL", "CrossKD", {}),
-    ("ATSS", "PGD", {}), ("GFL", "LD", {"CLS_WEIGHT": 1.0}), ("GFL", "Parallel", {}),
+    ("ATSS", "PGD", {}), ("AutoAssign", "PGD", {}), ("AutoAssign", "BCKD", {}),
+    ("GFL", "LD", {"CLS_WEIGHT": 1.0}), ("GFL", "Parallel", {}),
     ("GeneralizedRCNN", "RoIKD", {}), ("GeneralizedRCNN", "RoIKD", {"LOSS": "KD"}),
     ("GeneralizedRCNN", "RoIKD", {"LOSS": "DIST"}), ("GeneralizedRCNN", "MaskKD", {}),
 ]  # fmt: skip
 GFLV2 = {"MODEL__GFL__QUALITY": "DGQP"}
+LABELS = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
 
 
 def distiller(student, teacher, name, options, class_map=None):
@@ -62,7 +64,7 @@ def losses_of(model):
 
 
 def pair_of(meta, seed=1):
-    keys = GFLV2 if meta == "GFL" else {}
+    keys = {"GFL": GFLV2, "AutoAssign": LABELS}.get(meta, {})
     teacher = detector(meta, 8, seed, **keys)
     with torch.no_grad():
         for x in teacher.parameters():
