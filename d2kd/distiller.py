@@ -12,7 +12,7 @@ from .adapters import DetectorOutput, build_adapter
 from .adapters.class_map import ClassMap
 from .adapters.joined_sets import with_sets
 from .build import build_distiller
-from .detectors.loss_normalizer import moving_averages, set_moving_averages
+from .detectors.loss_normalizer import moving_averages, undo_normalizer
 from .heads import DistillationHead
 from .losses import mean_over_ranks
 from .losses.labels import positives_per_batch
@@ -147,7 +147,7 @@ class Distiller(nn.Module):
         output = self.adapter(images, gt, self.need)
         if batched_inputs[0].get("unlabelled", False):
             output.losses = {name: value * 0 for name, value in output.losses.items()}
-            set_moving_averages(self.student, averages)
+            undo_normalizer(self.student, averages)
         if "labels" in self.need and hasattr(output, "labels"):
             positives = positives_per_batch(output.labels, self.num_classes)
             output.num_pos = mean_over_ranks(positives).clamp(min=1)

@@ -1,13 +1,14 @@
 """What normalizes and weighs losses and is kept outside of a detector's buffers."""
 
-from typing import Dict, List, Union
+from typing import Dict, List, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
 Average = Union[float, Tensor]
 Saved = Union[float, List]
-_NAMES = ("loss_normalizer", "level_counts")
+_OF_A_RANK = ("loss_normalizer",)
+_NAMES = (*_OF_A_RANK, "level_counts")
 
 
 def moving_averages(detector: nn.Module) -> Dict[str, Average]:
@@ -27,10 +28,25 @@ def averages_to_save(detector: nn.Module) -> Dict[str, Saved]:
 
 def set_moving_averages(detector: nn.Module, values: Dict[str, Average] | Dict[str, Saved]) -> None:
     """Put back, in place, what either function returned; what `values` lacks starts anew."""
-    for name in _NAMES:
+    _put_back(detector, values, _NAMES)
+
+
+def undo_normalizer(detector: nn.Module, values: Dict[str, Average]) -> None:
+    """Put back, in place, what `moving_averages` returned before a batch that does not count.
+
+    Counts are kept: they are sums over ranks, of which others may have counted in that batch.
+    """
+    _put_back(detector, values, _OF_A_RANK)
+
+
+def _put_back(
+    detector: nn.Module, values: Dict[str, Average] | Dict[str, Saved], names: Sequence[str]
+) -> None:
+    for name in names:
         if name in values:
             value = values[name]
-            listed = isinstance(value, list)
-            setattr(detector, name, torch.tensor(value).double() if listed else value)
+            if isinstance(value, list):
+                value = torch.tensor(value, dtype=torch.float64)
+            setattr(detector, name, value)
         elif name in vars(detector):
             delattr(detector, name)

@@ -6,11 +6,13 @@ from PIL import Image
 
 from d2kd import DistillationTrainer
 from d2kd.data import build_train_loader, register_custom_datasets
-from d2kd.detectors.loss_normalizer import moving_averages
+from d2kd.detectors.loss_normalizer import averages_to_save
 from d2kd.errors import ConfigError
 from d2kd.testing import make_batch
 from tests.engine.hooks.test_exact_resume import config
+from tests.engine.test_ddp import worker
 from tests.helpers import pair
+from tests.ranks import two_ranks
 
 
 def unlabelled(batch):
@@ -38,13 +40,29 @@ def test_supervised_losses_are_zero_and_every_parameter_is_used(meta):
 
 @pytest.mark.parametrize("meta", ["RetinaNet", "FCOS", "DDOD"])
 def test_the_normalizer_of_labelled_steps_stays(meta):
-    _, model = pair(meta, ("PKD",))
+    (_, model), (_, same) = pair(meta, ("PKD",)), pair(meta, ("PKD",))
     model(unlabelled(make_batch()))
-    assert moving_averages(model.student) == {}  # as before the first labelled step
     model(make_batch())
-    before = moving_averages(model.student)
+    same(make_batch())
+    before = averages_to_save(model.student)
+    assert before and before == averages_to_save(same.student)
     model(unlabelled(make_batch()))
-    assert before and moving_averages(model.student) == before
+    assert averages_to_save(model.student) == before
+
+
+def count_on_one_rank(rank, folder, meta):
+    _, model = pair(meta, ("PKD",))
+    model(make_batch(seed=1))
+    before = averages_to_save(model.student)["level_counts"]
+    model(unlabelled(make_batch()) if rank else make_batch())
+    counts = averages_to_save(model.student)["level_counts"]
+    torch.save((before, counts), f"{folder}/counts_{rank}.pth")
+
+
+def test_unlabelled_images_of_one_rank_keep_what_others_count(tmp_path):
+    two_ranks(worker, count_on_one_rank, str(tmp_path), "DDOD")
+    (before, counts), other = (torch.load(tmp_path / f"counts_{rank}.pth") for rank in (0, 1))
+    assert other == (before, counts) and counts != before
 
 
 @pytest.fixture
