@@ -32,6 +32,10 @@ class AutoAssignAdapter(AnchorPointDetectorAdapter):
         if not detector.hard_labels:
             self.provides = self.provides - _LABELS
 
+    @property
+    def _clips_first(self) -> bool:
+        return self.detector.score == "product"
+
     def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
         m = self.detector
         maps = (out.anchors, out.logits, out.deltas, out.quality)
