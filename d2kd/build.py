@@ -13,7 +13,7 @@ from .config.distils import teachers_of
 from .config.keys import WITH_TEACHERS
 from .config.naming import construct
 from .config.validate import check_shares
-from .errors import ConfigError, check_choice
+from .errors import ConfigError, anchor_keys, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
 from .heads.base import DENSE_FIELDS
 from .teachers.class_map import Named, build_class_maps, same_classes
@@ -79,10 +79,13 @@ def _warn_of_points(
     spec, places = student.spec(), [adapter.spec().points for adapter in (student, teacher)]
     both = head.reads_of_student(spec) & head.reads_of_teacher()
     if both & DENSE_FIELDS and all(places) and places[0] != places[1]:
+        advice = "give the student the teacher's MODEL.ANCHOR_GENERATOR"
+        if not anchor_keys(spec.name, generator=""):  # those of FCOS move with another NAME
+            advice = f"{spec.name}'s cannot move; take another teacher, or PKD"
         logging.getLogger(__name__).warning(
             "DISTILL.HEADS: %s compares cell by cell, but the student's cells lie elsewhere (%s) "
-            "than the teacher's (%s): give the student the teacher's MODEL.ANCHOR_GENERATOR.",
-            name, *places,
+            "than the teacher's (%s): %s.",
+            name, *places, advice,
         )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import difflib
 import errno
 import logging
 import warnings
-from typing import Iterable
+from typing import Iterable, List
 
 _CLASS_SECTIONS = {
     "RetinaNet": "RETINANET",
@@ -15,11 +15,24 @@ _CLASS_SECTIONS = {
     "GFL": "GFL",
     "RepPoints": "REPPOINTS",
 }
+_DEFAULT = "DefaultAnchorGenerator"
 
 
 def class_count_key(detector: str) -> str:
     """The config key of the number of classes of a meta-architecture."""
     return f"MODEL.{_CLASS_SECTIONS.get(detector, 'ROI_HEADS')}.NUM_CLASSES"
+
+
+def anchor_keys(detector: str, generator: str = _DEFAULT) -> List[str]:
+    """The config keys of a meta-architecture's anchors, [] if strides alone place its cells.
+
+    Args:
+        detector: its name.
+        generator: MODEL.ANCHOR_GENERATOR.NAME; with the default one FCOS reads no other key.
+    """
+    if detector in ("AutoAssign", "RepPoints") or (detector == "FCOS" and generator == _DEFAULT):
+        return []
+    return ["MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]
 
 
 class ConfigError(ValueError):

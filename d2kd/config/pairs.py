@@ -5,7 +5,7 @@ from typing import Any, Collection, Dict, List, Mapping, Tuple
 
 from detectron2.config import CfgNode
 
-from ..errors import class_count_key
+from ..errors import anchor_keys, class_count_key
 from .defaults import get_d2kd_cfg
 from .keys import changed_keys, flatten
 from .loading import merge_options, teacher_config
@@ -17,7 +17,6 @@ _CHOSEN = ("VFM",)  # methods that have no share unless it is given
 _TWO_STAGE = "GeneralizedRCNN"
 _BOX_HEAD = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
 _BY_REGION = "StandardROIHeads", "CascadeROIHeads"
-_ANCHORS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 
 
 def default_methods(cfg: CfgNode, teacher: CfgNode) -> Tuple[str, ...]:
@@ -44,7 +43,8 @@ def _predicted(cfg: CfgNode, detector: str) -> List[Any]:
     if detector == _TWO_STAGE:
         stock = values["MODEL.ROI_HEADS.NAME"] in _BY_REGION
         return [values[count]] if stock and not any(values[key] for key in _BOX_HEAD) else []
-    keys = (count, f"{node}IN_FEATURES", f"{node}REG_MAX", *_ANCHORS)
+    anchors = anchor_keys(detector, cfg.MODEL.ANCHOR_GENERATOR.NAME)
+    keys = (count, f"{node}IN_FEATURES", f"{node}REG_MAX", *anchors)
     return [values.get(key) for key in keys]
 
 

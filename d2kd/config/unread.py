@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
-from ..errors import class_count_key
+from ..errors import anchor_keys, class_count_key
 from .defaults import get_d2kd_cfg
 from .keys import changed_keys
 
@@ -48,6 +48,8 @@ def unread_keys(cfg: CfgNode, of_others: bool = False) -> List[str]:
     unread += [x for x, read in _conditions(cfg).items() if not read]
     if of_others:
         unread += [*_other_detectors(detector), *_other_heads(cfg)]
+        if not anchor_keys(detector, cfg.MODEL.ANCHOR_GENERATOR.NAME):
+            unread.append("MODEL.ANCHOR_GENERATOR.")
     return [
         key
         for key in changed_keys(cfg, get_d2kd_cfg())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..adapters import BY_CLASS, STUDENT_ONLY, DetectorAdapter, DetectorOutput, DetectorSpec
 from ..adapters.sets import SetRequest
-from ..errors import class_count_key
+from ..errors import anchor_keys, class_count_key
 from .anchors import at_anchors as at_anchors
 from .anchors import by_anchor as by_anchor
 
@@ -156,12 +156,12 @@ def check_specs(
         levels = list(student.features), list(teacher.features)
         anchors = student.num_anchors, teacher.num_anchors
         if levels[0] != levels[1] or anchors[0] != anchors[1]:
+            keys = [_levels_key(student)] * (levels[0] != levels[1]) + anchor_keys(student.name)
+            advice = f"Give both the same {', '.join(keys)}, or use" if keys else "Use"
             raise ValueError(
                 f"DISTILL.HEADS: {name} compares predictions anchor by anchor, but the student has "
                 f"strides {levels[0]} with {anchors[0]} anchors a cell and the teacher {levels[1]} "
-                f"with {anchors[1]}. Give both the same {_levels_key(student)}, "
-                "MODEL.ANCHOR_GENERATOR.SIZES and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS, or use a "
-                "head that reads features only, such as PKD."
+                f"with {anchors[1]}. {advice} a head that reads features only, such as PKD."
             )
     if "distributions" in fields and student.reg_max != teacher.reg_max:
         raise ValueError(

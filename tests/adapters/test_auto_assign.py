@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from d2kd import build_adapter
+from d2kd.build import _warn_of_points
 from d2kd.config.pairs import default_methods
 from d2kd.detectors import AutoAssign
 from d2kd.heads import PGD
@@ -94,7 +95,19 @@ def test_what_is_chosen_without_a_word():
     cfg.DISTILL.STUDENT = "AutoAssign"
     assert default_methods(cfg, teacher) == ("PKD",)
     cfg.MODEL.AUTOASSIGN.HARD_LABELS = True
+    teacher.MODEL.ANCHOR_GENERATOR.SIZES = [[8 * 2**n] for n in range(3, 8)]  # not read
     assert default_methods(cfg, teacher) == ("CrossKD", "PKD")
+
+
+@pytest.mark.parametrize(("meta", "advice"), [
+    ("AutoAssign", "AutoAssign's cannot move; take another teacher, or PKD."),
+    ("ATSS", "give the student the teacher's MODEL.ANCHOR_GENERATOR."),
+])  # fmt: skip
+def test_what_is_advised_where_cells_lie_elsewhere(meta, advice, caplog):
+    student, teacher = build_adapter(detector(meta)), build_adapter(detector("FCOS"))
+    head = PGD(student.spec(), teacher.spec())
+    _warn_of_points("PGD", head, student, teacher)
+    assert caplog.messages[-1].endswith(advice)
 
 
 def test_the_prior_is_inherited_but_not_by_other_classes():

@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from d2kd.config.loading import load_config
+from d2kd.config.pairs import default_methods
 from d2kd.engine.main import argument_parser, resolve_config
+from d2kd.testing import tiny_cfg
 from tests.conftest import ROOT
 
 OWN = ROOT / "configs" / "own"
@@ -53,6 +55,15 @@ C4, FPN = "COCO-Detection/faster_rcnn_R_50_C4_1x", "COCO-Detection/faster_rcnn_R
 ])  # fmt: skip
 def test_predictions_that_cannot_be_compared_leave_features(student, teacher, typed):
     assert resolved(student, teacher, *typed).HEADS == ("PKD",)
+
+
+@pytest.mark.parametrize("meta", ["FCOS", "RepPoints", "ATSS"])
+def test_anchors_count_where_they_are_read(meta):
+    cfg, teacher = tiny_cfg(meta), tiny_cfg(meta)
+    cfg.DISTILL.STUDENT = meta
+    teacher.MODEL.ANCHOR_GENERATOR.SIZES = [[8 * 2**n] for n in range(3, 8)]
+    expected = ("PKD",) if meta == "ATSS" else ("CrossKD", "PKD")
+    assert default_methods(cfg, teacher) == expected
 
 
 def test_two_dense_families_compare_features_alone(tmp_path):

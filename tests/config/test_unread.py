@@ -37,6 +37,17 @@ def test_keys_of_other_detectors_and_methods_that_are_typed(caplog):
     assert rcnn == ("", "")
 
 
+@pytest.mark.parametrize("detector", ["AutoAssign", "FCOS", "RepPoints", "GFL", "RetinaNet"])
+def test_anchors_of_detectors_that_place_cells_by_strides(caplog, detector):
+    sizes = "MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16], [32], [64], [128]]"
+    typed, whole = said(caplog, *sizes, detector=detector)
+    assert whole == "" and typed.endswith(f": {sizes[0]}.") == (
+        detector not in ("GFL", "RetinaNet")
+    )
+    moved = "MODEL.ANCHOR_GENERATOR.NAME", "TorchvisionAnchorGenerator"
+    assert detector != "FCOS" or said(caplog, *moved, *sizes, detector=detector) == ("", "")
+
+
 @pytest.mark.parametrize(("options", "read"), [
     (["DISTILL.HEADS", "('PKD',)"],
      ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "GFL"]),

@@ -37,6 +37,13 @@ def test_anchors_and_levels():
         build("BCKD", detector(), fewer)
 
 
+@pytest.mark.parametrize("meta", ["FCOS", "RepPoints"])
+def test_anchors_that_the_student_does_not_read_are_no_advice(meta):
+    with pytest.raises(ValueError, match="with 2. Use a head that reads features only") as error:
+        build("PGD", detector(meta), detector())
+    assert "ANCHOR_GENERATOR" not in str(error.value)
+
+
 def test_bins_of_box_distributions():
     specs = [build_adapter(detector("GFL", MODEL__GFL__REG_MAX=n)).spec() for n in (16, 8)]
     with pytest.raises(ValueError, match="bins 0 to 16 and the teacher 0 to 8.*MODEL.GFL.REG_MAX"):

@@ -58,7 +58,7 @@ def step(model, batch=None):
     return terms(losses)
 
 
-STUDENTS = [x for x in DETECTORS if x not in ("FCOS, product", "Mask R-CNN")]
+STUDENTS = [x for x in DETECTORS if x not in ("FCOS, product", "AutoAssign, joint", "Mask R-CNN")]
 
 
 @pytest.mark.parametrize("student", STUDENTS)
