@@ -100,6 +100,16 @@ def test_config_builds(path, monkeypatch):
         assert len(model.heads) == len(cfg.DISTILL.HEADS)
 
 
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "/train/" in p])
+def test_a_trunk_without_weights_is_trained_whole(path):
+    cfg = get_d2kd_cfg()
+    merge_config_file(cfg, path, "--config-file")
+    if not cfg.MODEL.WEIGHTS and "timm" not in cfg.MODEL.BACKBONE.NAME:
+        assert cfg.MODEL.BACKBONE.FREEZE_AT == 0 and cfg.MODEL.RESNETS.NORM != "FrozenBN"
+    if "timm" in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.TIMM.PRETRAINED:
+        assert cfg.MODEL.TIMM.FREEZE_AT == 0 and not cfg.MODEL.BACKBONE.NORM_EVAL
+
+
 OF_PEOPLE = "studies/configs/people/gfl_teacher.yaml"  # teacher of several studies
 STUDIES = sorted(
     p.relative_to(ROOT).as_posix()
