@@ -52,6 +52,7 @@ ALLOWED = {
         "engine/metrics_file.py": "lines that this run wrote",
         "engine/changes.py": "a copy in json's types; no file",
         "export/options.py": "strings of an exported file's description",
+        "heads/tokens_file.py": "a string of a file's description",
         "export/runner.py": "strings of an exported file's description",
         "quickstart/digits.py": "the manifest that it wrote",
         "robustness/evaluations.py": "results that it wrote",
