@@ -48,8 +48,9 @@ def sampled_conv2d(
     parts, groups = offset.shape[1] // (2 * points), channels // per_group
     moves = offset.reshape(images * parts, points, 2, height, width)
     at = _kernel_points(moves, (kernel[0], kernel[1]), stride, padding, dilation)
-    scale = 2 / at.new_tensor(x.shape[-2:])
-    grid = ((at + 0.5) * scale[:, None, None] - 1).flip(2).movedim(2, -1).flatten(1, 2)
+    sides = zip(at.unbind(2), x.shape[-2:], strict=True)
+    down, right = ((place + 0.5) * (2 / side) - 1 for place, side in sides)
+    grid = torch.stack([right, down], -1).flatten(1, 2)
     split = x.reshape(images * parts, channels // parts, *x.shape[-2:])
     with no_autocast(x):
         columns = F.grid_sample(split, grid, align_corners=False).unflatten(2, (points, height))

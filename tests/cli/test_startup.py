@@ -178,4 +178,4 @@ print(len(list(DISTILLATION_HEAD_REGISTRY)), "DenseDetectorAdapter" in DETECTOR_
 import d2kd.engine.main  # a run waits for neither statistics nor plots that it may not need
 print([m for m in ("scipy", "matplotlib", "timm") if m in sys.modules])
 """)
-    assert done.stdout.split() == ["12", "True", "[]"]
+    assert done.stdout.split() == ["18", "True", "[]"]

@@ -209,7 +209,10 @@ BAD = {  # case: (options, message)
         "student has 7 classes and the teacher 2",
     ),
     "unknown data set": ("DATASETS.TRAIN ('sqares',)", "DATASETS.TRAIN: no data set is named"),
-    "optimizer": ("SOLVER.OPTIMIZER Adam", "SOLVER.OPTIMIZER: unknown .Adam.. Did you mean .AdamW"),
+    "optimizer": (
+        "SOLVER.OPTIMIZER Adamw",
+        "SOLVER.OPTIMIZER: unknown .Adamw.. Did you mean .AdamW",
+    ),
     "precision": (
         "DISTILL.TEACHER.PRECISION fp8",
         "PRECISION: unknown 'fp8'.*fp16",
