@@ -96,13 +96,14 @@ class CellDetector(DenseDetector):
         """What a match of cells to boxes makes of them.
 
         Args:
-            match: (N, R) long, row of the boxes of all images, G for background.
-            counted: (N, R) bool; False where the label is -1.
+            match: (N, R) or, of B assignments, (N, R, B) long, row of the boxes of all images, G
+                for background.
+            counted: bool, broadcast to it; False where the label is -1.
             gt_instances: N `Instances` with gt_boxes (XYXY px) and gt_classes, G boxes in all.
 
         Returns:
-            Tuple: per image labels (R,), K for background and -1 where not counted, and matched
-            boxes (R, 4) XYXY px, zero for background.
+            Tuple: per image labels (R,) or (R, B), K for background and -1 where not counted, and
+            matched boxes (R, 4) or (R, B, 4) XYXY px, zero for background.
         """
         objects = [x.gt_boxes.tensor for x in gt_instances]
         background = match.new_full((1,), self.num_classes)

@@ -136,9 +136,7 @@ class DDOD(ATSS):
         objects = Objects(torch.cat(gt), classes, image_of_box(gt))
         options = self.exponents, self.assigner_topk, self.assigner
         match = torch.stack(quality_assign(predicted, objects, *options), -1)
-        labels = F.pad(classes, (0, 1), value=self.num_classes)[match]
-        boxes = F.pad(objects.boxes, (0, 0, 0, 1))[match]
-        return list(labels.masked_fill(~valid[..., None], -1)), list(boxes)
+        return self._labels_and_boxes(match, valid[..., None], gt_instances)
 
     def losses(
         self,

@@ -106,8 +106,10 @@ def _gradient(detector: nn.Module, example: dict) -> Tensor:
 def _loss(detector: nn.Module, example: dict) -> Tensor:
     torch.manual_seed(0)  # two-stage detectors sample boxes
     averages = moving_averages(detector)
-    losses: Dict[str, Tensor] = detector([example])
-    set_moving_averages(detector, averages)  # so that each step asks the same function
+    try:
+        losses: Dict[str, Tensor] = detector([example])
+    finally:
+        set_moving_averages(detector, averages)  # so that each step asks the same function
     return total(losses.values())
 
 
@@ -115,7 +117,6 @@ def _loss(detector: nn.Module, example: dict) -> Tensor:
 def _training_losses(detector: nn.Module) -> Iterator[None]:
     """Training mode, but normalization and dropout as in testing; everything is given back."""
     modes = {module: module.training for module in detector.modules()}
-    averages = moving_averages(detector)
     devices = range(torch.cuda.device_count())
     try:
         detector.train()
@@ -126,4 +127,3 @@ def _training_losses(detector: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-        set_moving_averages(detector, averages)
