@@ -2,7 +2,6 @@
 
 import inspect
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, ClassVar, Dict, FrozenSet, List, Mapping, Optional
 
 from detectron2.config import CfgNode
@@ -30,7 +29,7 @@ class DistillationHead(nn.Module):
     compared with class k of the teacher; it is taken from `requires` where a head does not say.
     A head that reads other fields of a student than of a teacher overrides `reads_of_student` and
     `reads_of_teacher`; one that reads `sets` says how, in `sets`. `least_images` is how many images
-    a rank must have in a batch; `measures` are scalars of the last forward to be logged, by name.
+    a rank must have in a batch.
     """
 
     requires: FrozenSet[str] = frozenset({"features"})
@@ -38,7 +37,6 @@ class DistillationHead(nn.Module):
     default_weight: ClassVar[float] = 1.0
     by_class: ClassVar[bool] = False
     sets: Optional[SetRequest] = None
-    measures: Mapping[str, Tensor] = MappingProxyType({})
     least_images: int = 1
 
     @classmethod
@@ -60,6 +58,11 @@ class DistillationHead(nn.Module):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """Return unweighted scalar losses by name; the `Distiller` adds prefix and weight."""
         raise NotImplementedError
+
+    @property
+    def measures(self) -> Mapping[str, Tensor]:
+        """Scalars of the last forward to be logged, by name; computed when they are asked for."""
+        return {}
 
     def maps(
         self, student: DetectorOutput, teacher: DetectorOutput

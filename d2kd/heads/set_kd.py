@@ -4,9 +4,10 @@ No paper has it in this form. Points at which a student is asked, and weights by
 certainty, are those of KD-DETR (CVPR 2024, arXiv 2211.08071), whose points are queries.
 """
 
-from typing import Dict, FrozenSet, Sequence
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
@@ -14,7 +15,7 @@ from ..adapters.sets import SetRequest
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead
 from .options import check_options
 from .set_terms import CellTerms, RegionTerms
-from .taught_set import taught_set
+from .taught_set import TaughtSet, taught_set
 
 _DENSE = frozenset("logits deltas anchors valid labels gt quality".split())
 _REGIONS = frozenset({"roi", "proposals", "gt"})
@@ -94,6 +95,7 @@ class SetKD(DistillationHead):
         weights, count = (cls_weight, box_weight), student.num_classes
         self.cells = CellTerms(*weights, count, score, beta, self.distributed)
         self.regions = RegionTerms(*weights, count, score, points == "both")
+        self._last: Optional[Tuple[TaughtSet, List[Instances]]] = None
         self.sets = SetRequest(tuple(teachers), bool(offline), score_low, union_nms)
 
     @classmethod
@@ -109,8 +111,16 @@ class SetKD(DistillationHead):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:
         """See the base class. Returns "cls" and "box"; a term of weight 0 is not computed."""
         chosen = taught_set(teacher.sets, self.score_low, self.max_boxes)
-        self.measures = chosen.measures(student.gt, self.score)
+        self._last = chosen, student.gt
         return (self.cells if self.dense else self.regions)(student, chosen)
+
+    @property
+    def measures(self) -> Mapping[str, Tensor]:
+        """See the base class; those of `TaughtSet.measures`."""
+        if self._last is None:
+            return {}
+        chosen, gt = self._last
+        return chosen.measures(gt, self.score)
 
     @torch.no_grad()
     def maps(
