@@ -19,6 +19,13 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def untouched_torchscript():
+    """A process that has trained nothing: what TorchScript once optimized rounds differently."""
+    with torch.jit.optimized_execution(False):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def event_storage():
     """Stock losses write to the current storage."""

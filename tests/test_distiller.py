@@ -18,12 +18,6 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def plain_jit():
-    with torch.jit.optimized_execution(False):
-        yield
-
-
 @pytest.mark.parametrize(("meta", "heads"), FAMILIES)
 def test_supervised_losses_are_stock_and_terms_are_added(meta, heads):
     student, model = pair(meta, heads)

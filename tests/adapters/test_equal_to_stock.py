@@ -59,13 +59,6 @@ def visible_keypoints(target):
     return torch.cat([points, torch.full_like(points[..., :1], 2)], -1)
 
 
-@pytest.fixture(autouse=True)
-def plain_jit():
-    """The focal loss is scripted; its optimizer would change the last bits from run to run."""
-    with torch.jit.optimized_execution(False):
-        yield
-
-
 CASES = [
     ("RetinaNet", ""), ("RetinaNet", "norm"), ("RetinaNet", "giou"), ("FCOS", ""),
     ("FCOS", "scaled"), ("RepPoints", ""), ("RepPoints", "minmax"),
