@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,26 @@ def fresh_logging():
         log.handlers.clear()
     logger.setup_logger.cache_clear()
     logger._cached_log_stream.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """The path of a `python` that has imported what d2kd needs, for `sys.executable`."""
+    from tests import ranks, warm  # their imports are seconds, which few tests need
+
+    folder = tmp_path_factory.mktemp("warm")
+    ready = ranks.CLEAN.Event()
+    server = ranks.CLEAN.Process(target=warm.serve, args=(str(folder / "socket"), ready))
+    server.start()
+    assert ready.wait(60)
+    yield warm.write_program(folder)
+    server.terminate()
+
+
+@pytest.fixture
+def quick_starts(warm_python, monkeypatch):
+    """What starts `sys.executable` waits for no imports."""
+    monkeypatch.setattr(sys, "executable", warm_python)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import d2kd.engine.trainer  # noqa: F401
 import tests.helpers  # noqa: F401
 from tests.conftest import ROOT
 
+METHOD = multiprocessing.get_start_method()  # of a Python that has just begun
 CLEAN = multiprocessing.get_context("forkserver")
 CLEAN.set_forkserver_preload([__name__])
 
@@ -26,14 +27,19 @@ def two_ranks(function, *args):
     mp.start_processes(function, args, nprocs=2, start_method="forkserver")
 
 
-def start_training(*words):
-    """`python train_net.py WORDS`, its output into nothing."""
-    return _start(runpy.run_path, str(ROOT / "train_net.py"), words, os.devnull)
+def start_training(*words, output=os.devnull):
+    """`python train_net.py WORDS`, what it prints into a file."""
+    return _start(runpy.run_path, str(ROOT / "train_net.py"), words, output)
+
+
+def start_d2kd(*words, output=os.devnull):
+    """`python -m d2kd WORDS`, what it prints into a file."""
+    return _start(runpy.run_module, "d2kd", words, output)
 
 
 def run_d2kd(*words, output):
     """`python -m d2kd WORDS` to its end, what it prints into a file; its exit code."""
-    process = _start(runpy.run_module, "d2kd", words, output)
+    process = start_d2kd(*words, output=output)
     process.join()
     return process.exitcode
 
@@ -46,6 +52,8 @@ def _start(run, name, words, output):
 
 
 def _main(run, name, words, output, environment):
+    multiprocessing.set_start_method(METHOD, force=True)
+    os.setsid()  # what it starts can be killed with it
     torch.set_num_threads(1)
     os.environ.clear()
     os.environ.update(environment)

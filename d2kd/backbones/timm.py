@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
@@ -69,6 +70,12 @@ def _create(
         ) from error
 
 
+@lru_cache(maxsize=32)
+def _listing(name: str, **options: Any) -> "FeatureInfo":
+    """All stages, of a model without storage."""
+    return import_timm().create_model(name, device="meta", **options).feature_info
+
+
 def _stages(strides: Sequence[int]) -> Dict[str, int]:
     """Stage names "c<log2 stride>" to timm's index; of stages of one stride the last counts."""
     return {f"c{int(math.log2(stride))}": index for index, stride in enumerate(strides)}
@@ -118,8 +125,7 @@ class TimmBackbone(Backbone):
         check_model(timm, name)
         options: Dict[str, Any] = {"features_only": True}
         options.update(SWIN_OPTIONS if name.startswith("swin") else {})
-        # Listing the stages costs a model without storage on the "meta" device, not a real one.
-        listing = timm.create_model(name, device="meta", **options).feature_info
+        listing = _listing(name, **options)
         stages = _stages(listing.reduction())
         _check_stages(name, stages, out_features, freeze_at)
         indices = tuple(stages[feature] for feature in out_features)

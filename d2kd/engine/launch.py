@@ -5,7 +5,7 @@ import signal
 import sys
 from argparse import Namespace
 from contextlib import contextmanager
-from multiprocessing import active_children
+from multiprocessing import active_children, get_start_method, set_start_method
 from typing import Callable, Iterator
 
 import torch
@@ -76,7 +76,7 @@ def _launch_here(main: Main, args: Namespace) -> None:
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(main, args, args.num_gpus),
+            args=(main, args, args.num_gpus, get_start_method()),
         )
     except ProcessExitedException as error:
         if error.exit_code > 128:
@@ -90,12 +90,15 @@ def _launch_here(main: Main, args: Namespace) -> None:
         sys.exit(f"{_ENDED}: {reason}. {_GO_ON}" if lost else f"{reason}\n{TRACEBACK_HINT}")
 
 
-def _run_rank(main: Main, args: Namespace, ranks: int) -> None:
+def _run_rank(main: Main, args: Namespace, ranks: int, method: str = "") -> None:
     """One of the ranks of this machine: its share of the cores, then `main`.
 
+    Workers of its loaders start by `method`: as in a run of one rank, and not as ranks do, which
+    takes each of them seconds of imports, in every evaluation again.
     The threads of the process group end before Python does, which they could abort otherwise.
     """
     share_cores(ranks)
+    set_start_method(method or get_start_method(), force=True)
     try:
         main(args)
     finally:

@@ -168,10 +168,14 @@ class DistillationTrainer(Builders):
         """Train as stock does; on the CPU without TorchScript's profiler.
 
         It makes the first steps of a process round differently, and stock losses use TorchScript.
+        The loader's workers end with the training.
         """
-        on_gpu = next(self.model.parameters()).is_cuda
-        with torch.jit.optimized_execution(on_gpu), named_dead_workers(self._last_checkpoint):
-            return super().train()
+        on_gpu, loader = next(self.model.parameters()).is_cuda, self._trainer.data_loader
+        try:
+            with torch.jit.optimized_execution(on_gpu), named_dead_workers(self._last_checkpoint):
+                return super().train()
+        finally:
+            self._trainer.reset_data_loader(lambda: loader)
 
     def after_step(self) -> None:
         """The hooks' turn; see `naming_keys` for what fails in the first steps."""

@@ -1,10 +1,12 @@
 """Text, yaml and json that users bring or download, read within bounds and never run."""
 
+import copy
 import errno
 import json
 import math
 import stat
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,16 @@ def parse_yaml(text: str, made_by: Loader = yaml.SafeLoader) -> Any:
     """
     if len(text) > MAX_YAML:
         raise yaml.YAMLError(f"it is longer than {MAX_YAML:,} characters")
+    try:
+        return copy.deepcopy(_parse_once(text, made_by))
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from None
+
+
+@lru_cache(maxsize=32)  # a training reads the files of its detectors several times
+def _parse_once(text: str, made_by: Loader) -> Any:
     loader = made_by(text)
     try:
         node = loader.get_single_node()
@@ -68,10 +80,6 @@ def parse_yaml(text: str, made_by: Loader = yaml.SafeLoader) -> Any:
             return None
         _count_nodes(node)
         return loader.construct_document(node)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deep") from None
-    except (ValueError, OverflowError) as error:
-        raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
 

@@ -3,7 +3,13 @@
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import (
+    get_all_start_methods,
+    get_context,
+    get_start_method,
+    set_start_method,
+)
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -51,13 +57,26 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         _run(plan, subjects, missing)
         return
     shares = [missing[i::jobs] for i in range(jobs)]
-    start = imports, jobs, torch.get_num_threads()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, start) as pool:
+    start = imports, jobs, torch.get_num_threads(), get_start_method()
+    with ProcessPoolExecutor(jobs, _context(), _start, start) as pool:
         list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
 
 
-def _start(imports: Sequence[str], jobs: int, threads: int) -> None:
-    """Prepare a process: files of the user, and its part of the CPU's cores and threads."""
+def _context() -> BaseContext:
+    """Processes that have nothing of this one, and whose imports are done once where it can be."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _start(imports: Sequence[str], jobs: int, threads: int, method: str) -> None:
+    """Prepare a process: files of the user, its part of the CPU's cores and threads, its workers.
+
+    Workers of its loaders start by `method`, which needs no imports where that can be.
+    """
+    set_start_method(method, force=True)
     share_cores(jobs)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), threads // jobs)))
     import_files(imports)

@@ -115,7 +115,9 @@ def test_a_patch_may_stand_for_more_pixels(name, stride, size):
         assert_close(seen[0], torch.nn.functional.avg_pool2d(batch.tensor, 2))
 
 
-def test_a_config_of_another_stride_is_that_of_the_name():
+def test_a_config_of_another_stride_is_that_of_the_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     keys = source.keys("vit_small_patch16_dinov3@32")["MODEL"]
     assert keys["TIMM"] == {"NAME": "vit_small_patch16_dinov3", "STRIDE": 32}
     with pytest.raises(ConfigError, match="Give the weights of vit_small_patch16_224 with"):

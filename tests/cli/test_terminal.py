@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from argparse import Namespace
 
 import pytest
@@ -35,11 +34,11 @@ def test_lines_of_a_file_have_no_colours_and_no_dumps(place):
     assert done.output.splitlines()[-1] == f"next: d2kd predict {at / 'plain'} FOLDER_OF_PHOTOS"
 
 
-def in_terminal(*words):
+def in_terminal(python, *words):
     """What a terminal of 120 columns gets from the command."""
     terminal, its_end = pty.openpty()
     ends = dict.fromkeys(("stdin", "stdout", "stderr"), its_end)
-    command = [sys.executable, "-W", "ignore", "-m", "d2kd", *map(str, words)]
+    command = [python, "-W", "ignore", "-m", "d2kd", *map(str, words)]
     child = subprocess.Popen(command, env={**os.environ, "COLUMNS": "120"}, **ends)
     os.close(its_end)
     shown = b""
@@ -52,11 +51,11 @@ def in_terminal(*words):
     return shown.decode()
 
 
-def test_a_terminal_has_one_live_line_and_warnings(place, fresh_logging):
+def test_a_terminal_has_one_live_line_and_warnings(place, fresh_logging, warm_python):
     at, _ = place
     (at / "mine.py").write_text("import d2kd.testing\n")
-    shown = in_terminal("train", at / "base.yaml", "--import", at / "mine.py", "--output",
-                        at / "live")  # fmt: skip
+    shown = in_terminal(warm_python, "train", at / "base.yaml", "--import", at / "mine.py",
+                        "--output", at / "live")  # fmt: skip
     lines = shown.replace("\r\n", "\n").split("\n")
     live = [x for x in re.split(r"[\r\n]", shown) if "task 0." in x]
     assert "1/6 16 %" in live[0] and "6/6 100 %" in live[-1] and all(len(x) < 120 for x in live)

@@ -1,10 +1,12 @@
-"""Workers and threads follow the cores that a process may use; the config stays as it is."""
+"""Workers and threads follow the cores that a process may use; the config stays as it is.
+
+Two ranks that share them are in tests/engine/test_launch.py.
+"""
 
 import logging
 import os
-import subprocess
-import sys
 import warnings
+from multiprocessing import active_children
 
 import pytest
 import torch
@@ -18,7 +20,6 @@ from d2kd.cores import own_cores, share_cores, usable_cores
 from d2kd.data import loader_workers, register_custom_datasets
 from d2kd.engine.hooks.first_images import FirstImages
 from d2kd.robustness import load_plan, run_plan
-from tests.conftest import ROOT
 from tests.helpers import write_config
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binds to cores")
@@ -61,6 +62,7 @@ def test_a_training_with_its_evaluation(path, one_core, caplog):
     with caplog.at_level(logging.INFO, "d2kd.data.workers"):
         trainer = DistillationTrainer(cfg)
         trainer.train()
+        assert not active_children()
         DistillationTrainer.test(cfg, trainer.model)
     said = [r.getMessage() for r in caplog.records if r.name == "d2kd.data.workers"]
     assert said == [f"DATALOADER.NUM_WORKERS is {ASKED}: data loaders use 1, this process's part "
@@ -82,30 +84,6 @@ def test_robustness(path, tmp_path, one_core):
             "corruptions": {"names": ["contrast"], "severities": [1]}, "images": 2}  # fmt: skip
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
     run_plan(load_plan(str(tmp_path / "plan.yaml")))
-
-
-def test_two_ranks_share_workers_and_threads(path, tmp_path):
-    """As users start them; the import runs in every rank."""
-    (tmp_path / "mine.py").write_text(
-        "import os, pathlib, torch\nimport d2kd.testing\nfrom d2kd.cores import own_cores\n"
-        f"file = pathlib.Path({str(tmp_path)!r}, 'rank' + str(os.getpid()))\n"
-        "file.write_text(f'threads {torch.get_num_threads()} of {own_cores()}')\n"
-    )
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    env |= {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(path), "--import",
-               str(tmp_path / "mine.py"), "--num-gpus", "2", "TEST.EVAL_PERIOD", "0",
-               "DATASETS.TEST", "()"]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=180,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [x.read_text() for x in tmp_path.glob("rank*")] == ["threads 1 of 1"] * 2
-    assert "NUM_WORKERS is 3: data loaders use 1" in done.stdout
-    assert "This DataLoader will create" not in done.stderr
-    assert "NUM_WORKERS: 3" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("given", ["", "2"])

@@ -11,7 +11,7 @@ NOTEBOOK = ROOT / "docs" / "tutorials" / "own_data.ipynb"
 SMALL = {"IMAGES": 24, "STEPS": 2, "SIZE": 64}
 
 
-def test_every_cell_runs(tmp_path, monkeypatch):
+def test_every_cell_runs(tmp_path, monkeypatch, quick_starts):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     names: dict = {"__name__": "__main__"}

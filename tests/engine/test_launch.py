@@ -1,5 +1,6 @@
 """train_net.py as users start it: help, --import, two gloo ranks, torchrun, one-line errors."""
 
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -14,9 +15,9 @@ from tests.helpers import detector, write_config
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def start(*args, launcher=()):
+def start(*args, launcher=(), **environment):
     """One launch, to its end."""
-    return finish(begin(*args, launcher=launcher))
+    return finish(begin(*args, launcher=launcher, **environment))
 
 
 def finish(process):
@@ -25,13 +26,14 @@ def finish(process):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def begin(*args, launcher=()):
+def begin(*args, launcher=(), OMP_NUM_THREADS="1"):
     env = {
         **os.environ,
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": OMP_NUM_THREADS,
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": str(ROOT),
     }
+    env = {key: value for key, value in env.items() if value is not None}
     command = [
         sys.executable,
         *launcher,
@@ -56,15 +58,46 @@ def config(tmp_path, squares):
     return ["--config-file", path, "--import", register], distill
 
 
-@pytest.mark.parametrize("how", ["launch", "torchrun"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="two gloo ranks are for machines without GPU")
-def test_two_ranks(tmp_path, config, how):
-    extra = ["--num-gpus", "2"] if how == "launch" else []
-    done = start(*config[0], *extra, *config[1], launcher=TORCHRUN if how == "torchrun" else ())
+def check_two_ranks(done, folder):
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "world size: 2" in (tmp_path / "out" / "log.txt").read_text().lower()
-    saved = torch.load(tmp_path / "out" / "model_final.pth")
+    assert "world size: 2" in (folder / "out" / "log.txt").read_text().lower()
+    saved = torch.load(folder / "out" / "model_final.pth")
     assert saved["iteration"] == 2 and not any(k.startswith("module.") for k in saved["model"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two gloo ranks are for machines without GPU")
+def test_two_ranks_of_torchrun(tmp_path, config):
+    check_two_ranks(start(*config[0], *config[1], launcher=TORCHRUN), tmp_path)
+
+
+@pytest.fixture
+def two_cores():
+    """This process and what it starts may use two cores."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:2])
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two gloo ranks are for machines without GPU")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binds to cores")
+def test_two_ranks_share_workers_and_threads(tmp_path, config, two_cores):
+    """The import runs in every rank."""
+    with open(tmp_path / "mine.py", "a") as file:
+        file.write(
+            "import multiprocessing, os, pathlib, torch\nfrom d2kd.cores import own_cores\n"
+            f"file = pathlib.Path({str(tmp_path)!r}, 'rank' + str(os.getpid()))\n"
+            "file.write_text(f'threads {torch.get_num_threads()} of {own_cores()}, '"
+            "                f'workers by {multiprocessing.get_start_method()}')\n"
+        )
+    done = start(*config[0], "--num-gpus", "2", *config[1], "DATALOADER.NUM_WORKERS", 3,
+                 OMP_NUM_THREADS=None)  # fmt: skip
+    check_two_ranks(done, tmp_path)
+    found = [x.read_text() for x in tmp_path.glob("rank*")]
+    assert found == [f"threads 1 of 1, workers by {multiprocessing.get_start_method()}"] * 2
+    assert "NUM_WORKERS is 3: data loaders use 1" in done.stdout
+    assert "This DataLoader will create" not in done.stderr
+    assert "NUM_WORKERS: 3" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 def free_port():

@@ -52,8 +52,8 @@ print(json.dumps(digests(backwards=True)))
 """
 
 
-def test_images_are_the_same_in_another_process_and_order():
-    command = [sys.executable, "-W", "ignore", "-c", OTHER_PROCESS]
+def test_images_are_the_same_in_another_process_and_order(warm_python):
+    command = [warm_python, "-W", "ignore", "-c", OTHER_PROCESS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     here = digests()
     assert json.loads(done.stdout.splitlines()[-1]) == here

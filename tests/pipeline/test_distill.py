@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -224,7 +223,7 @@ def test_missing_weights_of_a_trunk_are_said_first(here):
     (signal.SIGINT, "0"),  # of a training in its last step
     (signal.SIGTERM, "1"),  # of one that has just begun
 ])  # fmt: skip
-def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number, code):
+def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, warm_python, number, code):
     """The stage gets the signal, and has all the time it needs to save."""
     Path("d2kd.py").write_text(SLOW.format(code))
     write_plan(plan(("teacher", "train OUTPUT_DIR out/a"), ("plain", "train OUTPUT_DIR out/b")))
@@ -234,7 +233,7 @@ def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number, code
     )
     path = f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)"
     Path("go.py").write_text("\n".join([heard, path, text]))
-    process = subprocess.Popen([sys.executable, "go.py"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([warm_python, "go.py"], stdout=subprocess.PIPE, text=True)
     while not Path("ready").exists():
         time.sleep(0.05)
         assert process.poll() is None
@@ -246,7 +245,7 @@ def test_a_signal_stops_the_stage_alone_and_says_how_to_go_on(here, number, code
     assert Path("out/finished.yaml").exists() == (code == "0")
 
 
-def test_a_dry_run_leaves_nothing(squares, tmp_path, monkeypatch):
+def test_a_dry_run_leaves_nothing(squares, tmp_path, monkeypatch, quick_starts):
     monkeypatch.chdir(tmp_path)
     for name in ("student.yaml", "teacher.yaml"):
         (tmp_path / name).write_text(SMALL.format(ROOT))

@@ -1,11 +1,7 @@
 """Plans on a real tiny detector: run, killed and resumed, reported; mistakes."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from d2kd.robustness import collect, load_plan, plan_of_runs, run_plan, write_re
 from d2kd.robustness.summary import summarize
 from tests.conftest import ROOT
 from tests.helpers import d2kd, write_config
+from tests.ranks import start_d2kd
 
 pytest.importorskip("imagecorruptions", reason="needs imagecorruptions-imaug")
 ATTACKS = {"epsilons": [4], "steps": 2, "images": 3}
@@ -115,18 +112,15 @@ def test_other_detectors(meta, squares, tmp_path):
 def test_a_killed_evaluation_goes_on(setting, tmp_path):
     corruptions = {"names": "weather", "severities": [1, 2, 3, 4, 5]}
     path = write_plan(setting, tmp_path / "killed", corruptions=corruptions)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     registers = tmp_path / "registers.py"
     registers.write_text("import d2kd.testing")
-    command = [sys.executable, "-W", "ignore", "-m", "d2kd", "robustness", path]
-    command += ["--import", str(registers)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
+    process = start_d2kd("robustness", path, "--import", registers)
     folder, limit = tmp_path / "killed" / "a", time.time() + 120
     while len(list(folder.glob("*.json"))) < 4 and time.time() < limit:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     kept = files(tmp_path / "killed")
     assert 4 <= len(kept) < 21
     (folder / "fog-3.json.tmp").write_text("{")  # what a kill while writing leaves
