@@ -147,7 +147,8 @@ def find(name, path):
     cfg.merge_from_file(path)
     cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED = "cpu", False
     cfg.MODEL.META_ARCHITECTURE = name
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NAME = "build_timm_fpn_backbone", "mobilenetv3_small_050"
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.TIMM.NAME = "mobilenetv3_small_050"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["c3", "c4", "c5"]
     cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.TOP_BLOCK = ["c3", "c4", "c5"], "p6p7"
     try:
