@@ -5,7 +5,7 @@ import errno
 import json
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ _MAX_NODES = 100_000  # values, each counted as often as aliases repeat it
 _MAX_SCALAR = 10_000  # characters
 
 
-Loader = type[yaml.SafeLoader]
+Loader = Callable[[str], yaml.SafeLoader]
 
 
 def read_yaml(path: Path, loader: Loader = yaml.SafeLoader) -> Any:
