@@ -62,7 +62,7 @@ def converted(name, model, tmp_path):
 @pytest.fixture(scope="module")
 def photograph():
     torch.manual_seed(3)
-    return (torch.rand(3, 224, 352) * 255).round()
+    return (torch.rand(3, 96, 160) * 255).round()
 
 
 @pytest.mark.parametrize("name", NAMES)
