@@ -16,10 +16,12 @@ from .config.validate import check_shares
 from .errors import ConfigError, anchor_keys, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
 from .heads.base import DENSE_FIELDS
+from .teachers.build_ahead import run_ahead
+from .teachers.build_teacher import build_teacher
 from .teachers.class_map import Named, build_class_maps, same_classes
 from .teachers.readers import check_indices
 from .teachers.stored import build_stored
-from .teachers.teacher import Teacher, build_teacher
+from .teachers.teacher import Teacher
 
 
 def student_config(cfg: CfgNode) -> CfgNode:
@@ -46,7 +48,8 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
     """
     check_options(cfg)
     student = construct(student_config(cfg))
-    teachers = [build_teacher(cfg, i) for i in range(len(cfg.DISTILL.TEACHER.CONFIG_FILES))]
+    count = len(cfg.DISTILL.TEACHER.CONFIG_FILES)
+    teachers = [run_ahead(build_teacher(cfg, i), cfg) for i in range(count)]
     stored = build_stored(cfg)
     read: List[Named] = [*teachers, *([stored] if stored else [])]
     class_maps = build_class_maps(cfg, read)

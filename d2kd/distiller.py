@@ -165,6 +165,12 @@ class Distiller(nn.Module):
                 self.teachers[index].add_regions(outputs[index], student, need)
         return outputs
 
+    def look_ahead(self, batched_inputs: List[dict]) -> None:
+        """Tell the teachers of a training batch that is to come; see `AheadTeacher`."""
+        for index, teacher in enumerate(self.teachers):
+            need = self._teacher_need(index)
+            teacher.look_ahead(batched_inputs, self.divisor, self.input_format, need)
+
     def ask(
         self, index: int, batched_inputs: List[dict], student: DetectorOutput, need: FrozenSet[str]
     ) -> DetectorOutput:

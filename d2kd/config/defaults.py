@@ -49,6 +49,10 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.TEACHER.SIZE = "student"  # of its images: student | own, resized to what it knows
     cfg.DISTILL.TEACHER.PRECISION = "fp32"  # fp32 | bf16 | fp16, of the teachers' forward
     cfg.DISTILL.TEACHER.CHANNELS_LAST = False  # the teachers' maps in NHWC memory order
+    cfg.DISTILL.TEACHER.AHEAD = 0  # batches that the teachers compute in advance (0: none)
+    cfg.DISTILL.TEACHER.DEVICE = ""  # where they do it ("": on that of MODEL.DEVICE)
+    cfg.DISTILL.TEACHER.THREADS = 0  # of a teacher's own process (0: as many as of the student's)
+    cfg.DISTILL.TEACHER.DEADLINE = 600.0  # seconds in which such a process computes a batch
     cfg.DISTILL.TEACHER.CACHE_DIR = ""  # folder for the teachers' outputs ("": no cache)
     cfg.DISTILL.TEACHER.CACHE_GB = 20.0  # GB (1e9 bytes) that the folder may take
     cfg.DISTILL.TEACHER.CHECK_IMAGES = 0  # test images to evaluate each teacher on before training

@@ -37,7 +37,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_lengths(values)
     _check_solver(values)
     check_group_norms(values)
-    _check_device(values["MODEL.DEVICE"])
+    for key in ("MODEL.DEVICE", "DISTILL.TEACHER.DEVICE"):
+        _check_device(values[key], key)
     check_output(values["OUTPUT_DIR"], "OUTPUT_DIR")
     for key in ("MODEL.WEIGHTS", "DISTILL.TEACHER.WEIGHTS"):
         for path in [values[key]] if isinstance(values[key], str) else values[key]:
@@ -153,13 +154,15 @@ def _refuse_ignored(values: Dict[str, Any]) -> None:
         )
 
 
-def _check_device(device: str) -> None:
+def _check_device(device: str, key: str) -> None:
+    if not device and key != "MODEL.DEVICE":
+        return
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise ConfigError(f"MODEL.DEVICE is {device!r}: give cpu, cuda or cuda:0.") from None
+        raise ConfigError(f"{key} is {device!r}: give cpu, cuda or cuda:0.") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {device!r}, but no GPU is found: set it to cpu.")
+        raise ConfigError(f"{key} is {device!r}, but no GPU is found: set it to cpu.")
 
 
 def check_shares(shares: Sequence[float], heads: Sequence[str]) -> List[float]:

@@ -4,7 +4,7 @@ import logging
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ContextManager, Dict, List, Optional
+from typing import Any, ContextManager, Dict, Iterable, List, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -22,6 +22,7 @@ from ..config.naming import naming_keys
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import build_train_loader
+from ..data.ahead import AheadLoader, Batch
 from ..distiller import Distiller
 from ..evaluation.classes import check_classes
 from ..evaluation.inputs import check_inputs
@@ -68,7 +69,7 @@ class DistillationTrainer(Builders):
                 scale_learning_rate(optimizer, model.heads.parameters(), cfg.DISTILL.LR_FACTOR)
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
-            data_loader = self.build_train_loader(cfg)
+            data_loader = self._shown_ahead(self.build_train_loader(cfg), model)
             check_classes(cfg, model)
             check_inputs(cfg)
         self._trainer = step_class(cfg)(wrap_ddp(model), data_loader, optimizer)
@@ -81,6 +82,13 @@ class DistillationTrainer(Builders):
         )
         with naming_keys(cfg, "any section"):
             self.register_hooks(self.build_hooks())
+
+    def _shown_ahead(self, loader: Iterable[Batch], model: nn.Module) -> Iterable[Batch]:
+        """The loader; where DISTILL.TEACHER.AHEAD is set, teachers see its batches in advance."""
+        depth = self.cfg.DISTILL.TEACHER.AHEAD
+        if not depth or not isinstance(model, Distiller):
+            return loader
+        return AheadLoader(loader, model.look_ahead, depth)
 
     @property
     def distiller(self) -> Optional[Distiller]:
@@ -114,6 +122,7 @@ class DistillationTrainer(Builders):
             self.metrics.begin_anew()
         if self.start_iter > 0:
             loader = build_train_loader(self.cfg, self.start_iter)
+            loader = self._shown_ahead(loader, self._unwrapped)
             self._trainer.reset_data_loader(lambda: loader)
             for hook in self._hooks:
                 if isinstance(hook, PeriodicCheckpointer):
@@ -141,7 +150,9 @@ class DistillationTrainer(Builders):
         before = [] if distiller is None else build_distillation_hooks(cfg)
         stock = adapt_stock_hooks(super().build_hooks(), cfg, self.evaluate, self.metrics, before)
         records = build_records(cfg, self._evaluated, self._unwrapped)
-        return [*before, resume, self.average, *stock, *records, StopOnSignal(resume)]
+        teachers = [] if distiller is None else distiller.teachers
+        stop = StopOnSignal(resume, lambda: next(filter(None, (t.lost() for t in teachers)), ""))
+        return [*before, resume, self.average, *stock, *records, stop]
 
     def evaluate(self) -> Dict[str, Any]:
         """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""
@@ -163,6 +174,8 @@ class DistillationTrainer(Builders):
         """The hooks' turn; a run that had no step left counts as many as one that had."""
         self.iter = min(self.iter, self.max_iter)
         super().after_train()
+        for teacher in self.distiller.teachers if self.distiller is not None else ():
+            teacher.close()
 
     def train(self) -> Optional[Dict[str, Any]]:
         """Train as stock does; on the CPU without TorchScript's profiler.

@@ -13,8 +13,8 @@ from ..config.keys import WITH_TEACHERS, flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
 from ..file_io import read_yaml
+from ..teachers.build_teacher import teacher_weights
 from ..teachers.own_size import short_side
-from ..teachers.teacher import teacher_weights
 
 _FAR = 1.5  # times larger or smaller
 _TOLERANCE = 0.5  # of 255 grey levels

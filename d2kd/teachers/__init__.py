@@ -1,6 +1,7 @@
+from .build_teacher import build_teacher
 from .cache import OutputCache
 from .store import TensorStore
-from .teacher import Teacher, build_teacher
+from .teacher import Teacher
 from .token_learner import TokenLearner
 
 __all__ = ["OutputCache", "Teacher", "TensorStore", "TokenLearner", "build_teacher"]

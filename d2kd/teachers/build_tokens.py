@@ -8,9 +8,9 @@ from torch import nn
 
 from ..data.catalog import dataset_num_classes
 from ..errors import ConfigError
+from .build_teacher import build_teacher
 from .class_map import known_pairs, match_classes
 from .classes import trained_classes
-from .teacher import build_teacher
 
 
 def build_token_learner(cfg: CfgNode) -> Dict[str, Any]:
@@ -44,6 +44,7 @@ def _check(cfg: CfgNode) -> None:
         "DISTILL.TEACHER.CONFIG_FILES": len(names) != 1 and "name one teacher",
         "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS and "name the teacher's with --teacher-weights",
         "DATASETS.TEST": cfg.DATASETS.TEST and "set it to (), tokens are not evaluated",
+        "DISTILL.TEACHER.AHEAD": cfg.DISTILL.TEACHER.AHEAD and "set it to 0, its losses are needed",
         "SOLVER.EMA.DECAY": cfg.SOLVER.EMA.DECAY and "set it to 0, tokens are not averaged",
     }
     for key, remedy in wrong.items():

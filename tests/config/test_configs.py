@@ -9,7 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 
-import d2kd.teachers.teacher
+import d2kd.teachers.build_teacher
 from d2kd import Distiller
 from d2kd.build import student_config
 from d2kd.config.defaults import get_d2kd_cfg
@@ -89,7 +89,7 @@ ABSTRACT = ("/schedules/", "Base-AnchorPoint", "Base-timm-ResNet", "Base-crowdhu
 def test_config_builds(path, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        d2kd.teachers.teacher, "load_detector", lambda *args: loaded.append(args[1])
+        d2kd.teachers.build_teacher, "load_detector", lambda *args: loaded.append(args[1])
     )
     monkeypatch.setitem(find._FILES, "timm", lambda name: f"{name}.safetensors")  # no download
     cfg = load(path)
@@ -120,7 +120,7 @@ STUDIES = sorted(
 
 @pytest.mark.parametrize("path", STUDIES)
 def test_every_row_of_a_study_builds(path, monkeypatch):
-    monkeypatch.setattr(d2kd.teachers.teacher, "load_detector", lambda *args: None)
+    monkeypatch.setattr(d2kd.teachers.build_teacher, "load_detector", lambda *args: None)
     study = load_study(path)
     teachers = {str(study.rows[row][0].folder): study.trained[row][0] for row in study.teachers}
     for words in study.trained.values():

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a training with a checkpoint and an exit code that schedulers know."""
+"""What ends a training early with a checkpoint: SIGTERM, SIGINT, and a teacher that is lost."""
 
 import logging
 import os
@@ -6,11 +6,12 @@ import signal
 import socket
 import threading
 import time
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ...errors import RunError
 from .exact_resume import ExactResume
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -23,12 +24,18 @@ class StopOnSignal(HookBase):
 
     That is 143 for SIGTERM and 130 for SIGINT. All ranks stop after the same step if one of them
     gets the signal. Another one more than a second later, or a step that does not end in 45
-    seconds, exits without a checkpoint. Put it behind all other hooks.
+    seconds, exits without a checkpoint. So do they stop, with an error, where a rank cannot go on.
+    Put it behind all other hooks.
     """
 
-    def __init__(self, resume: ExactResume) -> None:
-        """Set the hook that knows what else a checkpoint needs."""
-        self._resume, self._signal, self._since = resume, 0, 0.0
+    def __init__(self, resume: ExactResume, lost: Callable[[], str] = lambda: "") -> None:
+        """Set when to stop.
+
+        Args:
+            resume: knows what else a checkpoint needs.
+            lost: why this rank cannot go on; "" if it can.
+        """
+        self._resume, self._lost, self._signal, self._since = resume, lost, 0, 0.0
         self._previous: Dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -42,18 +49,24 @@ class StopOnSignal(HookBase):
         threading.Thread(target=_exit_late, args=(reader,), daemon=True).start()
 
     def after_step(self) -> None:
-        """Write the checkpoint and exit, if a rank has got a signal.
+        """Write the checkpoint and exit, if a rank has got a signal or cannot go on.
 
         Raises:
             SystemExit: with 128 + the signal's number.
+            RunError: a rank cannot go on.
         """
-        number = max(comm.all_gather(self._signal))
+        number, lost = map(max, zip(*comm.all_gather((self._signal, self._lost())), strict=True))
         done = self.trainer.iter + 1
-        if not number or done >= self.trainer.max_iter:
+        if not (number or lost) or done >= self.trainer.max_iter:
             return
         self._resume.gather()
         name = f"model_{self.trainer.iter:07d}"
         self.trainer.checkpointer.save(name, iteration=self.trainer.iter)
+        if not number:
+            raise RunError(
+                f"Stopped after {done} of {self.trainer.max_iter} iterations with the checkpoint "
+                f"{name}.pth, --resume goes on: {lost}."
+            )
         logging.getLogger(__name__).warning(
             "%s: stopped after %d of %d iterations with the checkpoint %s.pth; --resume goes on.",
             signal.Signals(number).name, done, self.trainer.max_iter, name,
