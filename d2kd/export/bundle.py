@@ -27,6 +27,8 @@ _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
     "DISTILL.TEACHER.CONFIG_FILES": (),
     "DISTILL.TEACHER.WEIGHTS": ("",),
     "DISTILL.TEACHER.CACHE_DIR": "",
+    "DISTILL.TEACHER.AHEAD": 0,
+    "DISTILL.TEACHER.DEVICE": "",
     "DISTILL.TEACHER.CHECK_AGAINST": "",
 }
 

@@ -4,6 +4,7 @@ Batches depend on SEED and the iteration alone and a teacher is frozen, so what 
 advance is what it would compute when it is asked.
 """
 
+import time
 from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Protocol, Tuple
 
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -89,11 +90,15 @@ class AheadTeacher(Teacher):
     def __call__(
         self, batched_inputs: List[dict], divisor: int, input_format: str, need: FrozenSet[str]
     ) -> DetectorOutput:
-        """See the base class; a batch is computed in advance once."""
-        number = batched_inputs[0].get(NUMBER, -1)
+        """See the base class; a batch is computed in advance once.
+
+        `teacher_wait` in the metrics is how long the student waited for it, s.
+        """
+        number, start = batched_inputs[0].get(NUMBER, -1), time.perf_counter()
         found = self._runner.take(number) if self._asked.pop(number, None) == need else None
         if found is None:
             return super().__call__(batched_inputs, divisor, input_format, need)
+        get_event_storage().put_scalar("teacher_wait", time.perf_counter() - start)
         for name, (value, hint) in found.scalars.items():
             get_event_storage().put_scalar(name, value, smoothing_hint=hint)
         found.output.adapter = self.adapter

@@ -1,131 +1,48 @@
-"""A teacher that computes the next batches in a process of its own."""
+"""A process with a teacher at the other end of a pipe."""
 
 import contextlib
 import copy
-import logging
 import multiprocessing
 import os
 import pickle
-import time
+import queue
+import threading
 import weakref
-from multiprocessing.connection import Connection, wait
-from typing import Any, Callable, Dict, Optional
+from multiprocessing.connection import Connection
+from typing import Any, Tuple
 
 import torch
-import torch.multiprocessing  # noqa: F401 - connections then carry tensors in shared memory
+import torch.multiprocessing  # noqa: F401 - pipes then carry tensors in shared memory
 
-from ..adapters.transport import map_tensors, packed
+from ..adapters.transport import packed
 from ..errors import ConfigError
-from .ahead import Answer, Request, answer
+from .ahead import Request, answer
 from .teacher import Teacher
 
-_SENT = 2  # requests in the pipe; more could fill it from both ends
-_GONE = (EOFError, OSError)  # ConnectionError too: what a pipe says whose other end has died
+Answers = queue.SimpleQueue[Any]  # of numbers and answers; at the end of an exception
 
 
-class ProcessRunner:
-    """A teacher in a process, with tensors in shared memory (between GPUs: CUDA IPC).
+class TeacherProcess:
+    """Answers requests in the order in which they come; tensors are in shared memory.
 
-    A process that dies or does not answer in time is replaced once; the second one that does leaves
-    the runner lost. The process ends by itself when this one is gone, however that happened.
+    It ends by itself when this object, or the process that has it, is gone. Signals to the group of
+    processes do not reach it.
     """
 
-    def __init__(
-        self, teacher: Teacher, device: torch.device, threads: int = 0, deadline: float = 600.0
-    ) -> None:
-        """Start nothing yet.
+    def __init__(self, teacher: Teacher, device: torch.device, threads: int) -> None:
+        """Start it.
 
         Args:
-            teacher: complete, of modules that can be pickled; as it is when the first batch comes.
-            device: where the process computes.
-            threads: PyTorch's in the process, 0 for as many as this process has.
-            deadline: seconds for one batch, the start of a process included.
-        """
-        self.lost = ""
-        self._teacher, self._device = teacher, device
-        self._threads, self._deadline = threads, deadline
-        self._waiting: Dict[int, Request] = {}
-        self._sent: Dict[int, Request] = {}
-        self._done: Dict[int, Answer] = {}
-        self._failed: Dict[int, Exception] = {}
-        self._connection: Optional[Connection] = None
-        self._since, self._starts = 0.0, 0
-        self._end: Callable[[], Any] = lambda: None
-
-    def submit(self, number: int, request: Request) -> None:
-        """See `Runner`."""
-        if not self.lost:
-            self._waiting[number] = request
-            self._exchange()
-
-    def take(self, number: int) -> Optional[Answer]:
-        """See `Runner`; raises what the teacher raised."""
-        while not self.lost and number not in self._done and number not in self._failed:
-            self._exchange(blocking=True)
-        if number in self._failed:
-            raise self._failed.pop(number)
-        return self._done.pop(number, None)
-
-    def close(self) -> None:
-        """See `Runner`."""
-        for held in (self._waiting, self._sent, self._done, self._failed):
-            held.clear()
-        self._end()
-
-    def _exchange(self, blocking: bool = False) -> None:
-        """Send what the pipe takes and receive what is there, or the next answer."""
-        try:
-            if self._connection is None:
-                self._start()
-            connection = self._connection
-            assert connection is not None
-            self._send(connection)
-            if blocking:
-                self._await(connection)
-            while connection.poll():
-                self._receive(*connection.recv())
-            self._send(connection)
-        except _GONE as error:
-            self._replace(error)
-
-    def _send(self, connection: Connection) -> None:
-        while self._waiting and len(self._sent) < _SENT:
-            number = next(iter(self._waiting))
-            self._since = self._since if self._sent else time.monotonic()
-            self._sent[number] = self._waiting.pop(number)
-            connection.send((number, self._sent[number]))
-
-    def _await(self, connection: Connection) -> None:
-        """Wait for an answer or an end.
+            teacher: of modules that can be pickled.
+            device: where it computes.
+            threads: PyTorch's.
 
         Raises:
-            TimeoutError: there is none in time.
+            ConfigError: the teacher cannot be pickled.
         """
-        left = self._since + self._deadline - time.monotonic()
-        if not wait([connection, self._process.sentinel], max(left, 0)):
-            raise TimeoutError(f"no answer in {self._deadline:.0f} s (DISTILL.TEACHER.DEADLINE)")
-        if not connection.poll():
-            raise EOFError
-
-    def _receive(self, number: int, found: Any) -> None:
-        del self._sent[number]
-        self._since = time.monotonic()
-        if isinstance(found, Exception):
-            self._failed[number] = found
-            return
-        there, here = self._device, self._teacher.adapter.device
-        if there != here:
-            output = map_tensors(found.output, lambda x: x.to(here, non_blocking=True))
-            found = found._replace(output=output)
-        self._done[number] = found
-
-    def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        self._connection, theirs = context.Pipe()
-        self._starts += 1
-        self._since = time.monotonic()
-        threads = self._threads or torch.get_num_threads()
-        args = theirs, _for_process(self._teacher), self._device, threads
+        self._pipe, theirs = context.Pipe()
+        args = theirs, _on_cpu(teacher), device, threads
         self._process = context.Process(target=_serve, args=args, daemon=True)
         try:
             self._process.start()
@@ -135,31 +52,49 @@ class ProcessRunner:
                 f"it to 0: {error}"
             ) from error
         theirs.close()
-        self._end = weakref.finalize(self, _end, self._connection, self._process)
+        self._answers: Answers = queue.SimpleQueue()
+        ends = self._pipe, self._answers
+        threading.Thread(target=_receive, args=ends, daemon=True).start()
+        self.end = weakref.finalize(self, _end, self._pipe, self._process)
 
-    def _replace(self, error: Exception) -> None:
-        """Start anew with what was sent and is not answered, or be lost."""
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return int(self._process.pid or 0)
+
+    def send(self, number: int, request: Request) -> None:
+        """Ask for something.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        self._pipe.send((number, request))
+
+    def receive(self, seconds: float) -> Tuple[int, Any]:
+        """A number and an `Answer`, or what was raised instead; waits no longer than `seconds`.
+
+        Raises:
+            queue.Empty: there is none yet.
+            EOFError, OSError: the process has ended.
+        """
+        found = self._answers.get(block=seconds > 0, timeout=seconds)
+        if isinstance(found, Exception):
+            self._answers.put(found)
+            raise found
+        number, content = found
+        return number, content
+
+    def how_it_ended(self) -> str:
+        """In words."""
         self._process.join(1)
         code = self._process.exitcode
-        self._end()
-        self._connection = None
-        reason = str(error) or (
-            f"it was ended by signal {-code}, perhaps for want of memory"
-            if code is not None and code < 0
-            else f"exit code {code}"
-        )
-        if self._starts > 1:
-            self.lost = f"the teacher's process has ended again: {reason}"
-            return
-        logging.getLogger(__name__).warning(
-            "The teacher's process is started again: %s. This happens once.", reason
-        )
-        self._waiting = {**self._sent, **self._waiting}
-        self._sent = {}
+        if code is not None and code < 0:
+            return f"it was ended by signal {-code}, perhaps for want of memory"
+        return f"it ended with exit code {code}"
 
 
-def _for_process(teacher: Teacher) -> Teacher:
-    """What is sent: on the CPU, whose memory the processes share."""
+def _on_cpu(teacher: Teacher) -> Teacher:
+    """The teacher, or a copy of it: processes share a CPU's memory."""
     if teacher.adapter.device.type == "cpu":
         return teacher
     sent = copy.deepcopy(teacher)
@@ -167,24 +102,30 @@ def _for_process(teacher: Teacher) -> Teacher:
     return sent
 
 
-def _end(connection: Connection, process: Any) -> None:
-    connection.close()
+def _receive(pipe: Connection, answers: Answers) -> None:
+    """In a thread: tensors are fetched from the process, which may hang."""
+    try:
+        while True:
+            answers.put(pipe.recv())
+    except Exception as error:  # noqa: BLE001 - raised by `TeacherProcess.receive`
+        answers.put(error if isinstance(error, OSError) else EOFError(str(error)))
+
+
+def _end(pipe: Connection, process: Any) -> None:
     process.kill()
     process.join()
+    pipe.close()
 
 
-def _serve(connection: Connection, teacher: Teacher, device: torch.device, threads: int) -> None:
-    """Answer requests until the other end is closed.
-
-    Signals to the group of processes are for those who train.
-    """
+def _serve(pipe: Connection, teacher: Teacher, device: torch.device, threads: int) -> None:
+    """Answer requests until the other end is closed."""
     os.setsid()
     torch.set_num_threads(threads)
     teacher.detector.to(device)
-    with contextlib.suppress(*_GONE):
+    with contextlib.suppress(EOFError, OSError):
         while True:
-            number, request = connection.recv()
-            connection.send((number, _answer(teacher, request)))
+            number, request = pipe.recv()
+            pipe.send((number, _answer(teacher, request)))
 
 
 def _answer(teacher: Teacher, request: Request) -> Any:
@@ -192,5 +133,5 @@ def _answer(teacher: Teacher, request: Request) -> Any:
     try:
         found = answer(teacher, request)
         return found._replace(output=packed(found.output))
-    except Exception as error:  # noqa: BLE001 - raised by `ProcessRunner.take`
+    except Exception as error:  # noqa: BLE001 - raised by the runner
         return error

@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 from .ahead import AheadTeacher
-from .ahead_process import ProcessRunner
+from .ahead_runner import ProcessRunner
 from .ahead_stream import StreamRunner
 from .teacher import Teacher
 

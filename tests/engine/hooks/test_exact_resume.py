@@ -29,7 +29,7 @@ CASES = {
     "DDOD": ("DDOD", ()),
     "Faster R-CNN, RoIKD": ("GeneralizedRCNN", ("RoIKD",)),
 }
-UNTIMED = ("time", "data_time", "eta_seconds", "rank_data_time")
+UNTIMED = ("time", "data_time", "eta_seconds", "rank_data_time", "teacher_wait")
 
 
 def options(case, folder):
