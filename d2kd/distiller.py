@@ -159,7 +159,7 @@ class Distiller(nn.Module):
         """What the heads read of each teacher, by its index."""
         outputs = {}
         for index in sorted({i for indices in self.teachers_of.values() for i in indices}):
-            need = self._teacher_need(index)
+            need = self.teacher_need(index)
             outputs[index] = self.ask(index, batched_inputs, student, need)
             if need & {"roi", "masks"}:
                 self.teachers[index].add_regions(outputs[index], student, need)
@@ -168,7 +168,7 @@ class Distiller(nn.Module):
     def look_ahead(self, batched_inputs: List[dict]) -> None:
         """Tell the teachers of a training batch that is to come; see `AheadTeacher`."""
         for index, teacher in enumerate(self.teachers):
-            need = self._teacher_need(index)
+            need = self.teacher_need(index)
             teacher.look_ahead(batched_inputs, self.divisor, self.input_format, need)
 
     def ask(
@@ -179,7 +179,8 @@ class Distiller(nn.Module):
             return self.stored(batched_inputs, student)
         return self.teachers[index](batched_inputs, self.divisor, self.input_format, need)
 
-    def _teacher_need(self, index: int) -> FrozenSet[str]:
+    def teacher_need(self, index: int) -> FrozenSet[str]:
+        """Fields that the heads read of a teacher; none of one that they do not read."""
         names = (name for name, indices in self.teachers_of.items() if index in indices)
         return frozenset().union(*(self.reads_of[name] for name in names))
 

@@ -47,13 +47,14 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.TEACHER.WEIGHTS = ("",)  # "": the model zoo's, or the config's MODEL.WEIGHTS
     cfg.DISTILL.TEACHER.CLASS_MAP = ()  # pairs (teacher's class, student's) of unlike names
     cfg.DISTILL.TEACHER.SIZE = "student"  # of its images: student | own, resized to what it knows
-    cfg.DISTILL.TEACHER.PRECISION = "fp32"  # fp32 | bf16 | fp16, of the teachers' forward
+    cfg.DISTILL.TEACHER.PRECISION = "fp32"  # fp32 | bf16 | fp16 | auto, of the teachers' forward
     cfg.DISTILL.TEACHER.CHANNELS_LAST = False  # the teachers' maps in NHWC memory order
     cfg.DISTILL.TEACHER.AHEAD = 0  # batches that the teachers compute in advance (0: none)
     cfg.DISTILL.TEACHER.DEVICE = ""  # where they do it ("": on that of MODEL.DEVICE)
     cfg.DISTILL.TEACHER.THREADS = 0  # of a teacher's own process (0: as many as of the student's)
     cfg.DISTILL.TEACHER.DEADLINE = 600.0  # seconds in which such a process computes a batch
     cfg.DISTILL.TEACHER.CACHE_DIR = ""  # folder for the teachers' outputs ("": no cache)
+    cfg.DISTILL.TEACHER.CACHE_BITS = 32  # 32 | 16, of its numbers; 16 rounds what heads see
     cfg.DISTILL.TEACHER.CACHE_GB = 20.0  # GB (1e9 bytes) that the folder may take
     cfg.DISTILL.TEACHER.CHECK_IMAGES = 0  # test images to evaluate each teacher on before training
     cfg.DISTILL.TEACHER.CHECK_MIN_AP = 0.0  # box AP (0 to 100) under which training does not start

@@ -90,6 +90,7 @@ def _conditions(cfg: CfgNode) -> Dict[str, bool]:
         "DATALOADER.REPEAT_": sampler == "RepeatFactorTrainingSampler",
         "DATALOADER.RANDOM_SUBSET_RATIO": sampler == "RandomSubsetTrainingSampler",
         "DISTILL.TEACHER.CACHE_GB": bool(teacher.CACHE_DIR),
+        "DISTILL.TEACHER.CACHE_BITS": bool(teacher.CACHE_DIR),
         "DISTILL.TEACHER.THREADS": teacher.AHEAD > 0,
         "DISTILL.TEACHER.DEADLINE": teacher.AHEAD > 0,
         "DISTILL.TEACHER.CHECK_MIN_AP": teacher.CHECK_IMAGES > 0,

@@ -18,6 +18,7 @@ from detectron2.utils.events import EventStorage
 from ..cores import usable_cores
 from ..data import register_custom_datasets
 from .hooks.build import build_distillation_hooks
+from .hooks.teacher_trial import TeacherTrial
 from .log_file import log_to
 from .trainer import DistillationTrainer
 
@@ -97,6 +98,8 @@ class Steps:
         self.hooks = [hook for hook in hooks if hook is not None]
         for hook in self.hooks:
             hook.trainer = trainer
+            if isinstance(hook, TeacherTrial):
+                hook.before_train()
 
     def __call__(self, steps: int = STEPS) -> None:
         """Train: data, losses, gradients, optimizer, and of the hooks those of a distillation."""

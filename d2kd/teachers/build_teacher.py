@@ -68,7 +68,7 @@ def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputC
     size = teacher.size or ""
     settings = f"{options.PRECISION} {options.CHANNELS_LAST} {formats} {size}{model.dump()}"
     store = TensorStore(Path(options.CACHE_DIR), int(options.CACHE_GB * 1e9))
-    return OutputCache(store, teacher.adapter, settings)
+    return OutputCache(store, teacher.adapter, settings, half=options.CACHE_BITS == 16)
 
 
 def teacher_weights(cfg: CfgNode, index: int) -> str:

@@ -45,6 +45,7 @@ def _check(cfg: CfgNode) -> None:
         "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS and "name the teacher's with --teacher-weights",
         "DATASETS.TEST": cfg.DATASETS.TEST and "set it to (), tokens are not evaluated",
         "DISTILL.TEACHER.AHEAD": cfg.DISTILL.TEACHER.AHEAD and "set it to 0, its losses are needed",
+        "DISTILL.TEACHER.PRECISION": cfg.DISTILL.TEACHER.PRECISION == "auto" and "choose one",
         "SOLVER.EMA.DECAY": cfg.SOLVER.EMA.DECAY and "set it to 0, tokens are not averaged",
     }
     for key, remedy in wrong.items():

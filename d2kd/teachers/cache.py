@@ -1,23 +1,19 @@
 """What a frozen teacher computed on an image, kept on disk and read again."""
 
 import hashlib
+import time
 from typing import Callable, FrozenSet, List
 
 import torch
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
-from torch.nn.utils.rnn import pad_sequence
 
 from ..adapters import DetectorAdapter, DetectorOutput
 from ..checkpoint.values import digest as digest_of
-from ..detectors import Predicted
-from .store import Tensors, TensorStore
+from .cache_clock import CacheClock
+from .cached_image import of_batch, of_image
+from .store import TensorStore
 
-_MAPS = ("features", "logits", "deltas", "quality", "valid")
-_TAPS = ("cls_taps", "reg_taps")
-_BOXES, _ROWS, _LABELS = "set boxes", "set probabilities", "set labels"
-_EXCLUSIVE = "set is exclusive"
-_SET = {_BOXES, _ROWS, _LABELS, _EXCLUSIVE}
 _FORMAT = "3"
 
 
@@ -33,16 +29,25 @@ class OutputCache:
     computed, from cached features.
     """
 
-    def __init__(self, store: TensorStore, adapter: DetectorAdapter, settings: str) -> None:
+    def __init__(
+        self, store: TensorStore, adapter: DetectorAdapter, settings: str, half: bool = False
+    ) -> None:
         """Cache the outputs of one teacher.
 
         Args:
             store: where.
             adapter: the teacher's, with its weights filled.
             settings: text of what the outputs depend on beside the weights.
+            half: keep maps in 16 bits. What is computed is rounded alike.
         """
-        self._store, self._adapter = store, adapter
+        self._store, self._adapter, self._half = store, adapter, half
         self._settings = [_FORMAT, torch.__version__, settings, digest_of(adapter.detector)]
+        self.depends_on(*["16 bits"] * half)
+        self.clock = CacheClock()
+
+    def depends_on(self, *settings: str) -> None:
+        """Tell more of what the outputs depend on."""
+        self._settings += settings
 
     def __call__(
         self,
@@ -64,22 +69,38 @@ class OutputCache:
         """
         if "rpn" in need:
             raise ValueError("RPN maps are not cached; leave DISTILL.TEACHER.CACHE_DIR empty.")
-        keys = self._keys(batched_inputs, images, need)
-        stored = [self._store.read(key) for key in keys]
-        known = []
-        for i, (key, tensors) in enumerate(zip(keys, stored, strict=True)):
+        keys = [""] * len(batched_inputs)
+        if not self.clock.off:
+            keys = self._keys(batched_inputs, images, need)
+        known, found = [], 0
+        for i, key in enumerate(keys):
+            start = time.perf_counter()
+            tensors = self._store.read(key) if key else None
+            is_read = tensors is not None
             if tensors is None:
                 image = ImageList(images.tensor[i : i + 1], [images.image_sizes[i]])
-                tensors = _of_image(run(image, need), need)
-                if all(torch.isfinite(x).all() for x in tensors.values()):
-                    self._store.write(key, tensors)
+                tensors = of_image(run(image, need), need, self._half)
+            self.clock.add(is_read, time.perf_counter() - start)
+            found += is_read
+            if key and not is_read and all(torch.isfinite(x).all() for x in tensors.values()):
+                self._store.write(key, tensors)
             known.append(tensors)
-        hits = 1 - stored.count(None) / len(stored)
+        hits = found / len(keys)
         get_event_storage().put_scalar("teacher_cache/hits", hits)
         if self._store.damaged:
             damaged = self._store.damaged
             get_event_storage().put_scalar("teacher_cache/damaged", damaged, smoothing_hint=False)
-        return self._assemble(known, images, need)
+        return of_batch(known, images, self._adapter, need, self._half)
+
+    def size_of(
+        self,
+        images: ImageList,
+        need: FrozenSet[str],
+        run: Callable[[ImageList, FrozenSet[str]], DetectorOutput],
+    ) -> int:
+        """Bytes that are stored of the first image of a batch."""
+        first = ImageList(images.tensor[:1], images.image_sizes[:1])
+        return sum(x.nbytes for x in of_image(run(first, need), need, self._half).values())
 
     def _keys(
         self, batched_inputs: List[dict], images: ImageList, need: FrozenSet[str]
@@ -93,48 +114,3 @@ class OutputCache:
             digest.update(x["image"].contiguous().cpu().numpy())
             keys.append(digest.hexdigest())
         return keys
-
-    def _assemble(
-        self, known: List[Tensors], images: ImageList, need: FrozenSet[str]
-    ) -> DetectorOutput:
-        out, device = DetectorOutput(images, self._adapter, {}), images.device
-        if "sets" in need:
-            padded = [pad_sequence([x[y] for x in known], True) for y in (_BOXES, _ROWS)]
-            boxes, rows = (x.to(device) for x in padded)
-            labels = None
-            if _LABELS in known[0]:
-                labels = pad_sequence([x[_LABELS] for x in known], True).to(device)
-            out.sets = Predicted(boxes, rows, bool(known[0][_EXCLUSIVE]), labels)
-        for name in sorted(known[0].keys() - _SET, key=_numbers):
-            field, stride, *block = name.split("/")
-            values, maps = [x[name] for x in known], getattr(out, field)
-            if field == "anchors":
-                maps[int(stride)] = Boxes(values[0].to(device))
-            elif block:
-                maps.setdefault(int(stride), []).append(torch.stack(values).to(device))
-            else:
-                maps[int(stride)] = torch.stack(values).to(device)
-        self._adapter.derive(out, need)
-        return out
-
-
-def _of_image(output: DetectorOutput, need: FrozenSet[str]) -> Tensors:
-    """What is stored of the one image, on the CPU: "field/stride" or "field/stride/block"."""
-    found = {f"{f}/{s}": x[0] for f in _MAPS for s, x in getattr(output, f).items()}
-    for field in _TAPS:
-        for stride, blocks in getattr(output, field).items():
-            found.update({f"{field}/{stride}/{i}": x[0] for i, x in enumerate(blocks)})
-    if "sets" in need:
-        sets = output.sets
-        found |= {_BOXES: sets.boxes[0], _ROWS: sets.probabilities[0]}
-        found[_EXCLUSIVE] = torch.tensor(sets.exclusive)
-        found |= {} if sets.labels is None else {_LABELS: sets.labels[0]}
-    if not need & {"features", "roi", "masks"}:
-        found = {name: x for name, x in found.items() if not name.startswith("features/")}
-    found.update({f"anchors/{stride}": x.tensor for stride, x in output.anchors.items()})
-    return {name: x.cpu().contiguous().clone() for name, x in found.items()}
-
-
-def _numbers(name: str) -> List[int]:
-    """Stride and block: levels in order, as a detector gives them."""
-    return [int(x) for x in name.split("/")[1:]]

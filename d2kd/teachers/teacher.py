@@ -12,7 +12,7 @@ from ..adapters.sets import usable
 from ..errors import check_choice
 from .cache import OutputCache
 
-_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": None}
 
 
 class Teacher:
@@ -35,7 +35,8 @@ class Teacher:
         Args:
             detector: any detector with an adapter; changed in place.
             input_format: channel order that it was trained on, "BGR" or "RGB".
-            precision: "fp32", "bf16" or "fp16", of its forward (autocast).
+            precision: "fp32", "bf16" or "fp16", of its forward (autocast); "auto" is fp32 until it
+                is settled, see `d2kd.teachers.precision`.
             channels_last: keep maps as (N, H, W, C) in memory, which many convolutions are faster
                 on. Shapes stay, numbers differ by rounding.
             cache: outputs that are already known.
@@ -45,15 +46,15 @@ class Teacher:
         """
         check_choice(precision, _PRECISIONS, "DISTILL.TEACHER.PRECISION")
         self.detector = detector.eval().requires_grad_(False)
-        if channels_last:
-            self.detector.to(memory_format=torch.channels_last)
+        self.undecided = precision == "auto"
+        self._channels_last = channels_last
         self.adapter = build_adapter(detector)
         self.input_format = input_format
         self.cache = cache
         self.weights = ""  # the file or address that it was filled from
         self.size: Optional[Tuple[int, int]] = None  # short and long side (px) other than given
         self.classes: List[str] = []  # names, in order; none if they are not known
-        self._dtype = _PRECISIONS[precision]
+        self.set_precision("fp32" if self.undecided else precision)
 
     @torch.no_grad()
     def __call__(
@@ -104,6 +105,20 @@ class Teacher:
         self, batched_inputs: List[dict], divisor: int, input_format: str, need: FrozenSet[str]
     ) -> None:
         """Told of a batch that it will be called with; see `AheadTeacher`."""
+
+    def set_precision(self, precision: str) -> None:
+        """Compute so; where "auto" may choose, bf16 goes with maps in NHWC order."""
+        self.precision, self._dtype = precision, _PRECISIONS[precision]
+        last = self._channels_last or (self.undecided and precision == "bf16")
+        order = torch.channels_last if last else torch.contiguous_format
+        self.detector.to(memory_format=order)
+
+    def settle(self, precision: str) -> None:
+        """Compute so from now on, where that was undecided."""
+        self.set_precision(precision)
+        self.undecided = False
+        if self.cache is not None:
+            self.cache.depends_on(precision)
 
     def lost(self) -> str:
         """Why a run cannot go on with it; "" if it can."""

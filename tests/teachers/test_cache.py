@@ -1,6 +1,8 @@
 """The teacher cache: equal losses, hits by content alone, bounds, broken files, bad options."""
 
+import random
 import shutil
+import time
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
 from d2kd.teachers.cache import OutputCache
+from d2kd.teachers.cache_clock import CacheClock
+from d2kd.teachers.cache_estimate import CacheEstimate, estimate_cache
+from d2kd.teachers.cached_image import _rounded
 from d2kd.teachers.store import TensorStore
 from d2kd.testing import make_batch
 from tests.helpers import detector, distill, pair, write_config
@@ -191,3 +196,91 @@ def test_from_a_config(tmp_path, squares):
     cfg.DISTILL.TEACHER.CACHE_GB = 0.0
     with pytest.raises(ValueError, match=r"CACHE_GB is 0.0: it must be above 0"):
         DistillationTrainer(cfg)
+
+
+def test_16_bits_give_the_same_values_read_or_computed(tmp_path):
+    """Half the bytes; rounded by no more than half an ulp of float16."""
+    _, model = pair("GFL", ("LD", "CWD"))
+    teacher, batch = model.teachers[0], make_batch()
+    need = frozenset({"features", "logits", "deltas", "anchors"})
+    exact = teacher(batch, model.divisor, "BGR", need)
+    sizes, outputs = [], []
+    for name, half in (("full", False), ("half", True)):
+        store = TensorStore(tmp_path / name, 10**9)
+        teacher.cache = OutputCache(store, teacher.adapter, "test", half=half)
+        outputs = [teacher(batch, model.divisor, "BGR", need) for _ in range(2)]
+        sizes.append(store.size)
+    assert sizes[1] < 0.65 * sizes[0]  # anchors and masks of cells stay
+    for field in ("features", "logits", "deltas"):
+        for stride, x in getattr(exact, field).items():
+            computed, read = (getattr(output, field)[stride] for output in outputs)
+            assert_close(read, computed, rtol=0, atol=0)
+            assert computed.dtype == torch.float32 and not torch.equal(computed, x)
+            assert_close(computed, x, rtol=2**-11 + 1e-4, atol=1e-6)
+
+
+def test_16_bits_of_large_numbers_are_finite():
+    x = {"features/8": torch.tensor([[[1e5, 2.0]]])}
+    assert _rounded(x["features/8"]).dtype == torch.bfloat16
+    assert _rounded(torch.ones(3)).dtype == torch.float16
+    assert _rounded(torch.ones(3, dtype=torch.bool)).dtype == torch.bool
+
+
+def test_a_slow_disk_switches_the_cache_off(tmp_path, caplog):
+    """Losses are the same before and behind, and nothing is read or written any more."""
+    _, model = pair("RetinaNet", ("PKD", "BCKD"))
+    batch = make_batch()
+    cached(model, tmp_path)
+    cache = model.teachers[0].cache
+    cache.clock = CacheClock(count=2)
+    expected = losses_of(model, batch)  # two images computed
+    read = cache._store.read
+
+    def slow(key):
+        time.sleep(0.5)
+        return read(key)
+
+    cache._store.read = slow
+    assert_close(losses_of(model, batch), expected, rtol=0, atol=0)
+    assert cache.clock.off and "nothing is read or stored any more" in caplog.text
+    cache._store.read = cache._store.write = None
+    assert_close(losses_of(model, batch), expected, rtol=0, atol=0)
+
+
+def test_a_quick_disk_leaves_it_on():
+    clock = CacheClock(count=2)
+    for read, seconds in ((False, 1.0), (True, 0.5)) * 5:
+        clock.add(read, seconds)
+    assert not clock.off
+
+
+def simulated(estimate, seed=0):
+    """Hits and versions per image of images that are drawn in epochs, by chance."""
+    rng, known, hits, draws = random.Random(seed), set(), 0, 0
+    for _ in range(round(estimate.draws)):
+        for image in range(estimate.images):
+            key = image, rng.randrange(int(estimate.versions))
+            hits, draws = hits + (key in known), draws + 1
+            known.add(key)
+    return hits / draws, len(known) / estimate.images
+
+
+@pytest.mark.parametrize(("versions", "draws"), [(1, 1), (1, 8), (2, 3), (6, 12), (64, 5)])
+def test_the_estimate_is_what_happens(versions, draws):
+    estimate = CacheEstimate(1e6, 300, versions, draws)
+    hits, stored = simulated(estimate)
+    assert estimate.hits == pytest.approx(hits, abs=0.02)
+    assert estimate.stored == pytest.approx(stored, rel=0.03)
+    assert estimate.size == pytest.approx(3e8 * estimate.stored)
+
+
+def test_the_estimate_of_a_config(tmp_path, squares, caplog):
+    cfg = get_d2kd_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH = (64, 96), 60, 4
+    assert estimate_cache(cfg, 24, 5.0) == CacheEstimate(5.0, 24, 4, 10.0)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.RANDOM_FLIP = "range", "none"
+    assert estimate_cache(cfg, 24, 5.0).versions == 33
+    cfg.INPUT.CROP.ENABLED = True
+    estimate = estimate_cache(cfg, 24, 5.0)
+    assert estimate.hits == 0 and estimate.size == 5.0 * 240
+    assert "at most 0% of its images" in estimate.text(1e9)

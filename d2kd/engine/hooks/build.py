@@ -20,6 +20,7 @@ from .recorded_eval import RecordedEval
 from .run_record import RunRecord
 from .schedule import DistillationSchedule
 from .teacher_check import TeacherCheck
+from .teacher_trial import TeacherTrial
 
 
 def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
@@ -27,11 +28,14 @@ def build_distillation_hooks(cfg: CfgNode) -> List[Optional[HookBase]]:
     distill, balance = cfg.DISTILL, cfg.DISTILL.BALANCE
     balanced = [balance.SHARES, distill.HEADS, balance.STEPS, cfg.OUTPUT_DIR, balance.PERIOD,
                 balance.BAND]  # fmt: skip
+    teacher = distill.TEACHER
+    tried = teacher.PRECISION == "auto" or bool(teacher.CACHE_DIR)
     return [
+        TeacherTrial(cfg) if tried else None,
         DistillationSchedule(*distill.SCHEDULE),
         GradientBalance(*balanced) if balance.SHARES else None,
         None if distill.COMPILE else GradientShare(distill.GRADIENT_PERIOD),
-        TeacherCheck(cfg) if distill.TEACHER.CHECK_IMAGES > 0 else None,
+        TeacherCheck(cfg) if teacher.CHECK_IMAGES > 0 else None,
         _pictures(cfg) if distill.PICTURES.PERIOD > 0 else None,
         LossWatch(),
         HeadMeasures(_period(cfg)),
@@ -82,7 +86,7 @@ def build_records(cfg: CfgNode, evaluated: nn.Module, model: nn.Module) -> List[
     if not comm.is_main_process():
         return []
     best, folder = cfg.SOLVER.BEST_METRIC, cfg.OUTPUT_DIR
-    teachers = [teacher.weights for teacher in getattr(model, "teachers", [])]
+    teachers = getattr(model, "teachers", [])
     return [
         BestStudent(cfg.TEST.EVAL_PERIOD, best, evaluated, folder) if best else None,
         RunRecord(cfg, teachers),

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Sequence
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
+from ...teachers import Teacher
 from ..changes import files_of, inputs_of, read_record, recorded_inputs
 from ..compare import Inputs, find_changes
 from ..provenance import describe_run, write_json, write_results
@@ -25,15 +26,17 @@ class RunRecord(HookBase):
     It is registered on the first rank alone, behind `EvalHook`.
     """
 
-    def __init__(self, cfg: CfgNode, teachers: Sequence[str] = ()) -> None:
-        """Set the config, and the checkpoints of teachers."""
+    def __init__(self, cfg: CfgNode, teachers: Sequence[Teacher] = ()) -> None:
+        """Set the config, and the teachers, of whom checkpoint and precision are recorded."""
         self.cfg, self._teachers = cfg, teachers
         self._run: Record = {}
 
     def before_train(self) -> None:
         """Write the record, or add to it."""
         start = self.trainer.start_iter
-        self._run = describe_run(self.cfg, [*files_of(self.cfg), *self._teachers])
+        weights = [teacher.weights for teacher in self._teachers]
+        self._run = describe_run(self.cfg, [*files_of(self.cfg), *weights])
+        self._run["teacher_precision"] = [teacher.precision for teacher in self._teachers]
         self._run["first_iteration"] = start
         folder, inputs = Path(self.cfg.OUTPUT_DIR), inputs_of(self.cfg, self._run)
         record = read_record(folder) if start > 0 else {}
