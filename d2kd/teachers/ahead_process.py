@@ -40,17 +40,18 @@ class TeacherProcess:
         Raises:
             ConfigError: the teacher cannot be pickled.
         """
-        context = multiprocessing.get_context("forkserver")
-        self._pipe, theirs = context.Pipe()
-        args = theirs, _on_cpu(teacher), device, threads
-        self._process = context.Process(target=_serve, args=args, daemon=True)
         try:
-            self._process.start()
+            content = pickle.dumps(_on_cpu(teacher))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
                 "DISTILL.TEACHER.AHEAD: this teacher cannot be sent to a process of its own, set "
                 f"it to 0: {error}"
             ) from error
+        context = multiprocessing.get_context("forkserver")
+        self._pipe, theirs = context.Pipe()
+        args = theirs, content, device, threads
+        self._process = context.Process(target=_serve, args=args, daemon=True)
+        self._process.start()
         theirs.close()
         self._answers: Answers = queue.SimpleQueue()
         ends = self._pipe, self._answers
@@ -94,7 +95,7 @@ class TeacherProcess:
 
 
 def _on_cpu(teacher: Teacher) -> Teacher:
-    """The teacher, or a copy of it: processes share a CPU's memory."""
+    """The teacher, or a copy of it."""
     if teacher.adapter.device.type == "cpu":
         return teacher
     sent = copy.deepcopy(teacher)
@@ -117,10 +118,14 @@ def _end(pipe: Connection, process: Any) -> None:
     pipe.close()
 
 
-def _serve(pipe: Connection, teacher: Teacher, device: torch.device, threads: int) -> None:
-    """Answer requests until the other end is closed."""
+def _serve(pipe: Connection, content: bytes, device: torch.device, threads: int) -> None:
+    """Answer requests until the other end is closed.
+
+    Weights come by value: as shared memory each tensor would take a file descriptor.
+    """
     os.setsid()
     torch.set_num_threads(threads)
+    teacher: Teacher = pickle.loads(content)
     teacher.detector.to(device)
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -1,8 +1,11 @@
 """Teachers that compute in advance, from a config."""
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 
+from ..cores import own_cores
 from ..errors import ConfigError
 from .ahead import AheadTeacher
 from .ahead_runner import ProcessRunner
@@ -35,5 +38,19 @@ def run_ahead(teacher: Teacher, cfg: CfgNode) -> Teacher:
             "DISTILL.TEACHER.AHEAD has the teacher in a process of its own, which DISTILL.COMPILE "
             "does not reach: set one of them off."
         )
+    if own.type == device.type == "cpu":
+        _say_shared_cores(options.THREADS)
     runner = ProcessRunner(teacher, own, options.THREADS, options.DEADLINE)
     return AheadTeacher(teacher, runner)
+
+
+def _say_shared_cores(threads: int) -> None:
+    """Warn where student and teacher together have more threads than there are cores."""
+    student, cores = torch.get_num_threads(), own_cores()
+    teacher = threads or student
+    if student + teacher > cores:
+        logging.getLogger(__name__).warning(
+            "DISTILL.TEACHER.AHEAD: the student has %d threads and the teacher %d, on %d cores, "
+            "which slows both down. Set OMP_NUM_THREADS=%d, or DISTILL.TEACHER.AHEAD 0.",
+            student, teacher, cores, max(1, cores // 2),
+        )  # fmt: skip

@@ -11,19 +11,20 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch.testing import assert_close
 
-from d2kd import DistillationTrainer
+from d2kd import DistillationTrainer, Teacher
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.config.validate import check_config
 from d2kd.data import register_custom_datasets
 from d2kd.distiller import Distiller
 from d2kd.errors import ConfigError, RunError
+from d2kd.teachers import build_ahead
 from d2kd.teachers.ahead import AheadTeacher
 from d2kd.teachers.ahead_runner import ProcessRunner
 from d2kd.teachers.ahead_stream import StreamRunner
 from d2kd.testing import make_batch
 from tests.engine.hooks.test_exact_resume import CASES, Interruption, config, result, train
-from tests.helpers import clone, pair
+from tests.helpers import clone, detector, pair
 from tests.ranks import start_training, two_ranks
 
 HEADS = [name for name, case in CASES.items() if case[1]]
@@ -229,6 +230,20 @@ def test_what_the_teacher_raises_is_raised():
     other.teachers[0].close()
 
 
+def test_a_teacher_of_many_tensors():
+    """More than file descriptors that can be passed at once."""
+    teacher = Teacher(detector("FCOS"))
+    teacher.detector.many = torch.nn.ParameterList([torch.zeros(1) for _ in range(600)])
+    other = AheadTeacher(teacher, ProcessRunner(teacher, CPU))
+    batch = make_batch()
+    batch[0]["batch number"] = 1
+    arguments = batch, 64, "BGR", frozenset({"features"})
+    other.look_ahead(*arguments)
+    found = other(*arguments).features
+    assert_close(found, teacher(*arguments).features, rtol=0, atol=0)
+    other.close()
+
+
 def test_a_teacher_that_cannot_be_sent():
     _, model = pair("GFL", ("PKD",))
     model.teachers[0].detector.hidden = lambda: None
@@ -253,6 +268,17 @@ def test_refused(tmp_path, squares, keys, message):
     with pytest.raises(ConfigError, match=message):
         check_config(cfg)
         Distiller(cfg)
+
+
+@pytest.mark.parametrize("threads", [1, 10_000])
+def test_more_threads_than_cores_are_said(tmp_path, squares, threads, caplog, monkeypatch):
+    monkeypatch.setattr(build_ahead, "own_cores", lambda: 2)
+    cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, "out", DISTILL__TEACHER__AHEAD=1)
+    cfg.DISTILL.TEACHER.THREADS = threads
+    caplog.set_level("WARNING", "d2kd")
+    Distiller(cfg)
+    said = [x.message for x in caplog.records if "which slows both down" in x.message]
+    assert len(said) == (threads > 1)
 
 
 def test_compiled_teachers_are_refused(tmp_path, squares):
