@@ -24,6 +24,7 @@ from d2kd.teachers.ahead_runner import ProcessRunner
 from d2kd.teachers.ahead_stream import StreamRunner
 from d2kd.testing import make_batch
 from tests.engine.hooks.test_exact_resume import CASES, Interruption, config, result, train
+from tests.faults.conftest import FULL
 from tests.helpers import clone, detector, pair
 from tests.ranks import start_training, two_ranks
 
@@ -52,7 +53,7 @@ def test_the_same_bits(tmp_path, squares, case):
     assert waits(tmp_path / "ahead") and not waits(tmp_path / "own")
 
 
-def everything(folder, squares, out, ahead, steps=10):
+def everything(folder, squares, out, ahead, steps=200 if FULL else 10):
     """A run with workers, augmentation, unlabelled images, held shares and a cache."""
     case = "RetinaNet, PKD and BCKD"
     cfg = config(case, folder, squares, out, SOLVER__MAX_ITER=steps, DATALOADER__NUM_WORKERS=1)
@@ -69,8 +70,9 @@ def everything(folder, squares, out, ahead, steps=10):
 def test_with_everything_and_resumed(tmp_path, squares):
     """Four in advance, one, none; a run with four goes on with one, and ends without."""
     train(everything(tmp_path, squares, "own", 0))
-    train(everything(tmp_path, squares, "ahead", 4))
-    same(tmp_path / "own", tmp_path / "ahead")
+    for ahead in (1, 4):
+        train(everything(tmp_path, squares, f"ahead{ahead}", ahead))
+        same(tmp_path / "own", tmp_path / f"ahead{ahead}")
     for ahead, stop in ((4, 3), (1, 7)):
         with pytest.raises(Interruption):
             train(everything(tmp_path, squares, "parts", ahead), stop, resume=stop > 3)
