@@ -1,6 +1,7 @@
 """Detectors of transformers: what they see and say here is what they see and say there."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("transformers")
 
+from d2kd import Teacher  # noqa: E402
 from d2kd.adapters import build_adapter  # noqa: E402
 from d2kd.checkpoint import load_detector  # noqa: E402
 from d2kd.config.defaults import get_d2kd_cfg  # noqa: E402
@@ -66,6 +68,19 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def test_it_can_be_sent_to_a_process_of_its_own(pair):
+    teacher, pixels = Teacher(pair[3]), torch.from_numpy(photograph(96, 128))
+    images = [{"image": pixels.permute(2, 0, 1)}]
+    teacher(images, 32, "RGB", FEATURES)
+    if pair[0] in ("LwDetr", "RfDetr"):  # the library hooks a local function into them
+        with pytest.raises(AttributeError, match="output_captur"):
+            pickle.dumps(teacher)
+        return
+    sent = pickle.loads(pickle.dumps(teacher))
+    ours, theirs = (x(images, 32, "RGB", FEATURES).features for x in (teacher, sent))
+    assert_close(theirs, ours, rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import time
 
@@ -244,6 +245,17 @@ def test_a_teacher_of_many_tensors():
     found = other(*arguments).features
     assert_close(found, teacher(*arguments).features, rtol=0, atol=0)
     other.close()
+
+
+@pytest.mark.parametrize(
+    "meta",
+    ["RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"],
+)
+def test_every_detector_can_be_sent(meta):
+    teacher, batch = Teacher(detector(meta)), make_batch()
+    sent = pickle.loads(pickle.dumps(teacher))
+    ours, theirs = (x(batch, 64, "BGR", frozenset({"features"})).features for x in (teacher, sent))
+    assert_close(theirs, ours, rtol=0, atol=0)
 
 
 def test_a_teacher_that_cannot_be_sent():
