@@ -1,6 +1,7 @@
 """Every config builds, without its weights; plain ones are what stock tools expect."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from detectron2.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 
-import d2kd.teachers.build_teacher
 from d2kd import Distiller
 from d2kd.build import student_config
 from d2kd.config.defaults import get_d2kd_cfg
@@ -23,6 +23,7 @@ from d2kd.study import load_study
 from tests.tiny_transformers import save
 
 ROOT = Path(__file__).resolve().parents[2]
+TEACHERS = import_module("d2kd.teachers.build_teacher")  # the function has its name
 FOLDERS = (ROOT / "configs", ROOT / "studies" / "configs")
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for x in FOLDERS for p in x.rglob("*.yaml"))
 DISTILLED = [p for p in CONFIGS if 'META_ARCHITECTURE: "Distiller"' in (ROOT / p).read_text()]
@@ -88,9 +89,7 @@ ABSTRACT = ("/schedules/", "Base-AnchorPoint", "Base-timm-ResNet", "Base-crowdhu
 @pytest.mark.parametrize("path", [p for p in CONFIGS if not any(w in p for w in ABSTRACT)])
 def test_config_builds(path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(
-        d2kd.teachers.build_teacher, "load_detector", lambda *args: loaded.append(args[1])
-    )
+    monkeypatch.setattr(TEACHERS, "load_detector", lambda *args: loaded.append(args[1]))
     monkeypatch.setitem(find._FILES, "timm", lambda name: f"{name}.safetensors")  # no download
     cfg = load(path)
     model = build_model(cfg)
@@ -120,7 +119,7 @@ STUDIES = sorted(
 
 @pytest.mark.parametrize("path", STUDIES)
 def test_every_row_of_a_study_builds(path, monkeypatch):
-    monkeypatch.setattr(d2kd.teachers.build_teacher, "load_detector", lambda *args: None)
+    monkeypatch.setattr(TEACHERS, "load_detector", lambda *args: None)
     study = load_study(path)
     teachers = {str(study.rows[row][0].folder): study.trained[row][0] for row in study.teachers}
     for words in study.trained.values():
