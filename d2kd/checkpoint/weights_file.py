@@ -40,9 +40,20 @@ def read_weights(filename: str) -> Dict[str, Any]:
         FileNotFoundError: no such file.
         ConfigError: unreadable, damaged, or it holds other things than arrays and containers.
     """
+    data = read_stored(filename)
+    if is_safetensors(filename):
+        return {"model": {k: _to_float(v) for k, v in data["model"].items()}}
+    return data
+
+
+def read_stored(filename: str) -> Dict[str, Any]:
+    """What is in a file, with its weights under "model", in the types that it has.
+
+    Errors: see `read_weights`.
+    """
     data = read_file(filename)
     if is_safetensors(filename):
-        return {"model": {k: _to_float(v) for k, v in data.items()}}
+        return {"model": data}
     return _with_model(data, filename.endswith(".pkl"))
 
 

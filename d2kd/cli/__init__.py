@@ -5,6 +5,7 @@ errors wait for neither PyTorch nor Detectron2.
 """
 
 from .base import main
+from .compare import compare
 from .completion import completion
 from .config import show_config
 from .convert import convert
@@ -31,6 +32,7 @@ for _command in (
     convert,
     export,
     report,
+    compare,
     study,
     robustness,
     maps,

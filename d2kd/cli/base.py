@@ -28,7 +28,7 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            _end(error)
+            end(error)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         near = difflib.get_close_matches(args[0], self.commands, n=1)
@@ -40,7 +40,7 @@ class _Group(click.Group):
         return list(self.commands)
 
 
-def _end(error: Exception) -> NoReturn:
+def end(error: Exception) -> NoReturn:
     """End the process with one line; with D2KD_TRACEBACK set, the error passes."""
     from ..engine.launch import one_line_errors
 

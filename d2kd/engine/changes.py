@@ -76,7 +76,7 @@ def inputs_of(cfg: CfgNode, run: Dict[str, Any] | None = None) -> Inputs:
         for keys in teachers
     ]
     found |= {"config": dict(flatten(cfg)), "teachers' weights": files}
-    return _as_json(found)
+    return as_json(found)
 
 
 def files_of(cfg: CfgNode) -> List[str]:
@@ -147,9 +147,10 @@ def _scaled(path: Path, ranks: int) -> Dict[str, Any]:
         raise ConfigError(
             f"{path} is not what a run writes there: put it back, or delete it."
         ) from None
-    return _as_json(dict(flatten(cfg)))
+    return as_json(dict(flatten(cfg)))
 
 
-def _as_json(value: Dict[str, Any]) -> Dict[str, Any]:
+def as_json(value: Dict[str, Any]) -> Dict[str, Any]:
+    """A copy as a json file gives it back, with lists for tuples."""
     read: Dict[str, Any] = json.loads(json.dumps(value, default=str))
     return read

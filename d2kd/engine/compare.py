@@ -53,6 +53,11 @@ def find_changes(before: Inputs, now: Inputs) -> List[Change]:
     return changes
 
 
+def key_changes(before: Dict[str, Any], now: Dict[str, Any]) -> List[Change]:
+    """Differences of the keys of two whole configs as json has them; files and data by name."""
+    return list(_of_keys(before, now, "", ()))
+
+
 def refuse_changes(changes: Sequence[Change], anyway: bool) -> None:
     """Stop before a run goes on with something else than it began with.
 
@@ -73,10 +78,12 @@ def refuse_changes(changes: Sequence[Change], anyway: bool) -> None:
         )
 
 
-def _of_keys(old: Dict[str, Any], new: Dict[str, Any], prefix: str) -> Iterator[Change]:
+def _of_keys(
+    old: Dict[str, Any], new: Dict[str, Any], prefix: str, left_out: Sequence[str] = _BY_CONTENT
+) -> Iterator[Change]:
     old = {**dict(flatten(get_d2kd_cfg())), **old} if old else {}
     for key in new:
-        if key in _BY_CONTENT or key not in old or _same(old[key], new[key]):
+        if key in left_out or key not in old or _same(old[key], new[key]):
             continue
         longer = key == "SOLVER.MAX_ITER" and new[key] > old[key]
         yield Change(prefix + key, old[key], new[key], longer or key.startswith(FREE))

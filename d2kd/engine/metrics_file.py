@@ -10,6 +10,9 @@ from detectron2.utils.events import EventWriter, get_event_storage
 from ..file_io import append, write_atomically
 from .progress import WINDOW
 
+TIMES = ("time", "data_time", "rank_data_time", "eta_seconds", "teacher_wait")
+"""Values that are not the same when a run is repeated."""
+
 
 class Position(TypedDict, total=False):
     """Where a run stands in its file: size in bytes, and the last iteration that has a row.

@@ -4,9 +4,9 @@ import math
 from bisect import bisect_right
 from typing import Dict, Sequence, Tuple
 
+from ..engine.run_files import Curve
 from .drawing import Charts, bar_chart, line_chart
 from .intervals import own_intervals
-from .parts import Curve
 from .runs import RunFolder
 
 _MOST = 20  # classes

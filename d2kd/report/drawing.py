@@ -12,8 +12,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
+from ..engine.run_files import Curve
 from ..text import for_plot
-from .parts import Curve
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito
 STYLES = ("-", "--", "-.", ":")

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from ..config.keys import flatten
+from ..engine.run_files import (
+    Curve,
+    last_pictures,
+    number,
+    read_metrics,
+    read_values,
+    texts_of,
+    value_of,
+)
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml, told
 from ..text import plain
 from .found import Found
-from .parts import Curve, last_pictures, number, read_metrics, read_values, texts_of, value_of
 
 _FILES = ("config.yaml", "metrics.json", "results.json", "run.json")
 

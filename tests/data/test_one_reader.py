@@ -58,7 +58,7 @@ ALLOWED = {
         "robustness/evaluations.py": "results that it wrote",
         "study/trainings.py": "results that its runs wrote",
         "report/runs.py": "what is whole of a run's files, which may be damaged",
-        "report/parts.py": "what is whole of a run's files, which may be damaged",
+        "engine/run_files.py": "what is whole of a run's files, which may be damaged",
     },
     "bytes": {
         "file_io/files.py": "what is written and hashed",
@@ -81,7 +81,7 @@ ALLOWED = {
         "pipeline/stages.py": "what its stages print",
         "robustness/evaluations.py": "results that it wrote",
         "report/runs.py": "what is whole of a run's files, which may be damaged",
-        "report/parts.py": "what is whole of a run's files, which may be damaged",
+        "engine/run_files.py": "what is whole of a run's files, which may be damaged",
     },
 }
 

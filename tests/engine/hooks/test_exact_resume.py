@@ -15,6 +15,7 @@ from d2kd import DistillationTrainer
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
+from d2kd.engine.metrics_file import TIMES as UNTIMED
 from tests.faults.conftest import FULL
 from tests.helpers import detector, write_config
 from tests.ranks import start_training, two_ranks
@@ -29,7 +30,6 @@ CASES = {
     "DDOD": ("DDOD", ()),
     "Faster R-CNN, RoIKD": ("GeneralizedRCNN", ("RoIKD",)),
 }
-UNTIMED = ("time", "data_time", "eta_seconds", "rank_data_time", "teacher_wait")
 
 
 def options(case, folder):

@@ -1,0 +1,3 @@
+from .anything import compare
+
+__all__ = ["compare"]
