@@ -17,8 +17,8 @@ from .errors import ConfigError, anchor_keys, check_choice
 from .heads import DISTILLATION_HEAD_REGISTRY, DistillationHead, build_head
 from .heads.base import DENSE_FIELDS
 from .teachers.build_ahead import run_ahead
-from .teachers.build_teacher import build_teacher
 from .teachers.class_map import Named, build_class_maps, same_classes
+from .teachers.from_config import build_teacher
 from .teachers.readers import check_indices
 from .teachers.stored import build_stored
 from .teachers.teacher import Teacher

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import torch.multiprocessing as mp
@@ -62,3 +63,9 @@ def _main(run, name, words, output, environment):
             os.dup2(file.fileno(), number)
     sys.argv = [name, *words]
     run(name, run_name="__main__")
+
+
+def in_process(function, *args):
+    """`function(*args)` in one; raises what it does."""
+    with ProcessPoolExecutor(1, mp_context=CLEAN) as pool:
+        return pool.submit(function, *args).result()

@@ -14,7 +14,7 @@ from ..config.keys import WITH_TEACHERS, flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
 from ..file_io import read_json, read_yaml, sha256_of
-from ..teachers.build_teacher import teacher_weights
+from ..teachers.from_config import teacher_weights
 from .compare import Inputs, find_changes, refuse_changes
 from .provenance import describe_run, write_json
 

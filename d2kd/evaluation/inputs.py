@@ -13,7 +13,7 @@ from ..config.keys import WITH_TEACHERS, flatten
 from ..config.loading import teacher_config
 from ..errors import ConfigError
 from ..file_io import read_yaml
-from ..teachers.build_teacher import teacher_weights
+from ..teachers.from_config import teacher_weights
 from ..teachers.own_size import short_side
 
 _FAR = 1.5  # times larger or smaller

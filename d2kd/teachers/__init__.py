@@ -1,5 +1,5 @@
-from .build_teacher import build_teacher
 from .cache import OutputCache
+from .from_config import build_teacher
 from .store import TensorStore
 from .teacher import Teacher
 from .token_learner import TokenLearner

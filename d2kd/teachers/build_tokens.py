@@ -8,9 +8,9 @@ from torch import nn
 
 from ..data.catalog import dataset_num_classes
 from ..errors import ConfigError
-from .build_teacher import build_teacher
 from .class_map import known_pairs, match_classes
 from .classes import trained_classes
+from .from_config import build_teacher
 
 
 def build_token_learner(cfg: CfgNode) -> Dict[str, Any]:

@@ -23,7 +23,7 @@ from d2kd.study import load_study
 from tests.tiny_transformers import save
 
 ROOT = Path(__file__).resolve().parents[2]
-TEACHERS = import_module("d2kd.teachers.build_teacher")  # the function has its name
+TEACHERS = import_module("d2kd.teachers.from_config")  # the function has its name
 FOLDERS = (ROOT / "configs", ROOT / "studies" / "configs")
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for x in FOLDERS for p in x.rglob("*.yaml"))
 DISTILLED = [p for p in CONFIGS if 'META_ARCHITECTURE: "Distiller"' in (ROOT / p).read_text()]

@@ -14,7 +14,7 @@ from d2kd.config.model_zoo import zoo_folder
 from d2kd.config.naming import construct
 from d2kd.errors import ConfigError
 from d2kd.inspection.teachers import NumbersOnCpu
-from d2kd.teachers.build_teacher import build_teacher
+from d2kd.teachers.from_config import build_teacher
 from tests.config.test_lazy import MINE
 from tests.helpers import d2kd
 

@@ -1,0 +1,78 @@
+"""Every method on every detector, a training step on a device that is not the CPU.
+
+Losses and gradients are the CPU's; no tensor is made on the wrong device; how often the host waits
+is counted, and the table below is what it may be.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch.testing import assert_close
+
+from d2kd.testing import make_batch
+from tests.device.simulated import missing, set_up, simulated, waits
+from tests.heads.test_no_sync import OPTIONS, PAIRS
+from tests.helpers import clone, pair
+from tests.ranks import in_process
+
+# Of a step without heads: d2kd's own detectors, and below them Detectron2's, which are as they are.
+STEPS = {
+    "ATSS": 1, "AutoAssign": 1, "DDOD": 2, "GFL": 1, "RepPoints": 2,
+    "FCOS": 23, "RetinaNet": 23, "GeneralizedRCNN": 75,
+}  # fmt: skip
+HEADS = {"LD": 2}  # all others: none
+SETS = {"RetinaNet": 17, "FCOS": 7, "GeneralizedRCNN": 21}  # a teacher's boxes; others': 3
+DETECTORS = sorted({meta for _, meta in PAIRS})
+KEYS = {"MaskKD": {"MODEL__MASK_ON": True}, "Parallel": {"MODEL__GFL__QUALITY": "SDGQP"}}
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+def step(model):
+    torch.manual_seed(0)
+    losses = model(make_batch())
+    sum(losses.values()).backward()
+    return losses
+
+
+def gradients(model):
+    return {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
+
+
+def compare(head, meta):
+    """Both steps; how often the host waited, by operator and line."""
+    labels = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
+    _, model = pair(meta, (head,), 8, OPTIONS, **labels, **KEYS.get(head, {}))
+    for name, x in model.named_parameters():
+        if (
+            ".offset." in name
+        ):  # at 0 a bilinear kernel has two gradients, and each operator its own
+            torch.nn.init.normal_(x, std=0.1)
+    here = clone(model)
+    expected = step(here)
+    with simulated() as device:
+        model.to(device)
+        waits.clear()
+        losses = step(model)
+        found = Counter(waits)
+        assert_close({k: x.cpu() for k, x in losses.items()}, expected, rtol=1e-6, atol=1e-6)
+        grads = {k: x.cpu() for k, x in gradients(model).items()}
+    close = {"rtol": 1e-3, "atol": 1e-4} if meta == "DDOD" else {"rtol": 1e-5, "atol": 1e-6}
+    assert_close(grads, gradients(here), **close)  # the CPU has a deformable operator of its own
+    return found
+
+
+def compare_all(meta):
+    torch.set_num_threads(1)
+    set_up()
+    with EventStorage(0), torch.jit.optimized_execution(False):
+        return {head: compare(head, meta) for head, where in PAIRS if where == meta}
+
+
+@pytest.mark.parametrize("meta", DETECTORS)
+def test_steps(meta):
+    for head, found in in_process(compare_all, meta).items():
+        more = SETS.get(meta, 3) if head == "SetKD" else HEADS.get(head, 0)
+        assert found.total() == STEPS[meta] + more, (head, found)

@@ -1,0 +1,56 @@
+"""Whole trainings on a device that is not the CPU: what they end with is what the CPU's do."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.device.simulated import missing, set_up, simulated
+from tests.engine.hooks.test_exact_resume import CASES, Interruption, config, result, train
+from tests.faults.conftest import FULL
+from tests.ranks import in_process
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+SOME = ("GFL, LD and StructuredKD", "Faster R-CNN, RoIKD")
+EXTRAS = {
+    "DISTILL__BALANCE__SHARES": (0.3,), "DISTILL__BALANCE__STEPS": 2, "DISTILL__BALANCE__PERIOD": 2,
+    "DISTILL__PICTURES__PERIOD": 4, "DISTILL__TEACHER__CHECK_IMAGES": 12,
+    "DISTILL__GRADIENT_PERIOD": 3, "SOLVER__EMA__DECAY": 0.5, "SOLVER__OPTIMIZER": "AdamW",
+    "SOLVER__CLIP_GRADIENTS__ENABLED": True, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "full_model",
+    "SOLVER__BASE_LR": 1e-4, "SOLVER__GUARD__SPIKE": 1e6, "TEST__EVAL_PERIOD": 4,
+    "DATALOADER__NUM_WORKERS": 1,
+}  # fmt: skip
+
+
+def run(case, folder, squares, keys):
+    """On the CPU, on the device, and there with an interruption."""
+    torch.set_num_threads(1)
+    set_up()
+    with torch.jit.optimized_execution(False):
+        train(config(case, folder, squares, "cpu", **keys))
+        keys = {**keys, "MODEL__DEVICE": "sim:0"}
+        with simulated():
+            train(config(case, folder, squares, "whole", **keys))
+            cfg = config(case, folder, squares, "parts", **keys)
+            try:
+                train(cfg, 5)
+            except Interruption:
+                train(cfg, resume=True)
+
+
+def same(folder, names, rtol, atol):
+    for a, b in list(zip(*(result(folder / name) for name in names), strict=True))[:3]:
+        assert_close(b, a, rtol=rtol, atol=atol, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", SOME if not FULL else CASES)
+def test_training(tmp_path, squares, case):
+    in_process(run, case, tmp_path, squares, {})
+    same(tmp_path, ("whole", "parts"), 0, 0)
+    close = (1e-2, 1e-4) if case == "DDOD" else (1e-4, 1e-6)  # another deformable operator
+    same(tmp_path, ("cpu", "whole"), *close)
+
+
+def test_with_everything(tmp_path, squares):
+    in_process(run, "RetinaNet, PKD and BCKD", tmp_path, squares, EXTRAS)
+    same(tmp_path, ("whole", "parts"), 0, 0)
+    same(tmp_path, ("cpu", "whole"), 1e-3, 1e-5)
