@@ -24,6 +24,35 @@ INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # indices ma
 waits: Counter[str] = Counter()
 
 
+class Stream:
+    """Work in order; what another stream made may be used once it was waited for."""
+
+    def __init__(self, device=None):
+        self.waited = set()
+
+    def wait_stream(self, other):
+        self.waited.add(other)
+
+    def record_event(self):
+        return self
+
+    def wait_event(self, event):
+        self.waited.add(event)
+
+
+class Streams:
+    """The device's: the default one, and the one that work goes to now."""
+
+    default = now = Stream()
+
+    @staticmethod
+    @contextmanager
+    def use(stream):
+        before, Streams.now = Streams.now, stream
+        yield
+        Streams.now = before
+
+
 class SimTensor(torch.Tensor):
     """A tensor of the device."""
 
@@ -36,7 +65,10 @@ class SimTensor(torch.Tensor):
         )  # fmt: skip
 
     def __init__(self, raw):
-        self.raw = raw
+        self.raw, self.stream, self.recorded = raw, Streams.now, set()
+
+    def record_stream(self, stream):
+        self.recorded.add(stream)
 
     def __repr__(self):
         return f"SimTensor({self.raw})"
@@ -81,6 +113,7 @@ def run(function, args, kwargs):
             raise RuntimeError(f"{name}: tensors of sim and of the cpu, {_shapes(tensors)}")
     if ours:
         _count(name, args)
+        _check_streams(name, ours)
     here = bool(ours) if asked is None else torch.device(asked).type == NAME
     if name == "_copy_from" or (name == "copy_" and not isinstance(args[0], SimTensor)):
         here = False
@@ -93,6 +126,17 @@ def run(function, args, kwargs):
     if not here:
         return found
     return tree_map(lambda x: _wrapped(x, raws), found)
+
+
+def _check_streams(name, ours):
+    """As CUDA would have it: waited for, and, if the default stream frees it, recorded there."""
+    for x in ours:
+        if x.stream is Streams.now:
+            continue
+        if x.stream not in Streams.now.waited:
+            raise RuntimeError(f"{name}: a tensor of a stream that was not waited for")
+        if Streams.now is Streams.default and Streams.now not in x.recorded:
+            raise RuntimeError(f"{name}: a tensor of another stream that was not recorded on this")
 
 
 def _raw(x):
@@ -146,7 +190,8 @@ def set_up():
         get_amp_supported_dtype=lambda: [torch.bfloat16, torch.float16],
         is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
         is_initialized=lambda: True, _is_in_bad_fork=lambda: False, manual_seed_all=lambda _: None,
-        synchronize=lambda device=None: None,
+        synchronize=lambda device=None: None, Stream=Stream, stream=Streams.use,
+        current_stream=lambda device=None: Streams.now,
     )  # fmt: skip
     _setup_privateuseone_for_python_backend(NAME, module)
     DEVICE = torch.device(NAME, 0)

@@ -37,6 +37,15 @@ def run(case, folder, squares, keys):
                 train(cfg, resume=True)
 
 
+def run_ahead(folder, squares, keys):
+    torch.set_num_threads(1)
+    set_up()
+    with torch.jit.optimized_execution(False), simulated():
+        for name, more in (("own", {}), ("whole", keys)):
+            keys = {"MODEL__DEVICE": "sim:0", **more}
+            train(config("RetinaNet, PKD and BCKD", folder, squares, name, **keys))
+
+
 def same(folder, names, rtol, atol):
     for a, b in list(zip(*(result(folder / name) for name in names), strict=True))[:3]:
         assert_close(b, a, rtol=rtol, atol=atol, equal_nan=True)
@@ -54,3 +63,11 @@ def test_with_everything(tmp_path, squares):
     in_process(run, "RetinaNet, PKD and BCKD", tmp_path, squares, EXTRAS)
     same(tmp_path, ("whole", "parts"), 0, 0)
     same(tmp_path, ("cpu", "whole"), 1e-3, 1e-5)
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_a_teacher_on_a_second_stream(tmp_path, squares, ahead):
+    """What it makes is waited for and recorded on the student's; the bits are the same."""
+    keys = {"DISTILL__TEACHER__AHEAD": ahead}
+    in_process(run_ahead, tmp_path, squares, keys)
+    same(tmp_path, ("own", "whole"), 0, 0)
