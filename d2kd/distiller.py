@@ -1,6 +1,7 @@
 """The meta-architecture that trains a stock student against frozen teachers."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple, cast
 
 import torch
@@ -34,6 +35,7 @@ class Distiller(nn.Module):
         scale: factor on every distillation loss, set by `DistillationSchedule`.
         batch: of the last training forward.
         probes: called with (losses, student output) after each training forward, by name.
+        part: the context of each part of a training forward, given its name, for a profiler.
     """
 
     @configurable
@@ -84,6 +86,7 @@ class Distiller(nn.Module):
         self.scale = 1.0
         self.batch: List[dict] = []
         self.probes: Dict[str, Callable[[Dict[str, Tensor], DetectorOutput], None]] = {}
+        self.part: Callable[[str], AbstractContextManager] = nullcontext
         adapters = [self.adapter, *(t.adapter for t in teachers)]
         self.divisor = math.lcm(*(adapter.divisor for adapter in adapters))
 
@@ -102,8 +105,12 @@ class Distiller(nn.Module):
         if not self.training:
             return self.student(batched_inputs)
         self.batch = batched_inputs
-        student = self.run_student(batched_inputs)
-        losses = self.run_heads(student, self.run_teachers(batched_inputs, student))
+        with self.part("d2kd.student"):
+            student = self.run_student(batched_inputs)
+        with self.part("d2kd.teachers"):
+            teachers = self.run_teachers(batched_inputs, student)
+        with self.part("d2kd.heads"):
+            losses = self.run_heads(student, teachers)
         for probe in self.probes.values():
             probe(losses, student)
         return losses

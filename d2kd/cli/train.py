@@ -10,7 +10,7 @@ import click
 from ..engine.options import RESUME_ANYWAY
 from ..errors import ConfigError
 from ..text import file_name
-from .base import SETTINGS, namespace, run_weights, with_config
+from .base import SETTINGS, echo_lines, namespace, run_weights, with_config
 from .closing import close_evaluation, close_published, close_training, console_of, with_console
 from .weights import LAST
 
@@ -25,10 +25,12 @@ from .weights import LAST
 @click.option("--num-machines", default=1, show_default=True)
 @click.option("--machine-rank", default=0, show_default=True)
 @click.option("--dist-url", default="auto", show_default=True, help="tcp://HOST:PORT of rank 0.")
+@click.option("--profile", is_flag=True,
+              help="Run a few steps, print what their parts take, and stop.")  # fmt: skip
 @with_console
 def train(
     config: str, options: Tuple[str, ...], output: str | None, quiet: bool, as_json: bool,
-    **given: Any,
+    profile: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train a detector; with --teacher, distil it; with --tokens, learn what MasKD needs of it.
 
@@ -42,8 +44,23 @@ def train(
     """
     args = namespace(config, options, console=console_of(quiet, as_json), **given)
     args.opts += ["OUTPUT_DIR", output] if output else []
+    if profile:
+        return _profile(args)
     _launch(args)
     close_training(args)
+
+
+def _profile(args: Namespace) -> None:
+    from ..data import register_custom_datasets
+    from ..engine.main import resolve_config
+    from ..inspection.profile import profile_run
+
+    if args.resume or args.resume_anyway or args.num_gpus * args.num_machines > 1:
+        raise ConfigError("--profile is of a new run on one rank: leave --resume and --num-* out.")
+    cfg = resolve_config(args, trains=True)
+    register_custom_datasets(cfg)
+    for text in profile_run(cfg):
+        echo_lines(text)
 
 
 @click.command("eval", context_settings=SETTINGS)

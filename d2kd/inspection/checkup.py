@@ -38,11 +38,7 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
     Raises:
         ConfigError: whatever training would refuse.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        cfg.OUTPUT_DIR = folder
-        with held_back() as said, _quiet():
-            trainer = DistillationTrainer(cfg)
-            SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    with trainer_for_trial(cfg) as (trainer, said):
         yield from describe_model(trainer.model, cfg)
         yield (
             f"{len(trainer.data_loader.dataset.dataset):,} training images, "
@@ -52,6 +48,19 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
         for record in (x for x in said if x.levelno >= logging.WARNING):
             yield f"Warning: {record.getMessage()}"
         yield "\n".join(check_data(cfg))
+
+
+@contextmanager
+def trainer_for_trial(
+    cfg: CfgNode,
+) -> Iterator[Tuple[DistillationTrainer, List[logging.LogRecord]]]:
+    """A trainer with its starting weights, whose OUTPUT_DIR goes away, and what was logged."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.OUTPUT_DIR = folder
+        with held_back() as said, _quiet():
+            trainer = DistillationTrainer(cfg)
+            SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+        yield trainer, said
 
 
 @contextmanager
