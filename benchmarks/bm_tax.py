@@ -98,8 +98,8 @@ class Training:
 
     def wait(self) -> None:
         """Until the teacher is done with what it has begun."""
-        while self.runner is not None and self.runner._sent:
-            self.runner._exchange(60.0)
+        if self.runner is not None:
+            self.runner.drain()
 
 
 def of_process(pid: int) -> Dict[str, float]:

@@ -52,7 +52,7 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.TEACHER.AHEAD = 0  # batches that the teachers compute in advance (0: none)
     cfg.DISTILL.TEACHER.DEVICE = ""  # where they do it ("": on that of MODEL.DEVICE)
     cfg.DISTILL.TEACHER.THREADS = 0  # of a teacher's own process (0: as many as of the student's)
-    cfg.DISTILL.TEACHER.DEADLINE = 600.0  # seconds in which such a process computes a batch
+    cfg.DISTILL.TEACHER.DEADLINE = 240.0  # seconds in which such a process computes a batch
     cfg.DISTILL.TEACHER.CACHE_DIR = ""  # folder for the teachers' outputs ("": no cache)
     cfg.DISTILL.TEACHER.CACHE_BITS = 32  # 32 | 16, of its numbers; 16 rounds what heads see
     cfg.DISTILL.TEACHER.CACHE_GB = 20.0  # GB (1e9 bytes) that the folder may take

@@ -89,7 +89,8 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                         "FC_DIM POOLER_RESOLUTION NUM_GROUPS WIDTH_PER_GROUP REG_MAX NUM_CLASSES "
                         "PICTURES.IMAGES"),
     "at most 1,000": (_at_most(1000), "NUM_WORKERS NUM_CONV NUM_CONVS NUM_FC NUM_LEVELS "
-                      "TOKENS.NUMBER TEACHER.AHEAD TEACHER.THREADS"),
+                      "TOKENS.NUMBER TEACHER.THREADS"),
+    "at most 16": (_at_most(16), "TEACHER.AHEAD"),
     "a number from 0 to 1": (_fraction, "*THRESH_TEST RPN.NMS_THRESH POSITIVE_FRACTION "
                              "FOCAL_LOSS_ALPHA SOLVER.MOMENTUM ANCHOR_GENERATOR.OFFSET "
                              "SOLVER.EMA.DECAY DDOD.*_EXPONENT SetKD.SCORE SetKD.SCORE_LOW "

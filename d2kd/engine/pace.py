@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable, Tuple
+from typing import Callable, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage
 
 from ..cores import usable_cores
 from ..data import register_custom_datasets
+from ..teachers import Teacher
 from .hooks.build import build_distillation_hooks
 from .hooks.teacher_trial import TeacherTrial
 from .log_file import log_to
@@ -62,6 +63,7 @@ def take_turns(
     turns: int = TURNS,
     clock: Callable[[], float] = time.perf_counter,
     steps: int = STEPS,
+    between: Callable[[], object] = lambda: None,
 ) -> Pace:
     """Time two jobs in alternation; another job that comes, stays or goes slows neighbours alike.
 
@@ -71,6 +73,7 @@ def take_turns(
         turns: of each.
         clock: seconds.
         steps: in a turn.
+        between: called behind each turn, not timed.
 
     Returns:
         Pace: its ratio is the median of those of every distilled turn to the plain ones before
@@ -81,6 +84,7 @@ def take_turns(
         start = clock()
         (distilled if index % 2 else plain)()
         seconds.append(clock() - start)
+        between()
     ratios = [seconds[i] / seconds[i + side] for i in range(1, 2 * turns, 2) for side in (-1, 1)]
     return Pace(statistics.median(seconds[::2]) / steps, statistics.median(ratios), turns)
 
@@ -100,6 +104,20 @@ class Steps:
             hook.trainer = trainer
             if isinstance(hook, TeacherTrial):
                 hook.before_train()
+
+    @property
+    def _teachers(self) -> Sequence[Teacher]:
+        return self.trainer.distiller.teachers if self.trainer.distiller is not None else ()
+
+    def drain(self) -> None:
+        """Wait for teachers that run ahead, so that the next turn is not slowed by them."""
+        for teacher in self._teachers:
+            teacher.drain()
+
+    def close(self) -> None:
+        """End what teachers that run ahead have started."""
+        for teacher in self._teachers:
+            teacher.close()
 
     def __call__(self, steps: int = STEPS) -> None:
         """Train: data, losses, gradients, optimizer, and of the hooks those of a distillation."""
@@ -141,7 +159,11 @@ def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS) -> Pace
             job(count)
         turns = turns if steps == STEPS else max(3, turns * STEPS // steps)
         plain_steps, distilled_steps = (partial(job, steps) for job in jobs)
-        return take_turns(plain_steps, distilled_steps, turns, steps=steps)
+        try:
+            between = jobs[1].drain
+            return take_turns(plain_steps, distilled_steps, turns, steps=steps, between=between)
+        finally:
+            jobs[1].close()
 
 
 def device_name() -> str:

@@ -173,9 +173,9 @@ class DistillationTrainer(Builders):
     def after_train(self) -> None:
         """The hooks' turn; a run that had no step left counts as many as one that had."""
         self.iter = min(self.iter, self.max_iter)
-        super().after_train()
         for teacher in self.distiller.teachers if self.distiller is not None else ():
             teacher.close()
+        super().after_train()
 
     def train(self) -> Optional[Dict[str, Any]]:
         """Train as stock does; on the CPU without TorchScript's profiler.

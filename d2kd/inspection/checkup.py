@@ -57,6 +57,7 @@ def trainer_for_trial(
     """A trainer with its starting weights, whose OUTPUT_DIR goes away, and what was logged."""
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
+        cfg.DISTILL.TEACHER.AHEAD, cfg.DISTILL.TEACHER.DEVICE = 0, ""  # its time is to be seen
         with held_back() as said, _quiet():
             trainer = DistillationTrainer(cfg)
             SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])

@@ -4,6 +4,7 @@ Batches depend on SEED and the iteration alone and a teacher is frozen, so what 
 advance is what it would compute when it is asked.
 """
 
+import logging
 import time
 from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Protocol, Tuple
 
@@ -24,10 +25,15 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a teacher computed, and what it put into a storage: name -> value, smoothing hint."""
+    """What a teacher computed, and what it said.
+
+    `scalars` are what it put into a storage, name -> value and smoothing hint; `said` are levels,
+    loggers and texts of what it logged.
+    """
 
     output: DetectorOutput
     scalars: Dict[str, Tuple[float, bool]]
+    said: Tuple[Tuple[int, str, str], ...] = ()
 
 
 def answer(teacher: Callable[..., DetectorOutput], request: Request) -> Answer:
@@ -53,6 +59,9 @@ class Runner(Protocol):
     def take(self, number: int) -> Optional[Answer]:
         """What was computed, as soon as it is; None if the runner is lost."""
 
+    def drain(self) -> None:
+        """Wait for everything that was submitted."""
+
     def close(self) -> None:
         """End what it started, and forget what it computed."""
 
@@ -71,10 +80,23 @@ class AheadTeacher(Teacher):
             teacher: complete.
             runner: made for it.
         """
-        super().__init__(teacher.detector)
         vars(self).update(vars(teacher))
-        self._runner = runner
+        self._source, self._runner = teacher, runner
         self._asked: Dict[int, FrozenSet[str]] = {}
+
+    def set_precision(self, precision: str) -> None:
+        """See the base class; of what computes in advance too."""
+        self._source.set_precision(precision)
+        self._follow()
+
+    def settle(self, precision: str) -> None:
+        """See the base class; of what computes in advance too."""
+        self._source.settle(precision)
+        self._follow()
+
+    def _follow(self) -> None:
+        for name in ("precision", "undecided", "_dtype"):
+            setattr(self, name, getattr(self._source, name))
 
     def look_ahead(
         self, batched_inputs: List[dict], divisor: int, input_format: str, need: FrozenSet[str]
@@ -92,13 +114,15 @@ class AheadTeacher(Teacher):
     ) -> DetectorOutput:
         """See the base class; a batch is computed in advance once.
 
-        `teacher_wait` in the metrics is how long the student waited for it, s.
+        `teacher_wait` in the metrics is how long the host waited for it, s.
         """
         number, start = batched_inputs[0].get(NUMBER, -1), time.perf_counter()
         found = self._runner.take(number) if self._asked.pop(number, None) == need else None
         if found is None:
             return super().__call__(batched_inputs, divisor, input_format, need)
         get_event_storage().put_scalar("teacher_wait", time.perf_counter() - start)
+        for level, logger, text in found.said:
+            logging.getLogger(logger).log(level, "%s", text)
         for name, (value, hint) in found.scalars.items():
             get_event_storage().put_scalar(name, value, smoothing_hint=hint)
         found.output.adapter = self.adapter
@@ -107,6 +131,10 @@ class AheadTeacher(Teacher):
     def lost(self) -> str:
         """See the base class."""
         return self._runner.lost
+
+    def drain(self) -> None:
+        """See the base class."""
+        self._runner.drain()
 
     def close(self) -> None:
         """End what computes in advance."""

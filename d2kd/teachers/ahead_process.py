@@ -1,7 +1,6 @@
 """A process with a teacher at the other end of a pipe."""
 
-import contextlib
-import copy
+import logging
 import multiprocessing
 import os
 import pickle
@@ -9,13 +8,13 @@ import queue
 import threading
 import weakref
 from multiprocessing.connection import Connection
-from typing import Any, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.multiprocessing  # noqa: F401 - pipes then carry tensors in shared memory
 
 from ..adapters.transport import packed
-from ..errors import ConfigError
+from ..errors import ConfigError, ignore_warnings_of_dependencies
 from .ahead import Request, answer
 from .teacher import Teacher
 
@@ -40,16 +39,10 @@ class TeacherProcess:
         Raises:
             ConfigError: the teacher cannot be pickled.
         """
-        try:
-            content = pickle.dumps(_on_cpu(teacher))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                "DISTILL.TEACHER.AHEAD: this teacher cannot be sent to a process of its own, set "
-                f"it to 0: {error}"
-            ) from error
+        content = content_of(teacher)
         context = multiprocessing.get_context("forkserver")
         self._pipe, theirs = context.Pipe()
-        args = theirs, content, device, threads
+        args = theirs, content, device, _numerics(threads)
         self._process = context.Process(target=_serve, args=args, daemon=True)
         self._process.start()
         theirs.close()
@@ -94,13 +87,44 @@ class TeacherProcess:
         return f"it ended with exit code {code}"
 
 
-def _on_cpu(teacher: Teacher) -> Teacher:
-    """The teacher, or a copy of it."""
-    if teacher.adapter.device.type == "cpu":
-        return teacher
-    sent = copy.deepcopy(teacher)
-    sent.detector.cpu()
-    return sent
+def content_of(teacher: Teacher) -> bytes:
+    """A teacher by value, its weights on the CPU.
+
+    Raises:
+        ConfigError: it has something that cannot be pickled.
+    """
+    device = teacher.adapter.device
+    try:
+        teacher.detector.cpu()
+        return pickle.dumps(teacher)
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+        raise ConfigError(
+            "DISTILL.TEACHER.AHEAD: this teacher cannot be sent to a process of its own, set "
+            f"it to 0: {error}"
+        ) from error
+    finally:
+        teacher.detector.to(device)
+
+
+def _numerics(threads: int) -> Dict[str, Any]:
+    """What the numbers of this process depend on beside its inputs."""
+    return {
+        "threads": threads,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "matmul": torch.get_float32_matmul_precision(),
+        "tf32": torch.backends.cudnn.allow_tf32,
+    }
+
+
+def _apply_numerics(numerics: Dict[str, Any], device: torch.device) -> None:
+    torch.set_num_threads(numerics["threads"])
+    torch.use_deterministic_algorithms(numerics["deterministic"], warn_only=True)
+    torch.backends.cudnn.benchmark = numerics["benchmark"]
+    torch.set_float32_matmul_precision(numerics["matmul"])
+    torch.backends.cudnn.allow_tf32 = numerics["tf32"]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _receive(pipe: Connection, answers: Answers) -> None:
@@ -118,25 +142,58 @@ def _end(pipe: Connection, process: Any) -> None:
     pipe.close()
 
 
-def _serve(pipe: Connection, content: bytes, device: torch.device, threads: int) -> None:
+def _serve(
+    pipe: Connection, content: bytes, device: torch.device, numerics: Dict[str, Any]
+) -> None:
     """Answer requests until the other end is closed.
 
     Weights come by value: as shared memory each tensor would take a file descriptor.
     """
     os.setsid()
-    torch.set_num_threads(threads)
+    ignore_warnings_of_dependencies()
+    _apply_numerics(numerics, device)
     teacher: Teacher = pickle.loads(content)
     teacher.detector.to(device)
-    with contextlib.suppress(EOFError, OSError):
+    said = _Kept()
+    logging.getLogger("d2kd").addHandler(said)
+    with torch.jit.optimized_execution(device.type == "cuda"):
         while True:
-            number, request = pipe.recv()
-            pipe.send((number, _answer(teacher, request)))
+            try:
+                number, request = pipe.recv()
+            except (EOFError, ConnectionError):
+                return
+            found = _answer(teacher, request, said)
+            try:
+                pipe.send((number, found))
+            except ConnectionError:
+                return
 
 
-def _answer(teacher: Teacher, request: Request) -> Any:
+class _Kept(logging.Handler):
+    """Keeps what is logged for the process that has the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: List[Tuple[int, str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append((record.levelno, record.name, record.getMessage()))
+
+    def taken(self) -> Tuple[Tuple[int, str, str], ...]:
+        """What was kept since the last time."""
+        records, self.records = self.records, []
+        return tuple(records)
+
+
+def _answer(teacher: Teacher, request: Request, said: _Kept) -> Any:
     """An `Answer`, or the exception there was instead."""
     try:
         found = answer(teacher, request)
-        return found._replace(output=packed(found.output))
+        return found._replace(output=packed(found.output), said=said.taken())
     except Exception as error:  # noqa: BLE001 - raised by the runner
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # noqa: BLE001 - whatever the class of the error does
+            return RuntimeError(f"{type(error).__name__}: {error}")
         return error

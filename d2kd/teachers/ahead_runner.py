@@ -6,6 +6,7 @@ import time
 from typing import Any, Dict, Optional
 
 import torch
+from torch import Tensor
 
 from ..adapters.transport import map_tensors
 from .ahead import Answer, Request
@@ -23,7 +24,7 @@ class ProcessRunner:
     """
 
     def __init__(
-        self, teacher: Teacher, device: torch.device, threads: int = 0, deadline: float = 600.0
+        self, teacher: Teacher, device: torch.device, threads: int = 0, deadline: float = 240.0
     ) -> None:
         """Start nothing yet.
 
@@ -55,7 +56,8 @@ class ProcessRunner:
         found = self._done.pop(number, None)
         if isinstance(found, Exception):
             raise found
-        return None if found is None else self._here(found)
+        answered: Optional[Answer] = found
+        return answered
 
     def close(self) -> None:
         """See `Runner`."""
@@ -63,7 +65,12 @@ class ProcessRunner:
             held.clear()
         if self.process is not None:
             self.process.end()
-        self.process = None
+        self.process, self.lost, self._starts = None, "", 0
+
+    def drain(self) -> None:
+        """Wait for everything that was submitted."""
+        while not self.lost and (self._sent or self._waiting):
+            self._exchange(self._deadline)
 
     def _exchange(self, seconds: float) -> None:
         """Send what may be sent, and receive what is there; wait so long for the first answer."""
@@ -71,7 +78,10 @@ class ProcessRunner:
             process = self.process = self.process or self._start()
             self._send(process)
             while self._sent:
-                number, self._done[number] = process.receive(seconds)
+                number, content = process.receive(seconds)
+                self._done[number] = content
+                if isinstance(content, Answer):
+                    self._done[number] = self._here(content)
                 del self._sent[number]
                 seconds, self._since = 0.0, time.monotonic()
                 self._send(process)
@@ -79,8 +89,8 @@ class ProcessRunner:
             if seconds and time.monotonic() - self._since > self._deadline:
                 limit = f"{self._deadline:g} s (DISTILL.TEACHER.DEADLINE)"
                 self._replace(f"it has not answered in {limit}")
-        except (EOFError, OSError):
-            self._replace("")
+        except (EOFError, OSError) as error:
+            self._replace("", error)
 
     def _send(self, process: TeacherProcess) -> None:
         while self._waiting and len(self._sent) < _SENT:
@@ -95,11 +105,12 @@ class ProcessRunner:
         threads = self._threads or torch.get_num_threads()
         return TeacherProcess(self._teacher, self._device, threads)
 
-    def _replace(self, reason: str) -> None:
+    def _replace(self, reason: str, error: Optional[Exception] = None) -> None:
         """Have what was sent and is not answered sent anew, or be lost."""
         if self.process is not None:
             reason = reason or self.process.how_it_ended()
             self.process.end()
+        reason += f" ({error})" if error is not None and str(error) else ""
         self.process = None
         if self._starts > 1:
             self.lost = f"the process of a teacher failed twice, now {reason}"
@@ -114,5 +125,11 @@ class ProcessRunner:
         here = self._teacher.adapter.device
         if self._device == here:
             return found
-        output = map_tensors(found.output, lambda x: x.to(here, non_blocking=True))
-        return found._replace(output=output)
+        return found._replace(output=map_tensors(found.output, lambda x: _moved(x, here)))
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on another device; what is one number everywhere stays that."""
+    if x.dim() and not any(x.stride()):
+        return x.as_strided((), ()).to(device).expand(x.shape)
+    return x.to(device, non_blocking=True)

@@ -35,7 +35,7 @@ class StreamRunner:
         module = torch.get_device_module(device)
         if self._stream is None:
             self._stream = module.Stream() if device.type == "cpu" else module.Stream(device)
-            self._stream.wait_stream(module.current_stream())
+            self._stream.wait_stream(module.current_stream(device))
         with module.stream(self._stream):
             self._done[number] = answer(self._teacher, request), self._stream.record_event()
 
@@ -43,7 +43,7 @@ class StreamRunner:
         """See `Runner`; the host does not wait, the current stream does."""
         found, event = self._done.pop(number)
         device = self._teacher.adapter.device
-        stream = torch.get_device_module(device).current_stream()
+        stream = torch.get_device_module(device).current_stream(device)
         stream.wait_event(event)
 
         def used_here(x: Tensor) -> Tensor:
@@ -52,6 +52,9 @@ class StreamRunner:
             return x
 
         return found._replace(output=map_tensors(found.output, used_here))
+
+    def drain(self) -> None:
+        """See `Runner`; a stream's work is waited for by who times it."""
 
     def close(self) -> None:
         """See `Runner`."""

@@ -8,7 +8,7 @@ import tempfile
 import uuid
 import zlib
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from detectron2.utils import comm
@@ -49,8 +49,7 @@ class TensorStore:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ValueError(f"DISTILL.TEACHER.CACHE_DIR cannot be written to: {error}") from error
-        files = (os.path.join(x, name) for x, _, names in os.walk(folder) for name in names)
-        self.size = sum(map(_size, files))
+        self.size = self._count()
         self.limit = self.size + (limit - self.size) // comm.get_world_size()
 
     def read(self, key: str) -> Optional[Tensors]:
@@ -96,6 +95,16 @@ class TensorStore:
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
+
+    def _count(self) -> int:
+        """Bytes of all files."""
+        files = (os.path.join(x, name) for x, _, names in os.walk(self.folder) for name in names)
+        return sum(map(_size, files))
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        """In another process: others may have written since."""
+        vars(self).update(state)
+        self.size = self._count()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

@@ -124,6 +124,9 @@ class Teacher:
         """Why a run cannot go on with it; "" if it can."""
         return ""
 
+    def drain(self) -> None:
+        """Wait until nothing is computed in advance any more."""
+
     def close(self) -> None:
         """Told that it will not be called any more."""
 

@@ -25,19 +25,23 @@ waits: Counter[str] = Counter()
 
 
 class Stream:
-    """Work in order; what another stream made may be used once it was waited for."""
+    """Work in order; what another stream has made may be used once it was waited for."""
 
     def __init__(self, device=None):
-        self.waited = set()
+        self.made, self.waited = 0, {}
 
-    def wait_stream(self, other):
-        self.waited.add(other)
-
-    def record_event(self):
+    def __deepcopy__(self, memo):
         return self
 
+    def wait_stream(self, other):
+        self.wait_event(other.record_event())
+
+    def record_event(self):
+        return self, self.made
+
     def wait_event(self, event):
-        self.waited.add(event)
+        stream, made = event
+        self.waited[stream] = max(made, self.waited.get(stream, 0))
 
 
 class Streams:
@@ -66,6 +70,8 @@ class SimTensor(torch.Tensor):
 
     def __init__(self, raw):
         self.raw, self.stream, self.recorded = raw, Streams.now, set()
+        self.stream.made += 1
+        self.place = self.stream.made
 
     def record_stream(self, stream):
         self.recorded.add(stream)
@@ -133,7 +139,7 @@ def _check_streams(name, ours):
     for x in ours:
         if x.stream is Streams.now:
             continue
-        if x.stream not in Streams.now.waited:
+        if x.place > Streams.now.waited.get(x.stream, 0):
             raise RuntimeError(f"{name}: a tensor of a stream that was not waited for")
         if Streams.now is Streams.default and Streams.now not in x.recorded:
             raise RuntimeError(f"{name}: a tensor of another stream that was not recorded on this")

@@ -8,6 +8,7 @@ from tests.device.simulated import missing, set_up, simulated
 from tests.engine.hooks.test_exact_resume import CASES, Interruption, config, result, train
 from tests.faults.conftest import FULL
 from tests.ranks import in_process
+from tests.teachers.test_ahead import waits
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 SOME = ("GFL, LD and StructuredKD", "Faster R-CNN, RoIKD")
@@ -71,3 +72,4 @@ def test_a_teacher_on_a_second_stream(tmp_path, squares, ahead):
     keys = {"DISTILL__TEACHER__AHEAD": ahead}
     in_process(run_ahead, tmp_path, squares, keys)
     same(tmp_path, ("own", "whole"), 0, 0)
+    assert waits(tmp_path / "whole") and not waits(tmp_path / "own")

@@ -1,6 +1,7 @@
 """Teachers that compute in advance: the same bits, whatever happens to the one who computes."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -46,10 +47,13 @@ def waits(folder):
     return [row["iteration"] for row in rows if "teacher_wait" in row]
 
 
-@pytest.mark.parametrize("case", HEADS)
-def test_the_same_bits(tmp_path, squares, case):
-    train(config(case, tmp_path, squares, "own"))
-    train(config(case, tmp_path, squares, "ahead", DISTILL__TEACHER__AHEAD=1))
+@pytest.mark.parametrize(
+    ("case", "last"), [*((case, False) for case in HEADS), ("GFL, LD and StructuredKD", True)]
+)
+def test_the_same_bits(tmp_path, squares, case, last):
+    keys = {"DISTILL__TEACHER__CHANNELS_LAST": last}
+    train(config(case, tmp_path, squares, "own", **keys))
+    train(config(case, tmp_path, squares, "ahead", DISTILL__TEACHER__AHEAD=1, **keys))
     same(tmp_path / "own", tmp_path / "ahead")
     assert waits(tmp_path / "ahead") and not waits(tmp_path / "own")
 
@@ -142,7 +146,6 @@ def test_killed_runs_leave_no_process(tmp_path, squares):
     process = start_training("--resume", "--config-file", tmp_path / "run.yaml")
     while process.is_alive() and not (tmp_path / "parts" / "last_checkpoint").exists():
         time.sleep(0.05)
-    before = shared_memory()
     process.kill()
     process.join()
     process = start_training("--resume", "--config-file", tmp_path / "run.yaml")
@@ -151,14 +154,9 @@ def test_killed_runs_leave_no_process(tmp_path, squares):
     for a, b in list(zip(*(result(tmp_path / x) for x in ("own", "parts")), strict=True))[:3]:
         assert_close(b, a, rtol=0, atol=0, equal_nan=True)
     deadline = time.monotonic() + 10
-    while (teacher_processes() or shared_memory() - before) and time.monotonic() < deadline:
+    while teacher_processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not teacher_processes()
-    assert not shared_memory() - before
-
-
-def shared_memory():
-    return {x for x in os.listdir("/dev/shm") if x.startswith("torch_")}
 
 
 def teacher_processes():
@@ -204,7 +202,7 @@ def ahead_of(model, make_runner):
 
 
 @pytest.mark.parametrize("make_runner", [StreamRunner, lambda t: ProcessRunner(t, CPU)])
-def test_both_runners_give_what_is_asked_for(make_runner):
+def test_both_runners_give_what_is_asked_for(make_runner, event_storage):
     """Batches that were announced, in any order, and one that was not; losses of all are equal."""
     _, model = pair("GFL", ("PKD", "LD"))
     other = ahead_of(model, make_runner)
@@ -217,6 +215,7 @@ def test_both_runners_give_what_is_asked_for(make_runner):
         expected = model(batches[index])
         torch.manual_seed(0)
         assert_close(other(batches[index]), expected, rtol=0, atol=0)
+    assert len(event_storage.history("teacher_wait").values()) == 3
     for teacher in other.teachers:
         teacher.close()
 
@@ -259,13 +258,12 @@ def test_every_detector_can_be_sent(meta):
 
 
 def test_a_teacher_that_cannot_be_sent():
-    _, model = pair("GFL", ("PKD",))
-    model.teachers[0].detector.hidden = lambda: None
-    other = AheadTeacher(model.teachers[0], ProcessRunner(model.teachers[0], CPU))
-    batch = make_batch()
-    batch[0]["batch number"] = 1
+    teacher = Teacher(detector("GFL"))
+    teacher.detector.hidden = lambda: None
+    cfg = get_d2kd_cfg()
+    cfg.MODEL.DEVICE, cfg.DISTILL.TEACHER.AHEAD = "cpu", 1
     with pytest.raises(ConfigError, match="DISTILL.TEACHER.AHEAD: .* cannot be sent"):
-        other.look_ahead(batch, 32, "BGR", frozenset({"features"}))
+        build_ahead.run_ahead(teacher, cfg)
 
 
 @pytest.mark.parametrize(("keys", "message"), [
@@ -273,6 +271,7 @@ def test_a_teacher_that_cannot_be_sent():
     ({"AHEAD": 1, "DEVICE": "gpu"}, "DISTILL.TEACHER.DEVICE is 'gpu': give cpu, cuda"),
     ({"AHEAD": 1, "DEVICE": "cuda:1"}, "no GPU is found"),
     ({"AHEAD": -1}, "DISTILL.TEACHER.AHEAD is -1"),
+    ({"AHEAD": 17}, "DISTILL.TEACHER.AHEAD is 17"),
     ({"AHEAD": 1, "DEADLINE": 0.0}, "DISTILL.TEACHER.DEADLINE is 0.0"),
 ])  # fmt: skip
 def test_refused(tmp_path, squares, keys, message):
@@ -293,6 +292,21 @@ def test_more_threads_than_cores_are_said(tmp_path, squares, threads, caplog, mo
     Distiller(cfg)
     said = [x.message for x in caplog.records if "which slows both down" in x.message]
     assert len(said) == (threads > 1)
+
+
+def test_a_script_without_a_guard_is_told(tmp_path, squares, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, "out", DISTILL__TEACHER__AHEAD=1)
+    with pytest.raises(ConfigError, match="if __name__ == '__main__'"):
+        Distiller(cfg)
+
+
+def test_what_a_teacher_logs_is_logged(tmp_path, squares, caplog):
+    """A cache that is full, in the process of the teacher."""
+    cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, "out", DISTILL__TEACHER__AHEAD=1)
+    cfg.DISTILL.TEACHER.CACHE_DIR, cfg.DISTILL.TEACHER.CACHE_GB = str(tmp_path / "cache"), 1e-9
+    train(cfg)
+    assert "the limit DISTILL.TEACHER.CACHE_GB is reached" in caplog.text
 
 
 def test_compiled_teachers_are_refused(tmp_path, squares):

@@ -7,6 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from d2kd.engine.hooks import teacher_trial
+from d2kd.teachers.ahead import AheadTeacher
+from d2kd.teachers.ahead_runner import ProcessRunner
 from d2kd.teachers.precision import Trial, try_precision
 from d2kd.testing import make_batch
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
@@ -46,17 +48,30 @@ def test_a_trial_measures_rounding_and_leaves_the_teacher_as_it_was():
     assert not teacher.undecided and teacher.precision == "bf16"
 
 
-def test_large_numbers_stay_in_fp32():
-    """A teacher whose bf16 maps are far from its own."""
+def test_what_cannot_be_compared_stays_in_fp32():
+    """A map with a NaN, wherever it is, and a teacher of which boxes alone are read."""
     _, model = pair("GFL", ("PKD",))
     teacher = undecided(model)
-    with torch.no_grad():
-        for conv in teacher.detector.backbone.downs:
-            conv.bias += 1000.0  # what differs from cell to cell is lost behind that
-            conv.weight *= 1e-3
-    teacher.detector.head.cls_score.bias.zero_()
+    assert try_precision(teacher, make_batch(), 32, "BGR", frozenset({"sets"})).precision == "fp32"
+    last = list(teacher.detector.backbone.downs)[-1]
+    torch.nn.init.constant_(last.bias, float("nan"))
     trial = try_precision(teacher, make_batch(), 32, "BGR", NEED)
-    assert trial.distance > 1e-3
+    assert trial.distance == float("inf") and trial.precision == "fp32"
+
+
+def test_what_runs_ahead_computes_as_settled():
+    _, model = pair("GFL", ("PKD",))
+    teacher = undecided(model)
+    ahead = AheadTeacher(teacher, ProcessRunner(teacher, torch.device("cpu")))
+    ahead.settle("bf16")
+    batch = make_batch()
+    batch[0]["batch number"] = 1
+    ahead.look_ahead(batch, 32, "BGR", NEED)
+    found = ahead(batch, 32, "BGR", NEED)
+    here = teacher(batch, 32, "BGR", NEED)
+    ahead.close()
+    assert {x.dtype for x in found.features.values()} == {torch.bfloat16}
+    assert_close(found.features, here.features, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("chosen", ["bf16", "fp32"])

@@ -30,6 +30,11 @@ class TeacherTrial(HookBase):
     def before_train(self) -> None:
         """Try the teachers on the batch that comes next."""
         distiller: Distiller = self.trainer.distiller
+        for teacher, precision in zip(distiller.teachers, self._settled, strict=False):
+            if teacher.undecided:
+                teacher.settle(precision)
+        if not any(x.undecided or x.cache is not None for x in distiller.teachers):
+            return
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
@@ -38,13 +43,11 @@ class TeacherTrial(HookBase):
         for index, teacher in enumerate(distiller.teachers):
             if not (need := distiller.teacher_need(index)):
                 continue
-            if teacher.undecided and not self._settled:
+            if teacher.undecided:
                 trial = try_precision(teacher, *arguments, need)
                 found = comm.all_gather(trial.precision)
                 teacher.settle("bf16" if set(found) == {"bf16"} else "fp32")
                 logger.info("DISTILL.TEACHER.PRECISION auto, teacher %d: %s", index, trial)
-            elif teacher.undecided:
-                teacher.settle(self._settled[index])
             if teacher.cache is not None:
                 pixels = teacher.preprocess(*arguments)
                 nbytes = teacher.cache.size_of(pixels, need, teacher.run)
