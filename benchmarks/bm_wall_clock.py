@@ -24,6 +24,12 @@ MODES: Dict[str, List[str]] = {
     "ahead": ["DISTILL.TEACHER.AHEAD", "1"],
     "cached": ["DISTILL.TEACHER.CACHE_DIR", "{folder}/cache"],
 }
+LABELS = {
+    "plain": "undistilled",
+    "own": "teacher in the student's process",
+    "ahead": "teacher ahead",
+    "cached": "teacher cached",
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,7 +73,7 @@ def draw(folder: Path, modes: List[str]) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4))
     for mode in modes:
-        axes.plot(*curve(folder / mode), marker="o", markersize=3, label=mode)
+        axes.plot(*curve(folder / mode), marker="o", markersize=3, label=LABELS[mode])
     axes.set_xlabel("seconds of training, evaluations not counted")
     axes.set_ylabel("box AP on validation images")
     axes.legend()
