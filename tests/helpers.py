@@ -1,6 +1,7 @@
 """Tiny students, teachers and distillers for the contract tests."""
 
 import copy
+import multiprocessing
 import warnings
 from pathlib import Path
 from typing import Sequence
@@ -135,3 +136,9 @@ def write_config(folder: Path, data: Path, meta: str = "RetinaNet", **keys) -> P
     folder.mkdir(exist_ok=True)
     path.write_text(cfg.dump())
     return path
+
+
+def worker_processes():
+    """Processes of data loaders, without the tests' own servers."""
+    servers = "ForkServerProcess", "SpawnProcess"
+    return [x for x in multiprocessing.active_children() if not x.name.startswith(servers)]

@@ -1,5 +1,7 @@
 """train_net.py on two machines, as users start it."""
 
+import contextlib
+import random
 import socket
 
 import pytest
@@ -9,9 +11,12 @@ from tests.engine.test_launch import begin, config, finish  # noqa: F401
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Below those that the system gives to others while the test runs."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.mark.parametrize("how", ["launch", "torchrun"])

@@ -87,9 +87,9 @@ def test_what_is_measured_again_and_again_is_timed(tmp_path, squares, monkeypatc
         measured.append(hook.trainer.iter)
         measure(hook, *args)
 
-    def turns(first, second, count, steps):
+    def turns(first, second, count, steps, between):
         timed.append((len(measured), steps, count))
-        return take(first, second, count, steps=steps)
+        return take(first, second, count, steps=steps, between=between)
 
     monkeypatch.setattr(GradientBalance, "measure", counted)
     monkeypatch.setattr(pace, "take_turns", turns)

@@ -7,7 +7,6 @@ import re
 import signal
 import time
 import traceback
-from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from d2kd import DistillationTrainer
 from d2kd.data import register_custom_datasets
 from d2kd.errors import RunError
 from tests.engine.hooks.test_exact_resume import config, result, train
-from tests.helpers import write_config
+from tests.helpers import worker_processes, write_config
 from tests.ranks import start_training
 
 CASE = "RetinaNet, PKD and BCKD"
@@ -149,7 +148,7 @@ class KillWorker(HookBase):
         if self.trainer.iter != 1:
             return
         try:
-            os.kill(active_children()[0].pid, signal.SIGKILL)
+            os.kill(max(x.pid for x in worker_processes()), signal.SIGKILL)
             time.sleep(60)  # PyTorch raises while this waits
         except RuntimeError as error:
             if self.spoil:
