@@ -58,7 +58,7 @@ def try_precision(
     teacher.cache = cache
     (half, quick), (full, slow) = runs
     pairs = zip(_maps(half), _maps(full), strict=True)
-    distances = [float((a.float() - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs]
+    distances = [float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs]
     known = bool(distances) and all(map(math.isfinite, distances))
     return Trial(max(distances) if known else math.inf, quick / slow)
 
