@@ -61,6 +61,7 @@ class NonLocal(nn.Module):
     y_i = 1/K sum_j (theta_i . phi_j) g_j. There is no softmax, so that the products may be taken in
     any order, and no matrix over pairs of cells of a large map is formed. The norm starts at scale
     and shift 0: the module starts as the identity, and its convolutions move once the scale has.
+    y grows with the cube of x, more than float16 holds; from the products to the norm float32 does.
 
     Ours: a pooling window larger than the map is cut to the map; GN has up to 32 groups, as many as
     divide the width. Batch statistics need more than one value per channel. One image is enough
@@ -88,11 +89,12 @@ class NonLocal(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C, H, W)."""
+        """Map (N, C, H, W) to (N, C, H, W), in autocast float32."""
         theta = self.theta(x)
         phi, g = (pooled(conv(x), self.pool) for conv in (self.phi, self.g))
         y = self.product(theta.flatten(2), phi, g).view_as(theta)
-        return x + normalized(self.norm, self.out(y))
+        with no_autocast(y):
+            return x + normalized(self.norm, self.out(y))
 
 
 def pooled(x: Tensor, side: int) -> Tensor:

@@ -31,6 +31,7 @@ def bag_loss(confidence: Tensor, prior: Tensor, box: Tensor, num_boxes: int) -> 
     Returns:
         Tensor: (G,) in [0, 100].
     """
+    confidence, prior = at_least_float(confidence), at_least_float(prior)
     none = confidence.new_zeros(num_boxes)
     weight = (3 * confidence).exp() * prior
     total = none.index_add(0, box, weight).clamp(min=_EPS)
@@ -54,7 +55,7 @@ def negative_factors(overlap: Tensor, box: Tensor, num_boxes: int) -> Tensor:
     Returns:
         Tensor: (P,) in [0, 1].
     """
-    t = 1 / (1 - overlap).clamp(min=_EPS)
+    t = 1 / (1 - at_least_float(overlap)).clamp(min=_EPS)
     low = t.new_full((num_boxes,), torch.inf).scatter_reduce(0, box, t, "amin")
     high = t.new_zeros(num_boxes).scatter_reduce(0, box, t, "amax")
     low, high = low.index_select(0, box), high.index_select(0, box)
@@ -75,6 +76,7 @@ def prior_loss(prior: Tensor, image: Tensor, counts: Tensor) -> Tensor:
     Returns:
         Tensor: (N,) >= 0.
     """
+    prior = at_least_float(prior)
     none = prior.new_zeros(len(counts))
     total = none.index_add(0, image, prior)
     pairs = none.index_add(0, image, torch.ones_like(prior))

@@ -28,8 +28,7 @@ def box_iou_loss(student: Tensor, teacher: Tensor, kind: str = "giou", eps: floa
     """
     if kind not in ("giou", "iou"):
         raise ValueError(f"kind must be 'giou' or 'iou', not {kind!r}")
-    student, teacher = at_least_float(student), at_least_float(teacher)
-    teacher = teacher.detach()
+    student, teacher = at_least_float(student), at_least_float(teacher.detach())
     inner, union = intersection_and_union(student, teacher, eps)
     loss = 1 - inner / union
     if kind == "iou":
@@ -42,7 +41,11 @@ def box_iou_loss(student: Tensor, teacher: Tensor, kind: str = "giou", eps: floa
 
 
 def intersection_and_union(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tuple[Tensor, Tensor]:
-    """Areas of intersection and union, the latter at least `eps`, of broadcast XYXY boxes."""
+    """Areas of intersection and union, the latter at least `eps`, of broadcast XYXY boxes.
+
+    At least float32: the area of an image is more than float16 holds.
+    """
+    a, b = at_least_float(a), at_least_float(b)
     inner = box_area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
     union = box_area(a[..., :2], a[..., 2:]) + box_area(b[..., :2], b[..., 2:]) - inner
     return inner, union.clamp(min=eps)
@@ -61,5 +64,5 @@ def boxes_around(anchors: Tensor, distances: Tensor) -> Tensor:
 
 
 def box_area(low: Tensor, high: Tensor) -> Tensor:
-    """Area between corners (..., 2); 0 where they are out of order."""
-    return (high - low).clamp(min=0).prod(-1)
+    """Area between corners (..., 2), at least float32; 0 where they are out of order."""
+    return (at_least_float(high) - at_least_float(low)).clamp(min=0).prod(-1)

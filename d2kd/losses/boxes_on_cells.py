@@ -1,6 +1,7 @@
 """Which cells of a feature map lie on the objects of an image, and what each weighs (FGD).
 
-Yang et al., CVPR 2022 (arXiv 2111.11837). N images, H x W cells of a level.
+Yang et al., CVPR 2022 (arXiv 2111.11837). N images, H x W cells of a level. Results are float32 or
+more.
 """
 
 from typing import Sequence, Tuple
@@ -10,13 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from .precision import at_least_float
+
 _BITS = 62  # boxes in an int64, whose sign and one bit more stay 0
 
 
 @torch.no_grad()
 def clip_to_image(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     """Boxes (G, 4), XYXY px, cut to an image of this height and width (px)."""
-    height, width = size
+    (height, width), boxes = size, at_least_float(boxes)
     x, y = (boxes[:, i::2].clamp(min=0).clamp(max=limit) for i, limit in enumerate((width, height)))
     return torch.stack([x, y], -1).flatten(1)
 
@@ -34,7 +37,7 @@ def cells_of_boxes(boxes: Tensor, stride: int) -> Tensor:
     Returns:
         Tensor: (..., 4) XYXY in cells, whole numbers, the last ones inclusive.
     """
-    cells = boxes / stride
+    cells = at_least_float(boxes) / stride
     return torch.cat([cells[..., :2].floor(), cells[..., 2:].ceil()], -1)
 
 
@@ -75,7 +78,7 @@ def foreground_weights(boxes: Sequence[Tensor], stride: int, size: Tuple[int, in
 
 def background_weights(foreground: Tensor) -> Tensor:
     """1 / cells of background where `foreground_weights` (N, H, W) are 0, 0 elsewhere."""
-    outside = (foreground == 0).type_as(foreground)
+    outside = (foreground == 0).type_as(at_least_float(foreground))
     return outside / outside.sum((1, 2), keepdim=True).clamp(min=1)
 
 

@@ -76,7 +76,7 @@ def dice(masks: Tensor) -> Tensor:
 def weighted_mask(masks: Tensor, weights: Tensor) -> Tensor:
     """sum_k p_k m_k: (N, T, H, W) and (N, T) -> (N, H, W)."""
     with no_autocast(masks):
-        return torch.einsum("nt,nthw->nhw", weights, masks)
+        return torch.einsum("nt,nthw->nhw", at_least_float(weights), at_least_float(masks))
 
 
 def cell_weights(masks: Tensor, weights: Tensor) -> Tensor:
@@ -91,6 +91,7 @@ def cell_weights(masks: Tensor, weights: Tensor) -> Tensor:
     Returns:
         Tensor: (N, H, W) >= 0. A mask that is nowhere open counts as one of 1e-6 cells.
     """
+    masks = at_least_float(masks)
     area = masks.sum((2, 3)).clamp(min=_LEAST_AREA)
     return weighted_mask(masks.square(), weights / area)
 

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
+from .precision import at_least_float
+
 
 def total(terms: Iterable[Tensor]) -> Tensor:
     """The sum of at least one tensor, in their order."""
@@ -16,10 +18,11 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """The L2 norm of all values, a scalar.
+    """The L2 norm of all values, a scalar, float32 (float64 for float64 input).
 
     Axis by axis: over millions of values at once the CPU's float32 norm is off by up to 1%.
     """
+    x = at_least_float(x)
     while x.dim() > 0:
         x = torch.linalg.vector_norm(x, dim=-1)
     return x

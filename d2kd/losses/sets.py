@@ -53,6 +53,7 @@ def region_targets(probabilities: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Tensor: (P, K + 1), rows of sum 1.
     """
+    probabilities = at_least_float(probabilities)
     total = probabilities.sum(-1, keepdim=True)
     soft = torch.cat([probabilities / total.clamp(min=1), (1 - total).clamp(min=0)], -1)
     hard = F.pad((probabilities > 0).to(soft.dtype), (0, 1))

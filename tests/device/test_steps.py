@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from d2kd.testing import make_batch
 from tests.device.simulated import missing, set_up, simulated, waits
-from tests.heads.test_no_sync import OPTIONS, PAIRS
-from tests.helpers import clone, pair
+from tests.heads.test_no_sync import PAIRS, distiller
+from tests.helpers import clone
 from tests.ranks import in_process
 
 # Of a step without heads: d2kd's own detectors, and below them Detectron2's, which are as they are.
@@ -25,7 +25,6 @@ STEPS = {
 HEADS = {"LD": 2}  # all others: none
 SETS = {"RetinaNet": 17, "FCOS": 7, "GeneralizedRCNN": 21}  # a teacher's boxes; others': 3
 DETECTORS = sorted({meta for _, meta in PAIRS})
-KEYS = {"MaskKD": {"MODEL__MASK_ON": True}, "Parallel": {"MODEL__GFL__QUALITY": "SDGQP"}}
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -43,12 +42,9 @@ def gradients(model):
 
 def compare(head, meta):
     """Both steps; how often the host waited, by operator and line."""
-    labels = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
-    _, model = pair(meta, (head,), 8, OPTIONS, **labels, **KEYS.get(head, {}))
+    model = distiller(head, meta)
     for name, x in model.named_parameters():
-        if (
-            ".offset." in name
-        ):  # at 0 a bilinear kernel has two gradients, and each operator its own
+        if ".offset." in name:  # at 0 a bilinear kernel has two gradients, each operator its own
             torch.nn.init.normal_(x, std=0.1)
     here = clone(model)
     expected = step(here)

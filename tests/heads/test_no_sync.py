@@ -62,10 +62,15 @@ class CountWaiting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def outputs(head, meta):
+def distiller(head, meta):
+    """Of a pair, in training mode."""
     keys = {"MaskKD": {"MODEL__MASK_ON": True}, "Parallel": {"MODEL__GFL__QUALITY": "SDGQP"}}
     labels = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
-    _, model = pair(meta, (head,), 8, OPTIONS, **labels, **keys.get(head, {}))
+    return pair(meta, (head,), 8, OPTIONS, **labels, **keys.get(head, {}))[1]
+
+
+def outputs(head, meta):
+    model = distiller(head, meta)
     if torch.cuda.is_available():
         model.cuda()
     batch = make_batch()

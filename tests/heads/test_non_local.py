@@ -106,6 +106,20 @@ def test_small_maps_and_one_image(norm, shape):
         assert_close(y, x + 0.5, atol=1e-3, rtol=0)
 
 
+def test_values_that_float16_does_not_hold():
+    """The products of maps of 150 are 3 million and more; behind the norm they are small."""
+    module = NonLocal(8, 4, 2)
+    nn.init.ones_(module.norm.weight)
+    x = torch.randint(-150, 151, (2, 8, 6, 6), generator=torch.Generator().manual_seed(0)).float()
+    exact, half = module(x), x.half().requires_grad_()
+    with torch.autocast("cpu", torch.float16):
+        found = module(half)
+    assert found.dtype == torch.float32
+    assert_close(found, exact, atol=0.5, rtol=0.05)
+    found.sum().backward()
+    assert bool(half.grad.isfinite().all())
+
+
 def test_half_precision_module_is_finite():
     module = NonLocal(8, 4, 2)
     nn.init.ones_(module.norm.weight)
