@@ -1,7 +1,9 @@
 """The processor cores of this process: how many there are, and its share beside other processes."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import torch
 
@@ -58,3 +60,14 @@ def share_cores(processes: int) -> None:
 def own_cores() -> int:
     """This process's part of `usable_cores`, at least 1."""
     return max(1, usable_cores() // _sharing)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Give PyTorch so many threads in this process for a while; 0 leaves it those it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

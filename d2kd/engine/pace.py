@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
-from ..cores import usable_cores
+from ..cores import torch_threads, usable_cores
 from ..data import register_custom_datasets
 from ..teachers import Teacher
 from .hooks.build import build_distillation_hooks
@@ -92,8 +92,9 @@ def take_turns(
 class Steps:
     """A trainer with a fresh model that makes steps when it is called; nothing of it is kept."""
 
-    def __init__(self, cfg: CfgNode) -> None:
-        """Build it; OUTPUT_DIR is to be thrown away."""
+    def __init__(self, cfg: CfgNode, threads: int = 0) -> None:
+        """Build it; OUTPUT_DIR is to be thrown away. It makes its steps with so many threads."""
+        self.threads = threads
         register_custom_datasets(cfg)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
         self.trainer = trainer = DistillationTrainer(cfg)
@@ -122,7 +123,8 @@ class Steps:
     def __call__(self, steps: int = STEPS) -> None:
         """Train: data, losses, gradients, optimizer, and of the hooks those of a distillation."""
         cuda, trainer = torch.cuda.is_available(), self.trainer
-        with trainer.storage, torch.jit.optimized_execution(cuda):  # as `DistillationTrainer.train`
+        threads, optimized = torch_threads(self.threads), torch.jit.optimized_execution(cuda)
+        with threads, trainer.storage, optimized:  # as `DistillationTrainer.train`
             for _ in range(steps):
                 for hook in self.hooks:
                     hook.before_step()
@@ -134,7 +136,9 @@ class Steps:
             torch.cuda.synchronize()
 
 
-def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS) -> Pace:
+def measure_pace(
+    plain: CfgNode, distilled: CfgNode, turns: int = TURNS, threads: int = 0
+) -> Pace:
     """Time the steps of two trainings on this machine, on models that are thrown away.
 
     Where `DISTILL.BALANCE.PERIOD` measures again and again, a turn is as long as that period, and
@@ -144,19 +148,21 @@ def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS) -> Pace
         plain: config of a training.
         distilled: of the other.
         turns: of each, of STEPS steps; there are fewer where a turn is longer, but at least 3.
+        threads: of PyTorch in this process during a distilled step; 0: those of a plain one.
     """
     balance = distilled.DISTILL.BALANCE
     steps = max(STEPS, balance.PERIOD if balance.SHARES else 0)
     first = WARM_UP + (balance.STEPS if balance.SHARES else 0)
     with TemporaryDirectory() as name, log_to(Path(name)):
         jobs = []
-        for cfg in (plain.clone(), distilled.clone()):
+        for cfg, own, count in ((plain, 0, WARM_UP), (distilled, threads, first)):
+            cfg = cfg.clone()
             cfg.defrost()
             cfg.OUTPUT_DIR = name
             cfg.DISTILL.TEACHER.CHECK_IMAGES = cfg.DISTILL.PICTURES.PERIOD = 0
-            jobs.append(Steps(cfg))
-        for job, count in zip(jobs, (WARM_UP, first), strict=True):
-            job(count)
+            with torch_threads(own):
+                jobs.append(Steps(cfg, own))
+            jobs[-1](count)
         turns = turns if steps == STEPS else max(3, turns * STEPS // steps)
         plain_steps, distilled_steps = (partial(job, steps) for job in jobs)
         try:

@@ -11,7 +11,7 @@ import torch
 
 from .. import __version__
 from ..engine.pace import Pace, device_name
-from .pace import MAX_RATIO
+from .pace import MAX_RATIO, Mode
 from .training import Result
 
 HEADER = (
@@ -53,7 +53,7 @@ def _match(pace: Pace, matched: Result, distilled: Result) -> str:
 
 
 def write_report(
-    path: Path, results: Sequence[Result], pace: Pace, seed: int, share: float
+    path: Path, results: Sequence[Result], pace: Pace, mode: Mode, seed: int, share: float
 ) -> None:
     """Write report.md.
 
@@ -61,6 +61,7 @@ def write_report(
         path: the file; the pictures lie beside it.
         results: teacher, student, time-matched student and distilled student.
         pace: of their steps.
+        mode: where the teacher computed.
         seed: SEED of all trainings.
         share: of the training images that the students use, 0 to 1.
     """
@@ -82,6 +83,8 @@ training time. This is one run with one seed on a small data set; other seeds gi
   ({matched.seconds:.0f} s and {distilled.seconds:.0f} s); its learning rate schedule spans them.
   The steps are matched beforehand, so that other jobs on the machine do not change them:
   {_match(pace, matched, distilled)}.
+- The teacher computed {mode}, measured to be the fastest way here; what
+  the student learns does not depend on it, but for rounding where threads differ.
 - Training minutes are those of the training steps, without set-up and evaluation. The teacher's
   are those of the run that made it, perhaps on another machine.
 - AP is COCO's, 0 to 100, on the test images. Milliseconds are the median over test images one at a

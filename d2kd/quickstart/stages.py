@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Tuple
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..cores import torch_threads
 from ..data import register_custom_datasets
 from ..engine.changes import read_record
 from ..engine.pace import Pace
@@ -16,7 +17,7 @@ from ..errors import ConfigError
 from ..inference.speed import IMAGES, first_test_images, measure_inference
 from .digits import DigitsSpec, build_digits
 from .markdown import table, write_report
-from .pace import measure_pace
+from .pace import Mode, measure_pace
 from .pictures import draw_curves, draw_detections
 from .teacher import TEACHER, load_teacher, rebuild_teacher
 from .training import Result, load_config, train
@@ -52,13 +53,13 @@ def run(
     if rebuild:
         print("[0/6] train the teacher, about 20 minutes on two CPU cores", flush=True)
         rebuild_teacher(output / "teacher", teacher, steps)
-    results, pace = train_all(output, cfg, steps, teacher)
+    results, pace, mode = train_all(output, cfg, steps, teacher)
     print("[6/6] measure inference, draw, write the report", flush=True)
     images = [first_test_images(cfg, IMAGES)] * len(results)
     times = measure_inference([r.model for r in results], images)
     for result, ms in zip(results, times, strict=True):
         result.ms = ms
-    finish(output, cfg, results, pace)
+    finish(output, cfg, results, pace, mode)
     return results
 
 
@@ -85,7 +86,7 @@ def prepare_data(cfg: CfgNode, spec: Optional[DigitsSpec]) -> None:
 
 def train_all(
     output: Path, cfg: CfgNode, steps: Optional[int], teacher: Path
-) -> Tuple[List[Result], Pace]:
+) -> Tuple[List[Result], Pace, Mode]:
     """Evaluate the teacher, time the steps and train the students; see `run`."""
     total = cfg.SOLVER.MAX_ITER
     guess = GUESS * total / load_config("student", output).SOLVER.MAX_ITER
@@ -94,9 +95,10 @@ def train_all(
     print(f"      AP {best.box['AP']:.1f}")
 
     _announce(2, "time plain and distilled steps in turns", guess)
-    pace = measure_pace(teacher)
+    pace, mode = measure_pace(teacher)
     plain = pace.matched_steps(total)
     print(f"      {pace}: {plain} plain steps match {total} distilled ones")
+    print(f"      the teacher computes {mode}, which is fastest here")
 
     _announce(3, f"train the student, {total} steps", (total + 2 * plain) * pace.plain / 60)
     student = train("student", cfg)
@@ -105,23 +107,27 @@ def train_all(
     _announce(4, f"train the distilled student, {total} steps", minutes)
     distill_cfg = load_config("distilled", output / "distilled", steps)
     distill_cfg.DISTILL.TEACHER.WEIGHTS = (str(teacher),)
-    distilled = train("distilled", distill_cfg)
+    mode.set_in(distill_cfg)
+    with torch_threads(mode.threads):
+        distilled = train("distilled", distill_cfg)
 
     text = f"train the student again for the time of 4, {plain} steps"
     _announce(5, text, distilled.seconds / 60)
     matched_cfg = load_config("student", output / "student_time_matched", plain)
     matched = train("student (time-matched)", matched_cfg)
-    return [best, student, matched, distilled], pace
+    return [best, student, matched, distilled], pace, mode
 
 
-def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace) -> None:
+def finish(
+    output: Path, cfg: CfgNode, results: List[Result], pace: Pace, mode: Mode
+) -> None:
     """Draw the pictures, write report.md and print the table and what to do next."""
     teacher, student, _, distilled = results
     draw_curves(teacher, results[1:], output / "curve.png")
     shown: Dict[str, nn.Module] = {r.name: r.model for r in (teacher, student, distilled)}
     draw_detections(cfg, shown, output / "detections.png")
     share = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-    write_report(output / "report.md", results, pace, cfg.SEED, share)
+    write_report(output / "report.md", results, pace, mode, cfg.SEED, share)
     print(f"\n{table(results)}\n\nReport and pictures: {output / 'report.md'}")
     print(
         "Next, distil on your own data, a folder cells of labelled images "

@@ -15,7 +15,7 @@ from d2kd.engine.pace import Pace
 from d2kd.quickstart import pace, stages, teacher, training
 from d2kd.quickstart.digits import DigitsSpec
 from d2kd.quickstart.markdown import write_report
-from d2kd.quickstart.pace import LIMITS, MAX_RATIO, measure_pace
+from d2kd.quickstart.pace import LIMITS, MAX_RATIO, Mode, measure_pace
 from d2kd.quickstart.stages import run
 from d2kd.quickstart.teacher import TEACHER, rebuild_teacher, save_teacher
 from d2kd.quickstart.training import load_config
@@ -119,10 +119,12 @@ def test_a_time_that_does_not_match_is_reported(quickstart, tmp_path):
                                (0.6, 4.0, limited)):  # fmt: skip
         matched = dataclasses.replace(matched, seconds=share * distilled.seconds)
         results = [teacher, student, matched, distilled]
-        write_report(tmp_path / "r.md", results, Pace(0.2, ratio, limits=LIMITS), 1, 0.5)
+        pace = Pace(0.2, ratio, limits=LIMITS)
+        write_report(tmp_path / "r.md", results, pace, Mode(1, 2), 1, 0.5)
         report = " ".join((tmp_path / "r.md").read_text().split())
         assert f"time of {ratio:.2f} plain ones" in report and "12 turns of each" in report
         assert said in report
+        assert "one batch ahead of the student with 2 threads for each of the two" in report
         assert ("other jobs slowed" in report) == (said == "other jobs")
 
 
