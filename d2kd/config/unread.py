@@ -80,6 +80,7 @@ def _conditions(cfg: CfgNode) -> Dict[str, bool]:
     """Keys, and whether the value of another key lets them be read."""
     solver, sampler = cfg.SOLVER, cfg.DATALOADER.SAMPLER_TRAIN
     schedule, teacher = solver.LR_SCHEDULER_NAME, cfg.DISTILL.TEACHER
+    has_process = teacher.AHEAD > 0 and (cfg.MODEL.DEVICE == "cpu" or bool(teacher.DEVICE))
     return {
         "MODEL.TIMM.": "timm" in cfg.MODEL.BACKBONE.NAME,
         "MODEL.TIMM.STRIDE": "extractor" in cfg.MODEL.BACKBONE.NAME,
@@ -91,8 +92,8 @@ def _conditions(cfg: CfgNode) -> Dict[str, bool]:
         "DATALOADER.RANDOM_SUBSET_RATIO": sampler == "RandomSubsetTrainingSampler",
         "DISTILL.TEACHER.CACHE_GB": bool(teacher.CACHE_DIR),
         "DISTILL.TEACHER.CACHE_BITS": bool(teacher.CACHE_DIR),
-        "DISTILL.TEACHER.THREADS": teacher.AHEAD > 0,
-        "DISTILL.TEACHER.DEADLINE": teacher.AHEAD > 0,
+        "DISTILL.TEACHER.THREADS": has_process,
+        "DISTILL.TEACHER.DEADLINE": has_process,
         "DISTILL.TEACHER.CHECK_MIN_AP": teacher.CHECK_IMAGES > 0,
         "DISTILL.TEACHER.CHECK_AGAINST": teacher.CHECK_IMAGES > 0,
         "DISTILL.BALANCE.STEPS": bool(cfg.DISTILL.BALANCE.SHARES),

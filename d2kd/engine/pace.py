@@ -136,9 +136,7 @@ class Steps:
             torch.cuda.synchronize()
 
 
-def measure_pace(
-    plain: CfgNode, distilled: CfgNode, turns: int = TURNS, threads: int = 0
-) -> Pace:
+def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS, threads: int = 0) -> Pace:
     """Time the steps of two trainings on this machine, on models that are thrown away.
 
     Where `DISTILL.BALANCE.PERIOD` measures again and again, a turn is as long as that period, and

@@ -118,9 +118,7 @@ def train_all(
     return [best, student, matched, distilled], pace, mode
 
 
-def finish(
-    output: Path, cfg: CfgNode, results: List[Result], pace: Pace, mode: Mode
-) -> None:
+def finish(output: Path, cfg: CfgNode, results: List[Result], pace: Pace, mode: Mode) -> None:
     """Draw the pictures, write report.md and print the table and what to do next."""
     teacher, student, _, distilled = results
     draw_curves(teacher, results[1:], output / "curve.png")

@@ -117,8 +117,9 @@ class AheadTeacher(Teacher):
         `teacher_wait` in the metrics is how long the host waited for it, s.
         """
         number, start = batched_inputs[0].get(NUMBER, -1), time.perf_counter()
-        found = self._runner.take(number) if self._asked.pop(number, None) == need else None
-        if found is None:
+        announced = self._asked.pop(number, None)
+        found = None if announced is None else self._runner.take(number)
+        if found is None or announced != need:
             return super().__call__(batched_inputs, divisor, input_format, need)
         get_event_storage().put_scalar("teacher_wait", time.perf_counter() - start)
         for level, logger, text in found.said:

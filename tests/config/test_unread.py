@@ -61,6 +61,12 @@ def test_anchors_of_detectors_that_place_cells_by_strides(caplog, detector):
     (["DISTILL.BALANCE.BAND", "0.1"],
      ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "GFL",
       "DISTILL.BALANCE.SHARES", "(0.1,)"]),
+    (["DISTILL.TEACHER.THREADS", "2"],
+     ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "GFL", "MODEL.DEVICE", "cpu",
+      "DISTILL.TEACHER.AHEAD", "1"]),
+    (["DISTILL.TEACHER.DEADLINE", "9.0"],
+     ["MODEL.META_ARCHITECTURE", "Distiller", "DISTILL.STUDENT", "GFL", "MODEL.DEVICE", "cuda",
+      "DISTILL.TEACHER.AHEAD", "1", "DISTILL.TEACHER.DEVICE", "cuda:1"]),
     (["TEST.AUG.FLIP", "False"], None),
     (["MODEL.SEM_SEG_HEAD.NORM", "BN"], None),
 ])  # fmt: skip
@@ -68,6 +74,13 @@ def test_keys_that_another_key_switches_on(caplog, options, read):
     assert said(caplog, *options)[1].endswith(f": {options[0]}.")
     if read:
         assert said(caplog, *options, *read) == ("", "")
+
+
+def test_on_the_students_gpu_a_teacher_has_no_process(caplog):
+    keys = ["DISTILL.TEACHER.THREADS", "DISTILL.TEACHER.DEADLINE"]
+    options = [keys[0], "2", keys[1], "9.0", "DISTILL.TEACHER.AHEAD", "1", "MODEL.DEVICE", "cuda"]
+    whole = said(caplog, *options, heads=("PKD",))[1]
+    assert all(key in whole for key in keys) and "DISTILL.TEACHER.AHEAD" not in whole
 
 
 def test_detectors_that_are_not_known_here(caplog):

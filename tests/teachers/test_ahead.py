@@ -246,6 +246,16 @@ def test_a_teacher_of_many_tensors():
     other.close()
 
 
+def test_a_batch_that_is_asked_for_otherwise_is_computed_and_not_kept(event_storage):
+    teacher = Teacher(detector("RetinaNet"))
+    ahead, batch = AheadTeacher(teacher, StreamRunner(teacher)), make_batch()
+    batch[0]["batch number"] = 1
+    announced, asked = ((batch, 64, "BGR", frozenset({x})) for x in ("features", "logits"))
+    ahead.look_ahead(*announced)
+    assert_close(ahead(*asked).logits, teacher(*asked).logits, rtol=0, atol=0)
+    assert not ahead._runner._done and not ahead._asked
+
+
 @pytest.mark.parametrize(
     "meta",
     ["RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints", "GeneralizedRCNN"],

@@ -12,6 +12,7 @@ from d2kd import DistillationTrainer, Teacher
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
+from d2kd.teachers import cache as cache_module
 from d2kd.teachers.cache import OutputCache
 from d2kd.teachers.cache_clock import CacheClock
 from d2kd.teachers.cache_estimate import CacheEstimate, estimate_cache
@@ -245,6 +246,16 @@ def test_a_slow_disk_switches_the_cache_off(tmp_path, caplog):
     assert cache.clock.off and "nothing is read or stored any more" in caplog.text
     cache._store.read = cache._store.write = None
     assert_close(losses_of(model, batch), expected, rtol=0, atol=0)
+
+
+def test_the_clock_has_what_a_device_still_computes(tmp_path, monkeypatch):
+    """On a GPU a forward returns at once; the look at its numbers waits for it."""
+    _, model = pair("RetinaNet", ("PKD",))
+    cached(model, tmp_path)
+    monkeypatch.setattr(cache_module, "_is_finite", lambda x: time.sleep(0.3) or True)
+    losses_of(model, make_batch())
+    clock = model.teachers[0].cache.clock
+    assert clock._counts == [2, 0] and clock._seconds[0] > 0.6
 
 
 def test_a_quick_disk_leaves_it_on():
