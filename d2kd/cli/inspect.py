@@ -13,18 +13,24 @@ from .output import Output
 @click.command(context_settings=SETTINGS)
 @with_config("teacher", "teacher-weights", "distill", "data", "unlabelled", "import",
              "trust-config", "last", "tokens")  # fmt: skip
-def check(config: str, options: Tuple[str, ...], **given: Any) -> None:
+@click.option("--ranks", type=click.IntRange(2), metavar="N",
+              help="As one of N ranks, which need not be here.")  # fmt: skip
+def check(config: str, options: Tuple[str, ...], ranks: int | None, **given: Any) -> None:
     """Try two iterations of CONFIG, and say what is wrong.
 
     Nothing is kept. The arguments are those of `d2kd train`.
+
+    \b
+    d2kd check train/gfl_R_50_FPN_1x.yaml --ranks 8
     """
     from ..data import register_custom_datasets
     from ..engine.main import resolve_config
     from ..inspection.checkup import check_run
+    from ..inspection.ranks import check_ranks
 
     cfg = resolve_config(namespace(config, options, **given), trains=True)
     register_custom_datasets(cfg)
-    for text in check_run(cfg):
+    for text in check_ranks(cfg, ranks) if ranks else check_run(cfg):
         echo_lines(text + "\n")
 
 
