@@ -16,7 +16,7 @@ import torch
 from detectron2.modeling import build_model
 
 from d2kd.config.loading import load_config
-from d2kd.export import check_export, export_onnx, export_pt2, measure_export
+from d2kd.export import Options, check_export, export_onnx, export_pt2, measure_export
 from d2kd.export.graph import AllBoxes
 
 
@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
 @torch.no_grad()
 def scatter(model: torch.nn.Module, pixels: torch.Tensor) -> None:
     """Give class logits and box predictions of the image a deviation of 1."""
-    out = AllBoxes(model, pixels.shape[2:]).predict(pixels)
+    out = AllBoxes(model, Options(tuple(pixels.shape[2:]), "BGR")).predict(pixels)
     for layer, maps in ((model.head.cls_score, out.logits), (model.head.bbox_pred, out.deltas)):
         layer.weight.div_(torch.cat(list(maps.values()), 1).std())
 
@@ -40,7 +40,7 @@ def scatter(model: torch.nn.Module, pixels: torch.Tensor) -> None:
 @torch.no_grad()
 def threshold(model: torch.nn.Module, pixels: torch.Tensor, candidates: int) -> float:
     """The score that so many class scores of the image exceed."""
-    scores = AllBoxes(model, pixels.shape[2:])(pixels)[1].flatten()
+    scores = AllBoxes(model, Options(tuple(pixels.shape[2:]), "BGR"))(pixels)[1].flatten()
     return scores.topk(candidates + 1).values[-1].item()
 
 

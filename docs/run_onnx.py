@@ -1,7 +1,8 @@
 """Detect objects with an exported file: python run_onnx.py MODEL PHOTO [DRAWN [THRESHOLD]]
 
-Needs numpy, Pillow and onnxruntime, and nothing else. Prints the detections and draws them, from
-the score on at which F1 was best in validation, or from THRESHOLD on.
+Needs numpy, Pillow and onnxruntime, and nothing else. Prints the detections and draws them, with
+their masks if the file has some, from the score on at which F1 was best in validation, or from
+THRESHOLD on.
 """
 
 import json
@@ -39,12 +40,33 @@ def lowest_score(about):
 
 
 def detect(session, about, image, threshold):
-    """Boxes (n, 4) XYXY in pixels of the image, scores (n,) and class indices (n,)."""
+    """Boxes (n, 4) XYXY in pixels of the image, scores (n,), class indices (n,), and masks.
+
+    Masks are PIL images of the size of `image`, 255 on the object; [] if the file has none.
+    """
     padded, scale = prepare(image, about)
-    boxes, scores, classes = session.run(["boxes", "scores", "classes"], {"image": padded})
-    keep = scores >= threshold
-    boxes = np.clip(boxes[keep] / scale, 0, (image.width, image.height) * 2)
-    return boxes, scores[keep], classes[keep]
+    found = session.run(None, {"image": padded})  # boxes, scores, classes, and maybe masks
+    boxes, scores, classes, *masks = (x[found[1] >= threshold] for x in found)
+    boxes = np.clip(boxes / scale, 0, (image.width, image.height) * 2)
+    paste = paste_raw if about.get("masks") == "raw" else enlarge
+    if masks:
+        masks = [paste(*x, image.size, scale) for x in zip(masks[0], boxes, strict=True)]
+    return boxes, scores, classes, masks
+
+
+def paste_raw(mask, box, size, _):
+    """Probabilities (M, M) of a box as a mask of the whole image."""
+    (x0, y0), (w, h) = box[:2], (box[2:] - box[:2]) / len(mask)  # of a cell, px
+    affine = 1 / w, 0, 1 - x0 / w, 0, 1 / h, 1 - y0 / h  # 1: a rim of zeros
+    method, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    whole = Image.fromarray(np.pad(mask, 1)).transform(size, method, affine, bilinear)
+    return Image.fromarray(np.asarray(whole) >= 0.5).convert("L")
+
+
+def enlarge(mask, _, size, scale):
+    """A mask (H, W) of the prepared image as one of the image."""
+    w, h = (max(1, round(side * scale)) for side in size)
+    return Image.fromarray(mask[:h, :w]).convert("L").resize(size, Image.Resampling.NEAREST)
 
 
 def main(model, photo, output="detections.png", threshold=None):
@@ -52,9 +74,12 @@ def main(model, photo, output="detections.png", threshold=None):
     threshold = float(threshold or lowest_score(about))
     print(f"score threshold {threshold:g}", file=sys.stderr)
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
-    draw, found = ImageDraw.Draw(image), detect(session, about, image, threshold)
+    *found, masks = detect(session, about, image, threshold)
     if not len(found[0]):
         print("no object with such a score", file=sys.stderr)
+    for mask in masks:
+        image.paste("red", mask=mask.point(lambda x: x // 3))
+    draw = ImageDraw.Draw(image)
     for box, score, index in zip(*found, strict=True):
         name = about["classes"][index] if about["classes"] else index
         print(f"{name} {score:.4f} " + " ".join(f"{x:.2f}" for x in box))

@@ -20,12 +20,14 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 )
 @click.option("--no-nms", is_flag=True, help="All boxes and scores, before any is left out.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), help="Default: the config's.")
+@click.option("--masks", type=click.Choice(["raw", "pasted"]), default="raw", show_default=True,
+              help="In their boxes, or as large as the image.")  # fmt: skip
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(
     config: str, options: Tuple[str, ...], weights: str, overwrite: bool, **given: Any
 ) -> None:
-    """Write a one-stage student as ONNX, or any as a folder.
+    """Write a student as ONNX or .pt2, or as a folder.
 
     The file needs neither d2kd nor Detectron2. The folder is for d2kd: config, weights and classes.
 

@@ -10,13 +10,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from ..errors import RunError
-from .options import Options, check_described, options_of, prepare
-from .rules import rule_of
+from .base import Graph
+from .description import check_described, options_of
+from .kinds import build_graph, graph_of, prepare
 from .runner import Exported, fit_image, open_exported
-from .write import build_graph
 
 BOX_TOLERANCE = 0.01  # px
 SCORE_TOLERANCE = 1e-4
+MASK_TOLERANCE = 1e-3  # of a probability or, pasted, of the image's pixels
 Arrays = Tuple[np.ndarray, ...]
 
 
@@ -34,6 +35,8 @@ class Comparison:
         missing, added: detections, with NMS, that only the detector or only the file has.
         box_difference: largest difference of a coordinate, px, of detections that both have.
         score_difference: largest difference of a score likewise.
+        mask_difference: of a mask likewise: of its probabilities or, where masks are pasted, the
+            share of the image's pixels that differ.
     """
 
     images: int = 0
@@ -42,6 +45,7 @@ class Comparison:
     added: int = 0
     box_difference: float = 0.0
     score_difference: float = 0.0
+    mask_difference: float = 0.0
 
 
 def check_export(
@@ -70,39 +74,32 @@ def check_export(
         ConfigError: the file cannot be opened, or is not of such a detector.
     """
     exported = open_exported(path)
-    options, detector = restore(exported, detector)
-    graph, result = build_graph(detector, options), Comparison()
+    graph, result = restore(exported, detector), Comparison()
     for image in images:
         padded, _ = fit_image(image, exported.description)
-        reference = run_detector(detector, padded) if options.nms else _run_graph(graph, padded)
-        wanted, found = (_clip(x, options.size) for x in (reference, exported.run(padded)))
+        both = run_reference(graph, padded), exported.run(padded)
+        wanted, found = (_clip(x, graph.options.size) for x in both)
         _add_image(result, wanted, found, (box_tolerance, score_tolerance))
     _judge(result, Path(path), box_tolerance, score_tolerance)
     return result
 
 
-def restore(exported: Exported, detector: nn.Module) -> Tuple[Options, nn.Module]:
-    """The file's options, and a copy of the detector that has them.
+def restore(exported: Exported, detector: nn.Module) -> Graph:
+    """The graph in PyTorch, of a copy of the detector that has the file's limits.
 
     Raises:
         ConfigError: the file is of another detector.
     """
-    rule_of(detector)
+    graph_of(detector)
     check_described(exported.description, detector)
     options = options_of(exported.description)
-    return options, prepare(detector, options)
+    return build_graph(prepare(detector, options), options)
 
 
 @torch.no_grad()
-def run_detector(detector: nn.Module, image: np.ndarray) -> Arrays:
-    """The detector's own inference: boxes (n, 4) XYXY px, scores and classes of an image."""
-    found = detector([{"image": torch.from_numpy(image[0])}])[0]["instances"]
-    return tuple(x.numpy() for x in (found.pred_boxes.tensor, found.scores, found.pred_classes))
-
-
-@torch.no_grad()
-def _run_graph(graph: nn.Module, image: np.ndarray) -> Arrays:
-    return tuple(x.numpy() for x in graph(torch.from_numpy(image)))
+def run_reference(graph: Graph, image: np.ndarray) -> Arrays:
+    """What a file must give for an image (1, 3, H, W), see `Graph.reference`."""
+    return tuple(x.numpy() for x in graph.reference(torch.from_numpy(image)))
 
 
 def _clip(found: Arrays, size: Tuple[int, int]) -> Arrays:
@@ -115,8 +112,8 @@ def _add_image(
 ) -> None:
     result.images += 1
     result.detections += len(wanted[0])
-    if len(wanted) == 3:
-        rows, columns = pair_detections(wanted, found, *tolerances)
+    if len(wanted) > 2:
+        rows, columns = pair_detections(wanted[:3], found[:3], *tolerances)
         result.missing += len(wanted[0]) - len(rows)
         result.added += len(found[0]) - len(columns)
         wanted, found = tuple(x[rows] for x in wanted), tuple(x[columns] for x in found)
@@ -125,6 +122,14 @@ def _add_image(
     )
     result.box_difference = max(result.box_difference, box)
     result.score_difference = max(result.score_difference, score)
+    for mask, other in zip(*(x[3:] for x in (wanted, found)), strict=True):
+        result.mask_difference = max(result.mask_difference, _mask_difference(mask, other))
+
+
+def _mask_difference(masks: np.ndarray, others: np.ndarray) -> float:
+    different = np.abs(masks.astype(np.float32) - others)
+    pasted = masks.dtype == bool
+    return float((different.mean((1, 2)) if pasted else different).max(initial=0))
 
 
 def pair_detections(
@@ -147,12 +152,16 @@ def _judge(result: Comparison, path: Path, box_tolerance: float, score_tolerance
             f"{result.images} images. Give images with objects, or export with a lower "
             "score_threshold."
         )
-    far = result.box_difference > box_tolerance or result.score_difference > score_tolerance
+    far = (
+        result.box_difference > box_tolerance
+        or result.score_difference > score_tolerance
+        or result.mask_difference > MASK_TOLERANCE
+    )
     if result.missing or result.added or far:
         raise RunError(
             f"{path} differs from the detector. Of {result.detections} detections in "
             f"{result.images} images {result.missing} are missing, and {result.added} are added, "
             f"at tolerances of {box_tolerance} px and {score_tolerance}; others differ by up to "
-            f"{result.box_difference:.2g} px and {result.score_difference:.2g}. Is it made of "
-            "these weights?"
+            f"{result.box_difference:.2g} px and {result.score_difference:.2g}, masks by "
+            f"{result.mask_difference:.2g}. Is it made of these weights?"
         )

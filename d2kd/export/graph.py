@@ -1,4 +1,4 @@
-"""The detector as one graph of tensors: an image in, boxes, scores and classes out."""
+"""A dense detector as one graph of tensors: an image in, boxes, scores and classes out."""
 
 import copy
 from typing import ClassVar, List, Tuple
@@ -10,27 +10,37 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
 
 from ..adapters import DetectorOutput, build_adapter
+from ..errors import ConfigError
+from .base import Graph
+from .options import Options
 from .rules import rule_of
 
 _NEED = frozenset({"logits", "deltas", "quality", "scores", "anchors"})
 
 
-class AllBoxes(nn.Module):
+class AllBoxes(Graph):
     """Every box of every level, as NMS would get it: (A, 4) XYXY px, and scores (A, K)."""
 
-    names: ClassVar[Tuple[str, ...]] = ("boxes", "scores")
+    names: Tuple[str, ...] = ("boxes", "scores")
+    limits: ClassVar = {
+        "score_threshold": "test_score_thresh",
+        "nms_threshold": "test_nms_thresh",
+        "topk": "test_topk_candidates",
+        "max_detections": "max_detections_per_image",
+    }
 
-    def __init__(self, detector: DenseDetector, size: Tuple[int, int]) -> None:
-        """Wrap a detector in eval mode.
-
-        Args:
-            detector: one that `rule_of` knows.
-            size: height and width of the image, px, as the detector pads them.
-        """
-        super().__init__()
-        self.detector, self.size = detector, size
-        self.rule = rule_of(detector)
+    def __init__(self, detector: DenseDetector, options: Options) -> None:
+        """See the base class."""
+        super().__init__(detector, options)
+        self.size, self.rule = options.size, rule_of(detector)
         self._adapter = build_adapter(detector)
+
+    @classmethod
+    def check(cls, detector: nn.Module, options: Options) -> None:
+        """See the base class."""
+        if options.masks == "pasted":
+            name = type(detector).__name__
+            raise ConfigError(f"masks='pasted' is for Mask R-CNN; this {name} has no masks.")
 
     def predict(self, image: Tensor) -> DetectorOutput:
         """Raw predictions on an image (1, 3, H, W) in 0..255."""
@@ -45,6 +55,10 @@ class AllBoxes(nn.Module):
         scores = torch.cat([self._scores(out, stride)[1] for stride in out.logits])
         return self._before_nms(boxes), scores
 
+    def reference(self, image: Tensor) -> Tuple[Tensor, ...]:
+        """The same steps in PyTorch: the detector's own inference has NMS."""
+        return self(image)
+
     def _before_nms(self, boxes: Tensor) -> Tensor:
         return clip_boxes_to_image(boxes, self.size) if self.rule.clip_first else boxes
 
@@ -56,7 +70,7 @@ class AllBoxes(nn.Module):
 class Detections(AllBoxes):
     """The detections of the stock inference: boxes (N, 4) XYXY px, scores (N,), classes (N,)."""
 
-    names = ("boxes", "scores", "classes")
+    names, reference = Graph.names, Graph.reference
 
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
         """See the base class."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .check import restore, run_detector
+from .check import restore, run_reference
 from .runner import fit_image, open_exported
 
 
@@ -38,12 +38,12 @@ def measure_export(
         ConfigError: the file cannot be opened, or is not of such a detector.
     """
     exported = open_exported(path)
-    _, detector = restore(exported, detector)
+    graph = restore(exported, detector)
     padded, _ = fit_image(image, exported.description)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        turns = [lambda: exported.run(padded), lambda: run_detector(detector, padded)]
+        turns = [lambda: exported.run(padded), lambda: run_reference(graph, padded)]
         times = [[_seconds(turn) for turn in turns] for _ in range(repeats + 2)]
     finally:
         torch.set_num_threads(threads)

@@ -6,13 +6,12 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from detectron2.modeling.meta_arch import fcos
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..detectors.auto_assign import AutoAssign
 from ..detectors.cells import CellDetector
 from ..detectors.fcos import FCOS
 from ..detectors.inference import with_quality
-from ..errors import ConfigError
 
 Scores = Tuple[Tensor, Tensor]
 """Scores that select candidates, and those that they are suppressed and reported by, (n, K)."""
@@ -48,7 +47,7 @@ def _joint(scores: Tensor, quality: Tensor) -> Scores:
 
 _AUTO_ASSIGN = {"product": Rule(_product, True), "joint": Rule(_joint, False)}
 _FCOS = {"sqrt": Rule(_geometric_mean, False), "product": Rule(_product, True)}
-_RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
+RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
     RetinaNet.forward_inference: lambda detector: Rule(None, False),
     fcos.FCOS.forward_inference: lambda detector: _FCOS["sqrt"],
     FCOS.forward_inference: lambda detector: _FCOS[detector.score],
@@ -57,19 +56,9 @@ _RULES: Dict[Callable[..., Any], Callable[[DenseDetector], Rule]] = {
         _product if detector.rescore else None, True
     ),
 }
+"""By the method that a dense detector infers with."""
 
 
-def rule_of(detector: nn.Module) -> Rule:
-    """The rule of a detector's inference.
-
-    Raises:
-        ConfigError: it is another one: a two-stage detector, or a subclass with its own.
-    """
-    inference = getattr(type(detector), "forward_inference", None)
-    if inference not in _RULES:
-        raise ConfigError(
-            f"{type(detector).__name__} cannot be exported. RetinaNet, FCOS, ATSS, AutoAssign, "
-            "DDOD, GFL and RepPoints can, and classes derived from them that do not override "
-            "forward_inference."
-        )
-    return _RULES[inference](detector)
+def rule_of(detector: DenseDetector) -> Rule:
+    """The rule of a detector's inference, which is in `RULES`."""
+    return RULES[type(detector).forward_inference](detector)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import ConfigError, MissingFileError
-from .options import LIMITS, from_strings
+from .description import from_strings
 from .write import ENTRY, require
 
 Forward = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
@@ -72,12 +72,13 @@ def _open_pt2(path: Path) -> Exported:
 
 
 def _described(run: Forward, description: Dict[str, Any]) -> Exported:
-    absent = {"size", "channels", "pad_value", "classes", "nms", *LIMITS} - set(description)
+    absent = _NEEDED - set(description)
     if absent:
         raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
     return Exported(run, description)
 
 
+_NEEDED = {"size", "channels", "pad_value", "classes", "nms", "score_threshold"}
 _OPENERS = {".onnx": _open_onnx, ".pt2": _open_pt2}
 
 

@@ -17,9 +17,8 @@ from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
 from .bundle import write_bundle
 from .check import NothingToCompare, check_export
+from .kinds import graph_of, padded_size
 from .measure import measure_export
-from .options import padded_size
-from .rules import rule_of
 from .write import export_onnx, export_pt2, require
 
 
@@ -32,6 +31,7 @@ def export_student(
     size: Optional[Tuple[int, int]] = None,
     no_nms: bool = False,
     score_threshold: Optional[float] = None,
+    masks: str = "raw",
     check_images: int = 4,
 ) -> Iterator[str]:
     """Write a student, compare the file with PyTorch, time both, and say so line by line.
@@ -45,6 +45,7 @@ def export_student(
             first test image as INPUT.MIN_SIZE_TEST resizes it.
         no_nms: write all boxes and scores.
         score_threshold: in [0, 1]; None for the config's.
+        masks: "raw" or "pasted", see `Options`.
         check_images: first images of DATASETS.TEST to compare; 0 for none.
 
     Raises:
@@ -53,10 +54,10 @@ def export_student(
     """
     writers = {".onnx": export_onnx, ".pt2": export_pt2}
     if not output.suffix:
-        if size or no_nms or score_threshold is not None:
+        if size or no_nms or score_threshold is not None or masks != "raw":
             raise ConfigError(
-                f"--output {output} is a folder, which has the detector's own size, NMS and score "
-                "threshold: end the name with .onnx or .pt2."
+                f"--output {output} is a folder, which has the detector's own size, NMS, score "
+                "threshold and masks: end the name with .onnx or .pt2."
             )
         yield from write_bundle(cfg, weights, run, output)
         return
@@ -67,7 +68,7 @@ def export_student(
     with suppress(*(() if count else (MissingFileError,))):
         register_custom_datasets(cfg)
     predictor = Predictor(cfg, weights)
-    rule_of(predictor.detector)
+    graph_of(predictor.detector)
     images = list(islice(_test_images(cfg), count)) if count else []
     size = padded_size(predictor.detector, size or _resized(cfg, images[0]))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,7 @@ def export_student(
         class_names=class_names(cfg, run),
         nms=not no_nms,
         score_threshold=score_threshold,
+        masks=masks,
         best_f1=stored_best_f1(weights),
     )
     nms = "without NMS" if no_nms else "with NMS"

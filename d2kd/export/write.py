@@ -6,31 +6,38 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator
 
 import torch
+from detectron2.export import TracingAdapter
 from torch import nn
 from torch.export import ExportedProgram
-from torch.onnx import ONNXProgram
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
-from .graph import AllBoxes, Detections
-from .options import Options, describe, prepare, to_strings
+from .base import Graph
+from .description import describe, to_strings
+from .kinds import build_graph, prepare
+from .options import Options
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 ENTRY = "d2kd.json"
 """Name of the description in a .pt2 archive."""
+_TRACED_OPSET = 18
 
 
 def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[str, Any]:
-    """Write a dense detector as one ONNX file that needs neither d2kd nor torch.
+    """Write a detector as one ONNX file that needs neither d2kd nor torch.
 
     The graph takes "image", (1, 3, H, W) float32 in 0..255, and normalizes it. With NMS it returns
-    "boxes" (N, 4) XYXY px, "scores" (N,) and "classes" (N,), best first; without, "boxes" (A, 4)
-    and "scores" (A, K) of all levels. The description is in the file's metadata, as JSON values.
+    "boxes" (N, 4) XYXY px, "scores" (N,) and "classes" (N,), best first, and "masks" of a detector
+    that has them; without, "boxes" (A, 4) and "scores" (A, K) of all levels. The description is in
+    the file's metadata, as JSON values.
 
     Args:
-        detector: a one-stage one, see `rule_of`; it is copied and not changed.
+        detector: one that `graph_of` knows; it is copied and not changed.
         path: of the file to write; its folder must exist.
         options: see `Options`.
 
@@ -42,21 +49,47 @@ def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[s
         OSError: the file cannot be written.
     """
     require("onnxscript", "onnx")
-    program, names, description = _trace(detector, Options(**options))
-    with _quiet():
-        # None is what `dynamo=False` returns
-        model: ONNXProgram = torch.onnx.export(  # type: ignore[assignment]
-            program,
-            dynamo=True,
-            verbose=False,
-            input_names=["image"],
-            output_names=list(names),
-        )
-    for node in model.model.graph.all_nodes():
-        node.metadata_props.clear()
-    model.model.metadata_props.update(to_strings(description))
-    write_atomically(Path(path), lambda file: model.save(file, external_data=False))
+    import onnx
+
+    graph = _prepared(detector, Options(**options))
+    with _quiet(), torch.no_grad():
+        model = _by_tracing(graph) if graph.traced else _by_export(graph)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # paths of this machine
+    description = describe(graph)
+    onnx.helper.set_model_props(model, to_strings(description))
+    write_atomically(Path(path), lambda file: file.write_bytes(model.SerializeToString()))
     return description
+
+
+def _by_export(graph: Graph) -> "ModelProto":
+    program = torch.onnx.export(
+        _exported(graph),
+        dynamo=True,
+        verbose=False,
+        input_names=["image"],
+        output_names=list(graph.names),
+    )
+    assert program is not None  # it is with `dynamo=False`
+    return program.model_proto
+
+
+def _by_tracing(graph: Graph) -> "ModelProto":
+    """The graph as Detectron2's helper makes it traceable; it has what depends on proposals."""
+    import onnx
+
+    image, buffer = _example(graph), io.BytesIO()
+    torch.onnx.export(
+        TracingAdapter(graph, image).eval(),
+        (image,),
+        buffer,  # type: ignore[arg-type]  # written to, without `dynamo`
+        dynamo=False,
+        opset_version=_TRACED_OPSET,
+        input_names=["image"],
+        output_names=list(graph.names),
+        dynamic_axes={name: {0: "detections"} for name in graph.names},
+    )
+    return onnx.load_from_string(buffer.getvalue())
 
 
 def export_pt2(detector: nn.Module, path: str | Path, **options: Any) -> Dict[str, Any]:
@@ -65,10 +98,16 @@ def export_pt2(detector: nn.Module, path: str | Path, **options: Any) -> Dict[st
     Input, outputs, arguments and errors are those of `export_onnx`. The description is the JSON
     file `d2kd.json` in the archive.
     """
-    program, _, description = _trace(detector, Options(**options))
-    buffer = io.BytesIO()
+    graph = _prepared(detector, Options(**options))
+    if graph.traced:
+        raise ConfigError(
+            f"{type(detector).__name__} cannot be a .pt2 file, since torch.export does not take "
+            "its choice of proposals: end the name with .onnx."
+        )
+    description, buffer = describe(graph), io.BytesIO()
     with _quiet():
-        torch.export.save(program, buffer, extra_files={ENTRY: json.dumps(description)})
+        extra = {ENTRY: json.dumps(description)}
+        torch.export.save(_exported(graph), buffer, extra_files=extra)
     write_atomically(Path(path), lambda file: file.write_bytes(buffer.getvalue()))
     return description
 
@@ -84,22 +123,21 @@ def require(*packages: str) -> None:
             ) from None
 
 
-def build_graph(detector: nn.Module, options: Options) -> AllBoxes:
-    """The graph of a detector that `prepare` returned."""
-    return (Detections if options.nms else AllBoxes)(detector, options.size).eval()
+def _prepared(detector: nn.Module, options: Options) -> Graph:
+    return build_graph(prepare(detector, options), options)
+
+
+def _example(graph: Graph) -> torch.Tensor:
+    return torch.zeros(1, 3, *graph.options.size)
 
 
 @torch.no_grad()
-def _trace(
-    detector: nn.Module, options: Options
-) -> Tuple[ExportedProgram, Tuple[str, ...], Dict[str, Any]]:
-    detector = prepare(detector, options)
-    graph = build_graph(detector, options)
+def _exported(graph: Graph) -> ExportedProgram:
     with _quiet():
-        program = torch.export.export(graph, (torch.zeros(1, 3, *options.size),), strict=False)
+        program = torch.export.export(graph, (_example(graph),), strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
-    return program, graph.names, describe(detector, options)
+    return program
 
 
 @contextlib.contextmanager

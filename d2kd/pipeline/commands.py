@@ -11,7 +11,16 @@ from .choose import TEACHER, Wishes
 
 RUNS = ("teacher", "plain", "distilled")
 REPORT, MODEL, FOLDER = "report.html", "student.onnx", "student"
-_EXPORTED = ("RetinaNet", "FCOS", "ATSS", "AutoAssign", "DDOD", "GFL", "RepPoints")
+_EXPORTED = (
+    "RetinaNet",
+    "FCOS",
+    "ATSS",
+    "AutoAssign",
+    "DDOD",
+    "GFL",
+    "RepPoints",
+    "GeneralizedRCNN",
+)
 _PLANNED = {
     "SOLVER.MAX_ITER": "--steps",
     "SOLVER.IMS_PER_BATCH": "--batch",

@@ -4,13 +4,15 @@ import copy
 
 import pytest
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from torch import nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from d2kd.errors import ConfigError
 from d2kd.export import Options
 from d2kd.export.graph import AllBoxes, Detections, classwise_nms
-from d2kd.export.options import prepare
+from d2kd.export.kinds import prepare
 from tests.export.conftest import VARIANTS, lively
 from tests.helpers import detector
 
@@ -25,7 +27,7 @@ def noise(seed=1, size=SIZE):
 def same_detections(model, image, size=SIZE):
     with torch.no_grad():
         stock = model([{"image": image[0]}])[0]["instances"]
-        boxes, scores, classes = Detections(model, size)(image)
+        boxes, scores, classes = Detections(model, Options(size, "BGR"))(image)
     order = scores.argsort(descending=True, stable=True)
     expected = stock.scores.argsort(descending=True, stable=True)
     torch.testing.assert_close(scores[order], stock.scores[expected], rtol=0, atol=1e-7)
@@ -58,7 +60,7 @@ def test_all_boxes_become_the_stock_detections_by_threshold_nms_and_clipping(var
     model.test_score_thresh = 0.3
     with torch.no_grad():
         stock = model([{"image": noise()[0]}])[0]["instances"]
-        boxes, scores = AllBoxes(model, SIZE)(noise())
+        boxes, scores = AllBoxes(model, Options(SIZE, "BGR"))(noise())
     assert boxes.shape == (len(scores), 4) and scores.shape[1] == 3
     cell, classes = (scores > 0.3).nonzero(as_tuple=True)
     keep = batched_nms(boxes[cell], scores[cell, classes], classes, model.test_nms_thresh)
@@ -74,7 +76,7 @@ def test_no_detection_is_an_empty_result(variant):
     model = lively(variant, levels=2)
     model.test_score_thresh = 1.0
     with torch.no_grad():
-        boxes, scores, classes = Detections(model, SIZE)(noise())
+        boxes, scores, classes = Detections(model, Options(SIZE, "BGR"))(noise())
     assert boxes.shape == (0, 4) and scores.shape == classes.shape == (0,)
 
 
@@ -102,6 +104,11 @@ class Averaging(RetinaNet):
         return super().forward_inference(images, features, predictions)
 
 
+class Repeating(GeneralizedRCNN):
+    def inference(self, *args, **keys):
+        return super().inference(*args, **keys)
+
+
 class Renamed(RetinaNet):
     pass
 
@@ -111,11 +118,13 @@ def test_detectors_with_an_inference_of_their_own_are_refused():
     model.__class__ = Renamed
     assert same_detections(model, noise()) > 10
     model.__class__ = Averaging
-    for refused in (model, detector("GeneralizedRCNN")):
+    regions = detector("GeneralizedRCNN")
+    regions.__class__ = Repeating
+    for refused in (model, regions, nn.Linear(1, 1)):
         with pytest.raises(ConfigError) as error:
             prepare(refused, Options(SIZE, "BGR"))
         assert type(refused).__name__ in str(error.value)
-        assert "ATSS, AutoAssign, DDOD, GFL and RepPoints can" in str(error.value)
+        assert "GFL, RepPoints and GeneralizedRCNN can" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +139,7 @@ def test_detectors_with_an_inference_of_their_own_are_refused():
         ({"nms_threshold": -0.1}, "nms_threshold must be from 0 to 1"),
         ({"topk": 0}, "topk must be at least 1"),
         ({"max_detections": 0}, "max_detections must be at least 1"),
+        ({"masks": "pasted"}, "masks='pasted' is for Mask R-CNN; this RetinaNet has no masks"),
     ],
 )
 def test_options_that_cannot_work_are_named(options, message):

@@ -271,7 +271,10 @@ def test_a_config_without_weights_is_trained_as_the_teacher(here):
     assert ["--teacher", zoo] == found[zoo]["distilled"][5:7]
 
 
-def test_a_two_stage_student_is_exported_as_a_folder():
+def test_a_student_that_no_file_can_hold_is_exported_as_a_folder():
     made = Commands(wishes(), Path("data"))
-    names = {x: made.stages(64, 5, x)["export"][4] for x in ("GFL", "GeneralizedRCNN")}
-    assert names == {"GFL": "out/student.onnx", "GeneralizedRCNN": "out/student"}
+    names = {x: made.stages(64, 5, x)["export"][4] for x in ("GFL", "GeneralizedRCNN", "Own")}
+    assert names == {
+        **dict.fromkeys(["GFL", "GeneralizedRCNN"], "out/student.onnx"),
+        "Own": "out/student",
+    }

@@ -1,0 +1,64 @@
+"""What a file says of itself: all that is needed to use it."""
+
+import json
+from typing import Any, Dict
+
+from torch import nn
+
+from .. import __version__
+from ..errors import ConfigError
+from .base import Graph
+from .kinds import limits_of, num_classes
+from .options import LIMITS, Options
+
+
+def describe(graph: Graph) -> Dict[str, Any]:
+    """All that is needed to use the file; docs/guide/export.md explains the keys."""
+    detector, options = graph.detector, graph.options
+    return {
+        "detector": type(detector).__name__,
+        "size": list(options.size),
+        "channels": options.input_format,
+        "multiple": max(detector.backbone.size_divisibility, 1),
+        "pad_value": detector.pixel_mean.flatten().tolist(),
+        "classes": list(options.class_names),
+        "num_classes": num_classes(detector),
+        "nms": options.nms,
+        "masks": options.masks if "masks" in graph.names else "",
+        **limits_of(detector),
+        "best_f1": options.best_f1 or {},
+        "d2kd_version": __version__,
+    }
+
+
+def options_of(description: Dict[str, Any]) -> Options:
+    """The options that `describe` was given."""
+    return Options(
+        size=tuple(description["size"]),
+        input_format=description["channels"],
+        class_names=description["classes"],
+        nms=description["nms"],
+        masks=description.get("masks") or "raw",
+        **{name: description[name] for name in LIMITS if name in description},
+    )
+
+
+def check_described(description: Dict[str, Any], detector: nn.Module) -> None:
+    """Raise a ConfigError if a file's description is of another detector."""
+    here = type(detector).__name__, num_classes(detector)
+    there = description["detector"], description["num_classes"]
+    if here != there:
+        raise ConfigError(
+            f"The file is of a {there[0]} with {there[1]} classes, not of this {here[0]} with "
+            f"{here[1]}."
+        )
+
+
+def to_strings(description: Dict[str, Any]) -> Dict[str, str]:
+    """Each value as JSON, since ONNX keeps strings only."""
+    return {key: json.dumps(value) for key, value in description.items()}
+
+
+def from_strings(metadata: Dict[str, str]) -> Dict[str, Any]:
+    """The reverse of `to_strings`."""
+    return {key: json.loads(value) for key, value in metadata.items()}
