@@ -51,7 +51,7 @@ ALLOWED = {
         "config/lazy_yaml.py": "a loader of values alone, for the bounded reader",
         "engine/metrics_file.py": "lines that this run wrote",
         "engine/changes.py": "a copy in json's types; no file",
-        "export/options.py": "strings of an exported file's description",
+        "export/description.py": "strings of an exported file's description",
         "heads/tokens_file.py": "a string of a file's description",
         "export/runner.py": "strings of an exported file's description",
         "quickstart/digits.py": "the manifest that it wrote",
