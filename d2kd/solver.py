@@ -37,7 +37,9 @@ def add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA.DECAY = 0.0  # of an average of the weights, which is the result (0: no average)
     cfg.SOLVER.GUARD = CfgNode()  # see `d2kd.engine.hooks.GradientGuard`
     cfg.SOLVER.GUARD.NON_FINITE = "stop"  # stop | skip: a step with a NaN or infinite gradient
-    cfg.SOLVER.GUARD.SPIKE = 0.0  # skip steps with so many times the usual gradient norm (0: none)
+    cfg.SOLVER.GUARD.SPIKE = 0.0  # a spike has so many times the usual gradient norm (0: none)
+    cfg.SOLVER.GUARD.ON_SPIKE = "skip"  # skip | stop
+    cfg.SOLVER.GUARD.REPLAY_MB = 200.0  # of what `d2kd replay` needs of a step that fails (0: none)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -70,17 +70,22 @@ def check_finite(state: Any, name: str) -> None:
     Raises:
         ConfigError: names the tensors that are not finite.
     """
-    broken = [key for key, x in _tensors(state, name) if not _is_finite(*_range(x))]
+    broken = [key for key, x in tensors_in(state, name) if not _is_finite(*_range(x))]
     if broken:
         raise ConfigError(f"numbers that are NaN or infinite values: {first_names(broken)}")
 
 
 def digest(module: nn.Module) -> str:
     """What tells a module's weights from any others: 40 hexadecimal digits of names and values."""
+    return digest_of(module.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The same of tensors by name."""
     found = hashlib.blake2b(digest_size=20)
-    for name, x in sorted(module.state_dict().items()):
+    for name, x in sorted(tensors.items()):
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        found.update(x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+        found.update(x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -153,7 +158,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _tensors(state: Any, name: str) -> Iterator[Tuple[str, Tensor]]:
+def tensors_in(state: Any, name: str) -> Iterator[Tuple[str, Tensor]]:
     """The tensors of nested dictionaries and lists, with where they are."""
     waiting, seen = [(name, state)], set()
     while waiting:

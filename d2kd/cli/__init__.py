@@ -13,6 +13,7 @@ from .data import data
 from .distill import distill
 from .inspect import check, detectors, maps, methods, quality, teachers
 from .predict import predict
+from .replay import replay
 from .robustness import robustness
 from .ship import export, report
 from .study import study
@@ -33,6 +34,7 @@ for _command in (
     export,
     report,
     compare,
+    replay,
     study,
     robustness,
     maps,

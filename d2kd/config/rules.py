@@ -84,7 +84,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                    "REFERENCE_WORLD_SIZE REPEAT_THRESHOLD NUM_DECAYS BASE_LR_END FREEZE_AT "
                    "PROPOSAL_GENERATOR.MIN_SIZE DISTILL.*.WEIGHT DISTILL.*.TEACHER GLOBAL.HACK "
                    "MIN_KEYPOINTS_PER_IMAGE FED_LOSS* TOKENS.DICE FORCE_TOP_K "
-                   "TEACHER.AHEAD TEACHER.THREADS"),
+                   "TEACHER.AHEAD TEACHER.THREADS GUARD.REPLAY_MB"),
     "at most 100,000": (_at_most(100_000), "IMS_PER_BATCH OUT_CHANNELS *_OUT_CHANNELS CONV_DIM "
                         "FC_DIM POOLER_RESOLUTION NUM_GROUPS WIDTH_PER_GROUP REG_MAX NUM_CLASSES "
                         "PICTURES.IMAGES"),
@@ -118,6 +118,7 @@ CHOICES: Dict[str, Tuple[Any, ...]] = {
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
     "SOLVER.GUARD.NON_FINITE": ("stop", "skip"),
+    "SOLVER.GUARD.ON_SPIKE": ("skip", "stop"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),

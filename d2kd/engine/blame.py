@@ -75,7 +75,7 @@ def _of_teacher(model: Distiller, index: int, found: str) -> Blame:
 
 def _first(output: DetectorOutput, batch: List[dict]) -> str:
     """The first tensor that is not finite, and the image; "" if all are."""
-    for name, x in _tensors(output):
+    for name, x in tensors_of(output):
         finite = torch.isfinite(x)
         if not finite.all():
             images = [y.get("file_name", "") for y, good in zip(batch, finite, strict=False)
@@ -84,7 +84,7 @@ def _first(output: DetectorOutput, batch: List[dict]) -> str:
     return ""
 
 
-def _tensors(output: DetectorOutput) -> Iterator[Tuple[str, Tensor]]:
+def tensors_of(output: DetectorOutput) -> Iterator[Tuple[str, Tensor]]:
     """Names and tensors, in the order in which they are computed."""
     for name in ("features", "cls_taps", "reg_taps", "logits", "deltas", "quality"):
         for stride, found in getattr(output, name).items():

@@ -28,6 +28,7 @@ from ..evaluation.classes import check_classes
 from ..evaluation.inputs import check_inputs
 from ..solver import group_options, scale_learning_rate, use_options
 from .builders import Builders
+from .capsule import LastBatch, StepRecorder, kept_checkpoints
 from .failures import explained_failures, named_dead_workers
 from .hooks.build import adapt_stock_hooks, build_distillation_hooks, build_records, finish_step
 from .hooks.exact_resume import ExactResume
@@ -69,12 +70,14 @@ class DistillationTrainer(Builders):
                 scale_learning_rate(optimizer, model.heads.parameters(), cfg.DISTILL.LR_FACTOR)
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         with naming_keys(cfg, "DATASETS, DATALOADER or INPUT"):
-            data_loader = self._shown_ahead(self.build_train_loader(cfg), model)
+            data_loader = self._observed(self.build_train_loader(cfg), model)
             check_classes(cfg, model)
             check_inputs(cfg)
         self._trainer = step_class(cfg)(wrap_ddp(model), data_loader, optimizer)
         amp = isinstance(self._trainer, AMPTrainer)
-        self.guard = GradientGuard(cfg.SOLVER.GUARD.NON_FINITE, cfg.SOLVER.GUARD.SPIKE, amp)
+        guard = cfg.SOLVER.GUARD
+        self.guard = GradientGuard(guard.NON_FINITE, guard.SPIKE, guard.ON_SPIKE, amp)
+        self._recorder = StepRecorder(cfg, model)
         self._trainer.register_hooks([self.guard])
         projections = {"distillation": model.heads} if isinstance(model, Distiller) else {}
         self.checkpointer = SafeCheckpointer(
@@ -83,12 +86,13 @@ class DistillationTrainer(Builders):
         with naming_keys(cfg, "any section"):
             self.register_hooks(self.build_hooks())
 
-    def _shown_ahead(self, loader: Iterable[Batch], model: nn.Module) -> Iterable[Batch]:
+    def _observed(self, loader: Iterable[Batch], model: nn.Module) -> LastBatch:
         """The loader; where DISTILL.TEACHER.AHEAD is set, teachers see its batches in advance."""
         depth = self.cfg.DISTILL.TEACHER.AHEAD
-        if not depth or not isinstance(model, Distiller):
-            return loader
-        return AheadLoader(loader, model.look_ahead, depth)
+        if depth and isinstance(model, Distiller):
+            loader = AheadLoader(loader, model.look_ahead, depth)
+        self.batches = LastBatch(loader)
+        return self.batches
 
     @property
     def distiller(self) -> Optional[Distiller]:
@@ -121,13 +125,14 @@ class DistillationTrainer(Builders):
         if resume and not self.start_iter and comm.is_main_process():
             self.metrics.begin_anew()
         if self.start_iter > 0:
-            loader = build_train_loader(self.cfg, self.start_iter)
-            loader = self._shown_ahead(loader, self._unwrapped)
+            loader = self._observed(build_train_loader(self.cfg, self.start_iter), self._unwrapped)
             self._trainer.reset_data_loader(lambda: loader)
             for hook in self._hooks:
                 if isinstance(hook, PeriodicCheckpointer):
-                    found = Path(self.cfg.OUTPUT_DIR).glob("model_[0-9]*.pth")
-                    hook.recent_checkpoints = sorted(map(str, found))
+                    folder = Path(self.cfg.OUTPUT_DIR)
+                    kept, found = kept_checkpoints(folder), folder.glob("model_[0-9]*.pth")
+                    free = [str(x) for x in found if x.resolve() not in kept]
+                    hook.recent_checkpoints = sorted(free)
         if self.start_iter == self.max_iter and comm.is_main_process():
             write_final(self.checkpointer)
 
@@ -200,10 +205,14 @@ class DistillationTrainer(Builders):
         return naming_keys(self.cfg, "any section") if first else nullcontext()
 
     def run_step(self) -> None:
-        """One stock step; what stops it is named, see `explained_failures` and `GradientGuard`."""
-        with self._explained_failures(), self._naming_keys():
-            super().run_step()
-        self.guard.check()
+        """One stock step; what stops it is named, see `explained_failures` and `GradientGuard`.
+
+        It can be repeated then, see `StepRecorder`.
+        """
+        with self._recorder.step(self):
+            with self._explained_failures(), self._naming_keys():
+                super().run_step()
+            self.guard.check()
 
     def _explained_failures(self) -> ContextManager[None]:
         return explained_failures(self.iter, self._last_checkpoint, self._unwrapped)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from tests.faults.broken import Call
 from tests.faults.watch import Watch, silent
@@ -146,8 +147,31 @@ def evil_runs():
         shutil.copy("evil.pth", f"{name}/model.safetensors")
         shutil.copy("evil.pth", f"{name}/pytorch_model.bin")
         Path(name, "code.py").write_text("import os; os.system('touch RAN')")
+    evil_capsules()
     shutil.copytree("run_code", "run_tag")
     shutil.copy("tag.yaml", "run_tag/config.yaml")
+
+
+def evil_capsules():
+    """Failed steps whose files are pickles, or name what would be run or fetched."""
+    reason = {key: TAG for key in ("type", "text", "said", "where")}
+    record = {"format": 1, "iteration": 0, "reason": reason, "run": {"threads": 1}, "cpu": TAG,
+              "random": {"numpy": ["MT19937", 0, 0, 0.0], "python": [3, None]}, "batch": [],
+              "guard": {}, "scaler": {}, "teachers": [], "missing": [TAG]}  # fmt: skip
+    state = {"random.torch": torch.get_rng_state(), "random.numpy": torch.zeros(624).long(),
+             "random.python": torch.ones(625).long(), "norm": torch.zeros(1),
+             "norms": torch.zeros(1)}  # fmt: skip
+    for name, path in {"code": "../evil.pth", "weights": "../evil.safetensors", "tag": "",
+                       "address": "http://127.0.0.1:9/x.pth"}.items():  # fmt: skip
+        folder = Path(f"capsule_{name}")
+        folder.mkdir()
+        shutil.copy("tag.yaml" if name == "tag" else "base.yaml", folder / "config.yaml")
+        checkpoint = {"path": path, "sha256": "", "has": {"student": ["head.weight"]}}
+        text = json.dumps({**record, "checkpoint": checkpoint})
+        (folder / "capsule.json").write_text(text)
+        save_file(state, folder / "state.safetensors")
+        save_file({}, folder / "batch.safetensors")
+        shutil.copy("evil.pth", folder / "heads.safetensors" if name == "weights" else folder / "x")
 
 
 def custom(name, file, folder):
@@ -182,6 +206,8 @@ def cases(squares):
     found["eval lazy"] = ["eval", "lazy_hub"]
     for run in ("run_code", "run_away", "run_address"):
         found[f"eval {run}"] = ["eval", run]
+    for name in ("code", "weights", "tag", "address"):
+        found[f"replay {name}"] = ["replay", f"capsule_{name}"]
     for run in ("run_code", "run_away"):
         found[f"resume {run}"] = ["train", "base.yaml", "--resume", "--output", f"{run}_on"]
     for plan in ("tag", "address", "weights"):

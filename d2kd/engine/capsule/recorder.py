@@ -1,0 +1,108 @@
+"""Keeps what a step begins with and, if the step fails, writes a capsule."""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Optional
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from ...errors import RunError
+from .moment import Moment
+from .read import REPLAY
+from .weights import source_of
+from .write import FailedStep, write_capsule
+
+Batch = List[Dict[str, Any]]
+logger = logging.getLogger(__name__)
+
+
+class LastBatch:
+    """The batches of another loader, of which it has the last one.
+
+    Attributes:
+        batch: that a step computes with; None while the next one is awaited.
+        dataset: of the loader.
+    """
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        """Wrap a loader."""
+        self._loader = loader
+        self.batch: Optional[Batch] = None
+        self.dataset = getattr(loader, "dataset", None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        for batch in self._loader:
+            self.batch = batch
+            yield batch
+            self.batch = None
+
+
+class StepRecorder:
+    """Writes OUTPUT_DIR/replay/<iteration> when a step fails; see `d2kd replay`.
+
+    Not for steps that never had a batch, nor for those that end with a `RunError` or an error of
+    the system: what they computed is not to blame. Behind the first rank the folder's name ends
+    with the rank.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        """Set the config, and the trained model without its DDP wrapper."""
+        self._cfg, self._model = cfg, model
+        self._limit = int(cfg.SOLVER.GUARD.REPLAY_MB * 1e6)
+        self._moment = Moment(model)
+
+    @contextlib.contextmanager
+    def step(self, trainer: Any) -> Iterator[None]:
+        """Around one step of a `DistillationTrainer`; what it raises passes."""
+        if not (self._limit and self._cfg.OUTPUT_DIR):
+            yield
+            return
+        self._moment.take()
+        self._guard: Dict[str, Any] = trainer.guard.state_dict()
+        trainer.guard.norm = 0.0  # of a step that fails before it
+        try:
+            yield
+        except (RunError, OSError):
+            raise
+        except Exception as error:
+            batch = trainer.batches.batch
+            if batch is not None:
+                self._try_to_write(trainer, batch, error)
+            raise
+
+    def _try_to_write(self, trainer: Any, batch: Batch, error: Exception) -> None:
+        rank = comm.get_rank()
+        name = f"{trainer.iter}_rank{rank}" if rank else f"{trainer.iter}"
+        folder = Path(self._cfg.OUTPUT_DIR, REPLAY, name)
+        try:
+            size = self._write(trainer, batch, error, folder)
+        except Exception as other:  # noqa: BLE001 - the step's own error is what counts
+            logger.warning("What the step computed with could not be written: %s", other)
+            return
+        logger.warning(
+            "What the step computed with is in %s (%.1f MB): d2kd replay %s repeats it.",
+            folder, size / 1e6, folder,
+        )  # fmt: skip
+
+    def _write(self, trainer: Any, batch: Batch, error: Exception, folder: Path) -> int:
+        inner, losses = trainer._trainer, logged_losses(trainer.iter)
+        self._moment.put_back()
+        last = trainer.checkpointer.get_checkpoint_file()
+        source = source_of(last, self._cfg.MODEL.WEIGHTS, folder)
+        scaler = getattr(inner, "grad_scaler", None)
+        step = FailedStep(
+            self._cfg, trainer.iter, self._model, inner.optimizer, batch, self._moment,
+            self._guard, losses, trainer.guard.norm, error, scaler.state_dict() if scaler else {},
+        )  # fmt: skip
+        return write_capsule(step, folder, source, self._limit)
+
+
+def logged_losses(iteration: int) -> Dict[str, float]:
+    """The losses of a step in the current storage, none where it failed before."""
+    latest = get_event_storage().latest().items()
+    return {k: x for k, (x, at) in latest if "loss" in k.split("_") and at == iteration}
