@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid json: {error}.") from None
 
 
-def read_text(path: Path, limit: int, kind: str) -> str:
+def read_text(path: Path, limit: float, kind: str) -> str:
     """What is in a text file in UTF-8, with line feeds; bytes that are no letters are replaced.
 
     Args and errors: see `read_bytes`.

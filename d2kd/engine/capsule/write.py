@@ -13,7 +13,7 @@ from torch import nn
 
 from ...checkpoint.safetensors_file import write_safetensors
 from ...checkpoint.values import digest, digest_of, tensors_in
-from ...file_io import write_atomically
+from ...file_io import read_text, write_atomically
 from ..provenance import describe_run, write_json
 from .batch import Batch, pack
 from .moment import Moment
@@ -149,9 +149,9 @@ def _teachers(model: nn.Module) -> List[Dict[str, Any]]:
 
 def cpu_kind() -> str:
     """The kind of CPU, on which the same operations give the same bits."""
-    name = ""
-    if os.path.isfile("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name, about = "", Path("/proc/cpuinfo")
+    if about.is_file():
+        lines = read_text(about, 1e7, "text").splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
     return f"{name or platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
 

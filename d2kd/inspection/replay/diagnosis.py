@@ -79,15 +79,15 @@ def _look_at(terms: Dict[str, Tensor], model: nn.Module) -> Dict[str, Loss]:
 def _place(watch: Watch, error: BaseException) -> str:
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     where = f"{frame.f_globals.get('__name__')}, line {line}, in {frame.f_code.co_name}"
-    if not watch.open:
+    if not watch.running:
         return f"in no module, at {where}"
-    call = watch.open[-1]
+    call = watch.running[-1]
     return f"in {call.name} ({call.kind}), at {where}; its input: {call.given}"
 
 
 def _by_module(watch: Watch) -> Dict[str, Backward]:
     found: Dict[str, Backward] = {}
-    for call in (*watch.calls, *watch.open):
+    for call in (*watch.calls, *watch.running):
         entry = found.setdefault(call.name, Backward(call.name, call.kind))
         entry.given += call.grad_given
         entry.made += call.grad_made

@@ -28,6 +28,8 @@ def repeat(scene: Scene, capsule: Capsule) -> Outcome:
     """Run the step up to where it failed."""
     cfg, iteration = scene.cfg, capsule.record["iteration"]
     optimizer = Builders.build_optimizer(cfg, scene.model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # a step that does not fail leaves the weights as they are
     trainer = step_class(cfg)(scene.model, [scene.batch], optimizer)
     options = cfg.SOLVER.GUARD
     amp = isinstance(trainer, AMPTrainer)

@@ -71,7 +71,7 @@ class Watch:
 
     Attributes:
         calls: all, in the order in which they end.
-        open: those that have not ended, the innermost last.
+        running: those that have not ended, the innermost last.
         on: whether gradients are noted.
     """
 
@@ -82,7 +82,7 @@ class Watch:
             inside = teacher.detector.named_modules()
             self.modules |= {f"teacher {i}{name and '.'}{name}": x for name, x in inside}
         self.calls: List[Call] = []
-        self.open: List[Call] = []
+        self.running: List[Call] = []
         self.on = False
         self._time = 0
 
@@ -105,14 +105,14 @@ class Watch:
         def begin(_: nn.Module, inputs: Any, more: Dict[str, Any]) -> None:
             tensors = list(_flat([inputs, more]))
             call = Call(name, type(module).__name__, numbers_of(tensors))
-            self.open.append(call)
+            self.running.append(call)
             for x in (*tensors, *module.parameters(recurse=False)):
                 self._hook(x, lambda n: call.grad_made.append((self._time, n)))
 
         return begin
 
     def _end(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        call, tensors = self.open.pop(), list(_flat(output))
+        call, tensors = self.running.pop(), list(_flat(output))
         call.made = numbers_of(tensors)
         self.calls.append(call)
         for x in tensors:
