@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.d2kd-stamp
 CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
 
-.PHONY: help venv test test-faults test-lowest test-wheel quickstart quickstart-teacher lint docs clean FORCE
+.PHONY: help venv test test-faults reproduce-check test-lowest test-wheel quickstart quickstart-teacher lint docs clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make quickstart-teacher  the same, training its teacher first'
 	@echo 'make test                run the tests'
 	@echo 'make test-faults         kills, broken files and configs, in full (an hour or more)'
+	@echo 'make reproduce-check     every published pair, with two steps a stage (half an hour)'
 	@echo 'make test-lowest         losses, heads, checkpoints and resuming on the lowest versions in setup.py'
 	@echo 'make test-wheel          build a wheel and try it in an empty environment (5 minutes)'
 	@echo 'make lint                check style, formatting, types and the floors of the package'
@@ -42,6 +43,10 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py
+
+# Needs coco/ in DETECTRON2_DATASETS; a part of it will do.
+reproduce-check: $(STAMP)
+	$(RUN) -m d2kd reproduce --dry-run --output output/reproduce_check
 
 # In an environment of its own: .venv-lowest, for a Python 3.10 to 3.12.
 LOWEST := $(VENV)-lowest

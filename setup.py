@@ -36,6 +36,7 @@ setup(
         "d2kd.configs": ["**/*.yaml"],
         "d2kd.quickstart": ["*.safetensors"],
         "d2kd.report": ["templates/*.j2"],
+        "d2kd.reproduce": ["*.yaml"],
     },
     entry_points={"console_scripts": ["d2kd = d2kd.cli:main"]},
     python_requires=">=3.10,<3.14",

@@ -1,6 +1,8 @@
 """The processor cores of this process: how many there are, and its share beside other processes."""
 
 import os
+import platform
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -8,6 +10,7 @@ from typing import Iterator
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 _sharing = 1  # processes of one run on this machine, this one included
 
 
@@ -60,6 +63,17 @@ def share_cores(processes: int) -> None:
 def own_cores() -> int:
     """This process's part of `usable_cores`, at least 1."""
     return max(1, usable_cores() // _sharing)
+
+
+def cpu_kind(cpuinfo: Path = _CPUINFO) -> str:
+    """The processor and the instructions that PyTorch uses: kinds that are equal round alike.
+
+    Args:
+        cpuinfo: where Linux describes it.
+    """
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.is_file() else "")
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from .distill import distill
 from .inspect import check, detectors, maps, methods, quality, teachers
 from .predict import predict
 from .replay import replay
+from .reproduce import reproduce
 from .robustness import robustness
 from .ship import export, report
 from .study import study
@@ -36,6 +37,7 @@ for _command in (
     compare,
     replay,
     study,
+    reproduce,
     robustness,
     maps,
     quality,

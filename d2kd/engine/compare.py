@@ -53,6 +53,12 @@ def find_changes(before: Inputs, now: Inputs) -> List[Change]:
     return changes
 
 
+def keys_that_count(config: Dict[str, Any]) -> Dict[str, Any]:
+    """Of a flat config, the keys that change what is learnt and name neither files nor data."""
+    free = (*FREE, *_BY_CONTENT)
+    return {key: value for key, value in config.items() if not key.startswith(free)}
+
+
 def key_changes(before: Dict[str, Any], now: Dict[str, Any]) -> List[Change]:
     """Differences of the keys of two whole configs as json has them; files and data by name."""
     return list(_of_keys(before, now, "", ()))

@@ -21,6 +21,7 @@ from detectron2.utils.file_io import PathManager
 from .. import __version__
 from ..checkpoint.address import local_file
 from ..checkpoint.weights_file import split_pin
+from ..cores import cpu_kind
 from ..data.image_files import list_images
 from ..errors import MissingFileError
 from ..file_io import sha256_of, write_atomically
@@ -36,9 +37,9 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
         weights: paths or URLs of the weights that are read: the start's, the teachers'.
 
     Returns:
-        Command, versions, git commit ("+changes" behind it when files differ from it), device,
-        ranks, seed, SHA-256 of each data set's annotation file, of each list of unlabelled images
-        and of each weights file.
+        Command, versions, git commit ("+changes" behind it when files differ from it), device, kind
+        of CPU, threads, ranks, seed, SHA-256 of each data set's annotation file, of each list of
+        unlabelled images and of each weights file.
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     datasets = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
@@ -50,6 +51,7 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
         "device": gpu if cfg.MODEL.DEVICE.startswith("cuda") else platform.processor() or "cpu",
+        "cpu": cpu_kind(),
         "threads": torch.get_num_threads(),
         "ranks": comm.get_world_size(),
         "seed": cfg.SEED,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
+from ..config.locate import resolve_config_file
 from ..errors import ConfigError, MissingFileError
 
 Types = Dict[str, Tuple[type, ...]]
@@ -11,6 +12,7 @@ _STUDY: Types = {
     "title": (str,), "output": (str,), "baseline": (object,), "metric": (str,),
     "more_metrics": (list, str), "seeds": (list, int), "options": (list,), "rows": (dict,),
     "robustness": (dict,), "imports": (list, str), "tuned": (str,), "tune": (dict,),
+    "num_gpus": (int,),
 }  # fmt: skip
 _TRIED: Types = {
     "config": (str,), "options": (list,), "teacher": (str,), "methods": (list, str),
@@ -84,8 +86,7 @@ def _checked_row(where: str, row: Any, types: Types) -> Dict[str, Any]:
         others = ", ".join(key for key in types if key != "config")
         raise ConfigError(f"{where}: give config and, if wanted, {others}.")
     row = _keys(where, row, types, set())
-    if not Path(row["config"]).is_file():
-        raise MissingFileError(f"{where}: no such config: {row['config']}")
+    resolve_config_file(row["config"], f"{where}: config")
     if any(len(pairs) % 2 for pairs in (row.get("options", []), *row.get("try", []))):
         raise ConfigError(f"{where}: options must be pairs of KEY and VALUE.")
     if "seeds" in row:

@@ -37,7 +37,12 @@ def words_of(
     """What follows `d2kd train`: config, options of the command, then KEY VALUE pairs."""
     chosen = tuned.get(row.get("tuned", ""), {}).get("options", [])
     pairs = [*data.get("options", []), *row.get("options", []), *chosen]
-    given = {"--teacher": teacher_of(data, row), "--distill": ",".join(row.get("methods", []))}
+    gpus = data.get("num_gpus", 1)
+    given = {
+        "--teacher": teacher_of(data, row),
+        "--distill": ",".join(row.get("methods", [])),
+        "--num-gpus": str(gpus) if gpus > 1 else "",
+    }
     words = [row["config"], *map(str, pairs)]
     for word in (*words, *given.values(), first_folder(data, name)):
         if word.startswith("--"):  # they must not be options of the command, such as --import

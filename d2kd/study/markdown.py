@@ -9,6 +9,7 @@ from ..file_io import write_atomically
 from ..text import for_markdown, for_plot
 from .found import read_paces, read_tuned
 from .plan import Study
+from .records import collect_records
 from .tables import (
     Values,
     equal_times,
@@ -64,7 +65,11 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
     }
     data: Dict[str, Any] = {"study": study.text, **parts.pop(study.metric)}
     data |= {"more": parts} if parts else {}
-    found = {"tuned": read_tuned(study.data), "equal_time": read_paces(study.data)}
+    found = {
+        "runs": collect_records(study),
+        "tuned": read_tuned(study.data),
+        "equal_time": read_paces(study.data),
+    }
     data |= {key: value for key, value in found.items() if value}
     content = json.dumps(data, indent=1, allow_nan=False)
     write_atomically(study.output / "report.json", lambda path: path.write_text(content))

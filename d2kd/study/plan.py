@@ -76,9 +76,10 @@ def load_study(path: str) -> Study:
 
     The yaml has `title`, `output`, `seeds`, `rows` and, if wanted, `baseline` (the first row that
     is no teacher), `metric` (bbox/AP), `more_metrics` (none), `options` (KEY VALUE pairs for all
-    rows), `imports` (Python files that register methods or detectors), `tune`, `tuned`
-    (docs/tutorials/compare_methods.md) and `robustness` (corruptions, shift, attacks, errors,
-    datasets, images; see docs/guide/robustness.md; and `rows`, those that get it, by default all).
+    rows), `num_gpus` (ranks of each training, 1), `imports` (Python files that register methods or
+    detectors), `tune`, `tuned` (docs/tutorials/compare_methods.md) and `robustness` (corruptions,
+    shift, attacks, errors, datasets, images; see docs/guide/robustness.md; and `rows`, those that
+    get it, by default all).
 
     A row has `config` and, if wanted, `options`, `seeds` (those of the study), `teacher` (the
     folder of a run, or a row) and `methods`, as `d2kd train --teacher --distill` takes them,

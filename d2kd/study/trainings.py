@@ -20,12 +20,13 @@ from .plan import Study
 _FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
 
 
-def run_study(study: Study, jobs: int = 1) -> List[str]:
+def run_study(study: Study, jobs: int = 1, threads: int = 0) -> List[str]:
     """Run what is not finished yet.
 
     Args:
         study: what to run.
         jobs: trainings at the same time.
+        threads: of each, whatever the environment says; 0: see `execute`.
 
     Returns:
         List[str]: one line for each run that failed.
@@ -36,11 +37,11 @@ def run_study(study: Study, jobs: int = 1) -> List[str]:
     open_runs = [run for run in study.runs if read_result(run) is None]
     print(f"{len(study.runs) - len(open_runs)} of {len(study.runs)} runs are finished", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
-        errors = pool.map(lambda run: execute(run, study.metric, jobs), open_runs)
+        errors = pool.map(lambda run: execute(run, study.metric, jobs, threads), open_runs)
     return [error for error in errors if error]
 
 
-def execute(run: Run, metric: str, jobs: int = 1) -> Optional[str]:
+def execute(run: Run, metric: str, jobs: int = 1, threads: int = 0) -> Optional[str]:
     """Run one training in a process of its own and store its result.
 
     An interrupted run starts again from its last checkpoint. With several `jobs` at the same time
@@ -51,12 +52,13 @@ def execute(run: Run, metric: str, jobs: int = 1) -> Optional[str]:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if holds_run(run.folder) else []
-    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
+    part = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
+    own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     start, name = time.time(), f"{plain(run.row)}, seed {run.seed}"
     with open(run.folder / "console.txt", "a", encoding="utf-8") as console:
         command = [sys.executable, "-m", *run.command[:3], *resume, *run.command[3:]]
         code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False,
-                              env={**threads, **os.environ})  # fmt: skip
+                              env={**part, **os.environ, **own})  # fmt: skip
     value = last_value(run.folder / "metrics.json", metric)
     if code.returncode or value is None:
         reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"

@@ -229,7 +229,7 @@ def test_keys_without_a_value_are_not_given(folder):
 
 
 def test_missing_files_are_named(folder):
-    with pytest.raises(FileNotFoundError, match="rows: a: no such config: gone.yaml"):
+    with pytest.raises(FileNotFoundError, match="rows: a: config: 'gone.yaml' is neither a file"):
         study(rows={"a": {"config": "gone.yaml"}})
 
 

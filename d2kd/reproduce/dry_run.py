@@ -1,0 +1,65 @@
+"""Going through every stage of a pair in a minute: eight images, two steps, 64 px."""
+
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from detectron2.data import MetadataCatalog
+
+from ..data.coco_json import read_coco
+from ..engine.provenance import write_json
+from .needs import data_line
+from .pairs import Pair
+
+_IMAGES = 8
+_SPLITS = {"coco_2017_train": "dry_train", "coco_2017_val": "dry_val"}
+DRY_RUN = [
+    "DATASETS.TRAIN", "('dry_train',)", "DATASETS.TEST", "('dry_val',)",
+    "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice",
+    "INPUT.MAX_SIZE_TRAIN", "107", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "107",
+    "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0",
+    "SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "2",
+    "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "",
+    "MODEL.TIMM.PRETRAINED", "False",
+]  # fmt: skip
+"""KEY VALUE pairs of every training of a dry run, beside those of `prepare_dry_run`."""
+
+
+def prepare_dry_run(folder: Path) -> List[str]:
+    """Write eight images' annotations of each of COCO's splits, and name them.
+
+    Args:
+        folder: where they are written.
+
+    Returns:
+        KEY VALUE pairs for every training.
+
+    Raises:
+        MissingFileError: COCO, or a part of it, is not there.
+    """
+    custom = []
+    for name, own in _SPLITS.items():
+        data_line(name)
+        metadata = MetadataCatalog.get(name)
+        path = folder / f"{own}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, _first(read_coco(Path(metadata.json_file))))
+        custom.append([own, str(path.absolute()), str(Path(metadata.image_root).absolute())])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [*DRY_RUN, "DATASETS.CUSTOM", str(custom), "MODEL.DEVICE", device]
+
+
+def reason_against_dry_run(pair: Pair) -> str:
+    """Why a pair cannot have one, "" if it can."""
+    if pair.is_downloaded:
+        return f"{pair.teacher_config} is downloaded, architecture and all"
+    return ""
+
+
+def _first(coco: Dict[str, Any]) -> Dict[str, Any]:
+    """The first images that have objects, with them; all classes."""
+    with_objects = {x["image_id"] for x in coco["annotations"]}
+    images = [x for x in coco["images"] if x["id"] in with_objects][:_IMAGES]
+    kept = {x["id"] for x in images}
+    annotations = [x for x in coco["annotations"] if x["image_id"] in kept]
+    return {"images": images, "annotations": annotations, "categories": coco["categories"]}

@@ -1,0 +1,83 @@
+"""The stages of a pair as a study: teacher, plain student, distilled student."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import yaml
+from detectron2.config import CfgNode
+
+from ..config.keys import flatten
+from ..study import Study, run_study
+from ..study.commands import folder_of
+from ..study.plan import build_study
+from .pairs import Pair, load_pairs
+
+_NOT_OF_PLAIN = ("DISTILL.", "OUTPUT_DIR", "VERSION", "MODEL.META_ARCHITECTURE")
+
+
+def plan_of(
+    pair: Pair,
+    output: Path,
+    seeds: Sequence[int] = (1,),
+    gpus: int = 1,
+    options: Sequence[str] = (),
+    trains_all: bool = False,
+) -> Study:
+    """What is trained for a pair, one after the other, in folders that pairs share.
+
+    The plain student has the config of the distillation without it. Of pairs whose plain students
+    are the same, the first one's is trained for all; a teacher likewise.
+
+    Args:
+        pair: published.
+        output: folder of all pairs.
+        seeds: of the students; the teacher is trained once, with the first.
+        gpus: of each training.
+        options: KEY VALUE pairs for all trainings.
+        trains_all: train the teacher here, with those options, wherever its weights come from.
+    """
+    data: Dict[str, Any] = {
+        "title": pair.name,
+        "output": str(output),
+        "seeds": list(seeds),
+        "options": list(options),
+        "num_gpus": gpus,
+        "rows": {},
+    }
+    words: List[str] = []
+    if pair.trains_teacher or trains_all:
+        row = f"teacher_{Path(pair.teacher_config).stem}"
+        data["rows"][row] = {"config": pair.teacher_config, "seeds": [seeds[0]]}
+        weights = folder_of(data, row, seeds[0]) / "model_final.pth"
+        words = ["DISTILL.TEACHER.WEIGHTS", f"('{weights}',)"]
+    first = first_of_its_student(pair)
+    student = ["MODEL.META_ARCHITECTURE", pair.cfg.DISTILL.STUDENT]
+    data["baseline"] = f"plain_{first.name}"
+    data["rows"][data["baseline"]] = {"config": first.config, "options": student}
+    data["rows"][pair.name] = {"config": pair.config, "options": words}
+    return build_study(pair.name, data, yaml.safe_dump(data, sort_keys=False))
+
+
+def run_stages(study: Study) -> List[str]:
+    """Run row after row what is not finished; a row that fails ends it.
+
+    Returns:
+        List[str]: one line for each run that failed.
+    """
+    for row in study.rows:
+        if failed := run_study(study.only([row])):
+            return failed
+    return []
+
+
+def first_of_its_student(pair: Pair) -> Pair:
+    """The first pair, in the order of the list, whose plain student is trained alike."""
+    own = _plain(pair.cfg)
+    student = pair.name.split("_FPN_")[0]
+    alike = (x for x in load_pairs().values() if x.name.split("_FPN_")[0] == student)
+    return next(x for x in alike if _plain(x.cfg) == own)
+
+
+def _plain(cfg: CfgNode) -> Dict[str, Any]:
+    flat = flatten(cfg).items()
+    return {key: value for key, value in flat if not key.startswith(_NOT_OF_PLAIN)}
