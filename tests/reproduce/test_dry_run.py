@@ -26,7 +26,7 @@ def test_every_stage_runs_and_a_finished_one_does_not_run_again(tmp_path):
     assert stages == ["plain", "retinanet", "teacher"]
     final = tmp_path / "out" / PAIR / "seed_1"
     rows = map(json.loads, (final / "metrics.json").read_text().splitlines())
-    assert {"loss_BCKD_cls", "loss_PKD", "bbox/AP"} <= set().union(*rows)
+    assert {"loss_BCKD_cls", "loss_PKD_feat", "bbox/AP"} <= set().union(*rows)
     weights = json.loads((final / "run.json").read_text())["weights"]
     assert any("teacher_retinanet_R_50_FPN_3x" in path for path in weights)
 

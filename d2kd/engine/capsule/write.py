@@ -1,7 +1,6 @@
 """Writing a capsule: a folder with json, yaml and safetensors of one failed step."""
 
 import os
-import platform
 import shutil
 import traceback
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import nn
 
 from ...checkpoint.safetensors_file import write_safetensors
 from ...checkpoint.values import digest, digest_of, tensors_in
-from ...file_io import read_text, write_atomically
+from ...cores import cpu_kind
+from ...file_io import write_atomically
 from ..provenance import describe_run, write_json
 from .batch import Batch, pack
 from .moment import Moment
@@ -147,13 +147,4 @@ def _teachers(model: nn.Module) -> List[Dict[str, Any]]:
     ]
 
 
-def cpu_kind() -> str:
-    """The kind of CPU, on which the same operations give the same bits."""
-    name, about = "", Path("/proc/cpuinfo")
-    if about.is_file():
-        lines = read_text(about, 1e7, "text").splitlines()
-        name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
-    return f"{name or platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-__all__ = ["CONFIG", "FORMAT", "RECORD", "FailedStep", "cpu_kind", "origin", "write_capsule"]
+__all__ = ["CONFIG", "FORMAT", "RECORD", "FailedStep", "origin", "write_capsule"]

@@ -13,13 +13,14 @@ from ...checkpoint.weights_file import split_pin
 from ...config import get_d2kd_cfg, merge_config_file
 from ...config.loading import merge_options, without_pretrained
 from ...config.validate import check_config
+from ...cores import cpu_kind
 from ...data import register_custom_datasets
 from ...distiller import Distiller
 from ...engine.builders import Builders
 from ...engine.capsule.moment import Moment
 from ...engine.capsule.read import Capsule, naming_damage
 from ...engine.capsule.weights import SECTIONS, parts_of
-from ...engine.capsule.write import CONFIG, cpu_kind
+from ...engine.capsule.write import CONFIG
 from ...engine.provenance import describe_run
 from ...engine.ranks import make_deterministic
 from ...errors import ConfigError, MissingFileError
