@@ -28,6 +28,8 @@ def prepare(image, about):
     pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR), np.float32)
     if about["channels"] == "BGR":
         pixels = pixels[:, :, ::-1]
+    if "size" in about.get("dynamic", []):  # no more padding than the detector needs
+        height, width = (-(-x // about["multiple"]) * about["multiple"] for x in (h, w))
     padded = np.empty((1, 3, height, width), np.float32)
     padded[:] = np.reshape(about["pad_value"], (1, 3, 1, 1))
     padded[0, :, :h, :w] = pixels.transpose(2, 0, 1)
@@ -45,7 +47,8 @@ def detect(session, about, image, threshold):
     Masks are PIL images of the size of `image`, 255 on the object; [] if the file has none.
     """
     padded, scale = prepare(image, about)
-    found = session.run(None, {"image": padded})  # boxes, scores, classes, and maybe masks
+    names = ["boxes", "scores", "classes", *(["masks"] if about.get("masks") else [])]
+    found = session.run(names, {"image": padded})
     boxes, scores, classes, *masks = (x[found[1] >= threshold] for x in found)
     boxes = np.clip(boxes / scale, 0, (image.width, image.height) * 2)
     paste = paste_raw if about.get("masks") == "raw" else enlarge

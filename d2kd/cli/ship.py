@@ -22,6 +22,8 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 @click.option("--score-threshold", type=click.FloatRange(0, 1), help="Default: the config's.")
 @click.option("--masks", type=click.Choice(["raw", "pasted"]), default="raw", show_default=True,
               help="In their boxes, or as large as the image.")  # fmt: skip
+@click.option("--dynamic-batch", is_flag=True, help="Take any number of images.")
+@click.option("--dynamic-size", is_flag=True, help="Take any size that the detector pads to.")
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(

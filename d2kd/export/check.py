@@ -60,7 +60,8 @@ def check_export(
 
     With NMS the reference is the detector's own inference, its `forward`; without, all boxes and
     scores as the same steps give them in PyTorch. A detection is the same one if its class is, its
-    coordinates and score are within the tolerances, and no other is paired with it.
+    coordinates and score are within the tolerances, and no other is paired with it. Where the batch
+    is dynamic, each image is in one with its three mirror images.
 
     Args:
         path: a file of `export_onnx` or `export_pt2`.
@@ -77,9 +78,12 @@ def check_export(
     graph, result = restore(exported, detector), Comparison()
     for image in images:
         padded, _ = fit_image(image, exported.description)
-        both = run_reference(graph, padded), exported.run(padded)
-        wanted, found = (_clip(x, graph.options.size) for x in both)
-        _add_image(result, wanted, found, (box_tolerance, score_tolerance))
+        if graph.options.dynamic_batch:
+            padded = np.concatenate([padded[:, :, ::y, ::x] for x in (1, -1) for y in (1, -1)])
+        for one, found in zip(padded, exported.of_each(padded), strict=True):
+            both = run_reference(graph, one[None]), found
+            wanted, given = (_clip(x, padded.shape[2:]) for x in both)
+            _add_image(result, wanted, given, (box_tolerance, score_tolerance))
     _judge(result, Path(path), box_tolerance, score_tolerance)
     return result
 
@@ -102,7 +106,7 @@ def run_reference(graph: Graph, image: np.ndarray) -> Arrays:
     return tuple(x.numpy() for x in graph.reference(torch.from_numpy(image)))
 
 
-def _clip(found: Arrays, size: Tuple[int, int]) -> Arrays:
+def _clip(found: Arrays, size: Tuple[int, ...]) -> Arrays:
     """Boxes before NMS can be far outside, where a pixel is beyond float32."""
     return found[0].clip(0, (*size[::-1], *size[::-1])), *found[1:]
 

@@ -11,6 +11,8 @@ from .base import Graph
 from .kinds import limits_of, num_classes
 from .options import LIMITS, Options
 
+_DYNAMIC = ("batch", "size")
+
 
 def describe(graph: Graph) -> Dict[str, Any]:
     """All that is needed to use the file; docs/guide/export.md explains the keys."""
@@ -19,6 +21,7 @@ def describe(graph: Graph) -> Dict[str, Any]:
         "detector": type(detector).__name__,
         "size": list(options.size),
         "channels": options.input_format,
+        "dynamic": [x for x in _DYNAMIC if getattr(options, f"dynamic_{x}")],
         "multiple": max(detector.backbone.size_divisibility, 1),
         "pad_value": detector.pixel_mean.flatten().tolist(),
         "classes": list(options.class_names),
@@ -40,6 +43,8 @@ def options_of(description: Dict[str, Any]) -> Options:
         nms=description["nms"],
         masks=description.get("masks") or "raw",
         **{name: description[name] for name in LIMITS if name in description},
+        dynamic_batch="batch" in description.get("dynamic", ()),
+        dynamic_size="size" in description.get("dynamic", ()),
     )
 
 

@@ -26,6 +26,9 @@ class Options:
         topk: candidates per level before NMS, at least 1; dense detectors have it.
         max_detections: detections after NMS, at least 1.
         masks: of a detector that has them, "raw" (M, M) in their boxes, or "pasted" into the image.
+        dynamic_batch: take any number of images; dense detectors can.
+        dynamic_size: take any size in multiples of what the detector pads to, and `size` by
+            default; dense detectors can.
         best_f1: what validation chose, see `d2kd.evaluation.best_f1`; the graph does not use it.
     """
 
@@ -38,6 +41,8 @@ class Options:
     topk: Optional[int] = None
     max_detections: Optional[int] = None
     masks: str = "raw"
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
     best_f1: Optional[Dict[str, float]] = None
 
     def __post_init__(self) -> None:

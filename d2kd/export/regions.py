@@ -44,6 +44,11 @@ class Regions(Graph):
             raise ConfigError(
                 f"{name} cannot be exported without NMS: it selects its proposals by NMS as well."
             )
+        if options.dynamic_batch or options.dynamic_size:
+            raise ConfigError(
+                f"{name} is written for one image of one size: leave dynamic_batch and "
+                "dynamic_size (--dynamic-batch, --dynamic-size) out."
+            )
         if options.topk is not None:
             raise ConfigError(f"topk is for dense detectors; {name} has proposals: leave it out.")
         if options.masks == "pasted" and not _has_masks(detector):

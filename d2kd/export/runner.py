@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -20,12 +20,23 @@ class Exported(NamedTuple):
     """An exported file, opened.
 
     Attributes:
-        run: an image (1, 3, H, W) float32 in 0..255 to the arrays of the graph's outputs.
+        run: an image (1, 3, H, W) float32 in 0..255, or N of them where the batch is dynamic, to
+            the arrays of the graph's outputs.
         description: what `export_onnx` returned.
     """
 
     run: Forward
     description: Dict[str, Any]
+
+    def of_each(self, images: np.ndarray) -> List[Tuple[np.ndarray, ...]]:
+        """The outputs of each of the images: boxes, scores and more."""
+        found = self.run(images)
+        if "batch" not in self.description.get("dynamic", ()):
+            return [found]
+        if not self.description["nms"]:
+            return list(zip(*found, strict=True))
+        *arrays, whose = found
+        return [tuple(x[whose == k] for x in arrays) for k in range(len(images))]
 
 
 def open_exported(path: str | Path) -> Exported:
@@ -90,13 +101,16 @@ def fit_image(image: np.ndarray, description: Dict[str, Any]) -> Tuple[np.ndarra
         description: of the exported file.
 
     Returns:
-        Tuple: (1, 3, H, W) float32, and the factor by which detected boxes are larger than in the
+        Tuple: (1, 3, H, W) float32, of the file's size or, where it is dynamic, no larger than the
+        detector's padding needs, and the factor by which detected boxes are larger than in the
         given image.
     """
     height, width = description["size"]
     scale = min(height / image.shape[0], width / image.shape[1])
     h, w = (max(1, round(x * scale)) for x in image.shape[:2])
     resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    if "size" in description.get("dynamic", ()):
+        height, width = (-(-x // description["multiple"]) * description["multiple"] for x in (h, w))
     padded = np.empty((1, 3, height, width), np.float32)
     padded[:] = np.reshape(description["pad_value"], (1, 3, 1, 1))
     padded[0, :, :h, :w] = resized.transpose(2, 0, 1)

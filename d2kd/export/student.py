@@ -32,6 +32,8 @@ def export_student(
     no_nms: bool = False,
     score_threshold: Optional[float] = None,
     masks: str = "raw",
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
     check_images: int = 4,
 ) -> Iterator[str]:
     """Write a student, compare the file with PyTorch, time both, and say so line by line.
@@ -45,7 +47,7 @@ def export_student(
             first test image as INPUT.MIN_SIZE_TEST resizes it.
         no_nms: write all boxes and scores.
         score_threshold: in [0, 1]; None for the config's.
-        masks: "raw" or "pasted", see `Options`.
+        masks, dynamic_batch, dynamic_size: see `Options`.
         check_images: first images of DATASETS.TEST to compare; 0 for none.
 
     Raises:
@@ -54,7 +56,8 @@ def export_student(
     """
     writers = {".onnx": export_onnx, ".pt2": export_pt2}
     if not output.suffix:
-        if size or no_nms or score_threshold is not None or masks != "raw":
+        dynamic = dynamic_batch or dynamic_size
+        if size or no_nms or score_threshold is not None or masks != "raw" or dynamic:
             raise ConfigError(
                 f"--output {output} is a folder, which has the detector's own size, NMS, score "
                 "threshold and masks: end the name with .onnx or .pt2."
@@ -81,6 +84,8 @@ def export_student(
         nms=not no_nms,
         score_threshold=score_threshold,
         masks=masks,
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
         best_f1=stored_best_f1(weights),
     )
     nms = "without NMS" if no_nms else "with NMS"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator
 import torch
 from detectron2.export import TracingAdapter
 from torch import nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ENTRY = "d2kd.json"
 """Name of the description in a .pt2 archive."""
-_TRACED_OPSET = 18
+_TRACED_OPSET, _SIDES = 18, 8
 
 
 def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[str, Any]:
@@ -128,13 +128,27 @@ def _prepared(detector: nn.Module, options: Options) -> Graph:
 
 
 def _example(graph: Graph) -> torch.Tensor:
-    return torch.zeros(1, 3, *graph.options.size)
+    options = graph.options
+    factor = _SIDES if options.dynamic_size else 1  # a map's side of 1 would be fixed
+    height, width = (x * factor for x in options.size)
+    return torch.zeros(2 if options.dynamic_batch else 1, 3, height, width)
+
+
+def _dynamic(graph: Graph) -> Dict[int, Any]:
+    """The dimensions of the image that differ from call to call."""
+    multiple = max(graph.detector.backbone.size_divisibility, 1)
+    shapes: Dict[int, Any] = {0: Dim("batch")} if graph.options.dynamic_batch else {}
+    if graph.options.dynamic_size:
+        shapes |= {k: multiple * Dim(name) for k, name in ((2, "rows"), (3, "columns"))}
+    return shapes
 
 
 @torch.no_grad()
 def _exported(graph: Graph) -> ExportedProgram:
     with _quiet():
-        program = torch.export.export(graph, (_example(graph),), strict=False)
+        program = torch.export.export(
+            graph, (_example(graph),), dynamic_shapes=(_dynamic(graph),), strict=False
+        )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program

@@ -18,7 +18,7 @@ def integral(logits: Tensor) -> Tensor:
     logits = at_least_float(logits).unflatten(-1, (4, -1))
     bins = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     with no_autocast(logits):  # half precision is off by up to 6 px at stride 128
-        return logits.softmax(-1) @ bins
+        return (logits.softmax(-1) @ bins[:, None])[..., 0]  # OpenVINO fails on a vector
 
 
 def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -83,10 +83,11 @@ def test_no_detection_is_an_empty_result(variant):
 def test_nms_suppresses_within_a_class_only():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60]])
     scores, classes = torch.tensor([0.5, 0.9, 0.8, 0.1]), torch.tensor([0, 0, 1, 0])
-    assert classwise_nms(boxes, scores, classes, 0.5).tolist() == [1, 2, 3]
-    assert classwise_nms(boxes, scores, classes, 0.95).tolist() == [1, 2, 0, 3]
+    one = torch.zeros(4, dtype=torch.long)
+    assert classwise_nms(boxes, scores, classes, 0.5, one).tolist() == [1, 2, 3]
+    assert classwise_nms(boxes, scores, classes, 0.95, one).tolist() == [1, 2, 0, 3]
     empty = boxes[:0], scores[:0], classes[:0]
-    assert classwise_nms(*empty, 0.5).tolist() == []
+    assert classwise_nms(*empty, 0.5, one[:0]).tolist() == []
 
 
 def test_the_detector_is_copied_and_not_changed():
