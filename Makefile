@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.d2kd-stamp
 CHOICES := $(CURDIR) $(PYTHON) $(DETECTRON2) $(DETECTRON2_GIT)
 
-.PHONY: help venv test test-faults reproduce-check test-lowest test-wheel quickstart quickstart-teacher lint docs clean FORCE
+.PHONY: help venv test test-faults reproduce-check test-lowest test-wheel gpu-check quickstart quickstart-teacher lint docs clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make reproduce-check     every published pair, with two steps a stage (half an hour)'
 	@echo 'make test-lowest         losses, heads, checkpoints and resuming on the lowest versions in setup.py'
 	@echo 'make test-wheel          build a wheel and try it in an empty environment (5 minutes)'
+	@echo 'make gpu-check           on a machine with a GPU: what only one can show, in ten minutes (DEVICE=cpu rehearses it)'
 	@echo 'make lint                check style, formatting, types and the floors of the package'
 	@echo 'make docs                build the documentation into docs/_build/html'
 	@echo 'make venv                only set up $(VENV)'
@@ -42,7 +43,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test-faults: $(STAMP)
-	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py
+	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py tests/test_gpu_check.py
 
 # Needs coco/ in DETECTRON2_DATASETS; a part of it will do.
 reproduce-check: $(STAMP)
@@ -63,6 +64,10 @@ quickstart-teacher: $(STAMP)
 
 test-wheel: $(STAMP)
 	$(RUN) tests/wheel/try_wheel.py
+
+DEVICE ?= cuda
+gpu-check: $(STAMP)
+	$(RUN) benchmarks/gpu_check.py --device '$(DEVICE)'
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -29,7 +29,7 @@ from d2kd import DetectorOutput, Teacher
 from d2kd.build import compile_in_place
 from d2kd.checkpoint import load_detector
 from d2kd.data import register_custom_datasets
-from d2kd.engine.hooks.teacher_check import evaluate_teacher
+from d2kd.engine.hooks.first_images import FirstImages
 from d2kd.teachers import OutputCache, TensorStore
 from d2kd.testing import make_batch
 
@@ -111,13 +111,11 @@ def measure(args: argparse.Namespace, device: str, folder: str) -> Dict[str, dic
 def precisions(args: argparse.Namespace, device: str) -> Dict[str, float]:
     cfg, detector = build(args, device)
     register_custom_datasets(cfg)
-    keys = {name: WAYS[name] for name in ("fp32", "bf16", "fp16") if name in args.ways}
-    return {
-        name: evaluate_teacher(
-            Teacher(detector, input_format=cfg.INPUT.FORMAT, **key), cfg, args.images
-        )
-        for name, key in keys.items()
-    }
+    images, found = FirstImages(cfg, args.images), {}
+    for name in (x for x in ("fp32", "bf16", "fp16") if x in args.ways):
+        context = Teacher(detector, input_format=cfg.INPUT.FORMAT, **WAYS[name]).autocast()
+        found[name] = images.evaluate(detector, cfg.INPUT.FORMAT, context=context).ap
+    return found
 
 
 def main() -> None:

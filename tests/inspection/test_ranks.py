@@ -1,6 +1,7 @@
 """`d2kd check --ranks`: one rank with nobody behind it sends what ranks of a real group send."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,33 @@ def test_what_would_fail():
     assert teacher.startswith("DISTILL.TEACHER.DEVICE is 'cuda:1'")
     cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE, cfg.DISTILL.TEACHER.DEVICE = 16, "cuda", ""
     assert not list(rank_problems(cfg, 8))
+
+
+class Unused(torch.nn.Module):
+    """A linear layer beside one that no loss knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = (torch.nn.Linear(2, 2) for _ in range(2))
+
+    def forward(self, batch):
+        return {"loss": self.used(batch).sum()}
+
+
+def test_a_parameter_without_gradient():
+    with one_of(2):
+        model = torch.nn.parallel.DistributedDataParallel(Unused())
+        trainer = SimpleNamespace(
+            model=model, data_loader=[torch.ones(1, 2)] * 3,
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        )  # fmt: skip
+        with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
+            describe_traffic(trainer)
+
+
+def test_a_method_that_needs_two_images(words):
+    done = d2kd("check", *words[:-1], "DetKDS", "--ranks", 4)
+    assert done.exit_code == 1 and "DetKDS compares the images of a rank's batch" in done.output
 
 
 def test_notes(words, tmp_path):
