@@ -81,6 +81,20 @@ def close_published(folder: Path, console: str) -> None:
         echo(f"pictures: {', '.join(str(x) for x in sorted(folder.glob('[1-4].png')))}")
 
 
+def close_file(folder: Path, results: Dict[str, Any], console: str) -> None:
+    """Print AP, AP50 and the AP of each class of an exported file, its latency and its size."""
+    path, file = folder / "results.json", results["file"]
+    _print(Namespace(console=console), {"file": str(path), **_results(path)})
+    if console == "json":
+        return
+    bbox = results.get("bbox", {})
+    classes = [f"{k[3:]} {v:.2f}" for k, v in bbox.items() if k.startswith("AP-")]
+    if bbox:
+        echo(f"AP50 {bbox['AP50']:.2f}; {', '.join(classes)}")
+    times = [f"{k} {v['median']:.1f} (95 %: {v['p95']:.1f})" for k, v in file["ms"].items()]
+    echo(f"{file['MB']:.1f} MB; ms per image on one CPU thread, median: {', '.join(times)}")
+
+
 def _results(path: Path) -> Dict[str, Any]:
     """Box AP, and all measures of a results.json; none where nothing was evaluated."""
     from ..file_io import read_json

@@ -11,7 +11,14 @@ from ..engine.options import RESUME_ANYWAY
 from ..errors import ConfigError
 from ..text import file_name
 from .base import SETTINGS, echo_lines, namespace, run_weights, with_config
-from .closing import close_evaluation, close_published, close_training, console_of, with_console
+from .closing import (
+    close_evaluation,
+    close_file,
+    close_published,
+    close_training,
+    console_of,
+    with_console,
+)
 from .weights import LAST
 
 
@@ -79,16 +86,26 @@ def evaluate(
     d2kd eval torchvision:fasterrcnn_resnet50_fpn_v2 --data cells
 
     A published detector (d2kd teachers) is measured in the classes that it has
-    in common with the data, by name, and four pictures are drawn.
+    in common with the data, by name, and four pictures are drawn. Of a file of
+    d2kd export, latency and size are measured as well:
+
+    \b
+    d2kd eval student.onnx --data cells
     """
     args = namespace(config, options, eval_only=True, console=console_of(quiet, as_json), **given)
     typed = options[::2]
+    folder = _typed(args.opts, "OUTPUT_DIR") or Path("output", "eval", file_name(config))
+    target = Path(output or folder)
+    if Path(config).suffix in (".onnx", ".pt2", ".xml") and args.num_gpus == 1:
+        from ..export import evaluate_file
+
+        results = evaluate_file(Path(config), args, target)
+        return close_file(target, results, args.console)
     if (published := _published(config, weights, args)) and args.num_gpus == 1:
         from ..engine.published import evaluate_published
 
-        folder = _typed(args.opts, "OUTPUT_DIR") or Path("output", "eval", file_name(config))
-        evaluate_published(args, published, Path(output or folder))
-        return close_published(Path(output or folder), args.console)
+        evaluate_published(args, published, target)
+        return close_published(target, args.console)
     if not output and os.path.isdir(config) and "OUTPUT_DIR" not in typed:
         output = os.path.join(config, "eval")
     if weights or "MODEL.WEIGHTS" not in typed:

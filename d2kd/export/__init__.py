@@ -1,6 +1,7 @@
 """Students as ONNX files and torch.export programs that need no d2kd."""
 
 from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, check_export
+from .evaluate import evaluate_file
 from .measure import Measurement, measure_export
 from .options import Options
 from .runner import Exported, fit_image, open_exported
@@ -15,6 +16,7 @@ __all__ = [
     "Options",
     "SCORE_TOLERANCE",
     "check_export",
+    "evaluate_file",
     "export_onnx",
     "export_pt2",
     "export_student",

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -40,15 +40,28 @@ def measure_export(
     exported = open_exported(path)
     graph = restore(exported, detector)
     padded, _ = fit_image(image, exported.description)
+    turns = [lambda: exported.run(padded), lambda: run_reference(graph, padded)]
+    exported_ms, torch_ms = np.median(time_runs(turns, repeats), axis=1) * 1000
+    return Measurement(file_size(path), float(exported_ms), float(torch_ms))
+
+
+def file_size(path: str | Path) -> float:
+    """In MB, a million bytes."""
+    return Path(path).stat().st_size / 1e6
+
+
+def time_runs(turns: Sequence[Callable[[], object]], repeats: int) -> np.ndarray:
+    """Seconds (len(turns), repeats) of functions that take turns, on one CPU thread of torch.
+
+    Each is called twice before, which does not count.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        turns = [lambda: exported.run(padded), lambda: run_reference(graph, padded)]
         times = [[_seconds(turn) for turn in turns] for _ in range(repeats + 2)]
     finally:
         torch.set_num_threads(threads)
-    exported_ms, torch_ms = np.median(times[2:], axis=0) * 1000
-    return Measurement(Path(path).stat().st_size / 1e6, float(exported_ms), float(torch_ms))
+    return np.transpose(times[2:])
 
 
 def _seconds(turn: Callable[[], object]) -> float:

@@ -67,8 +67,12 @@ def _open_onnx(path: Path) -> Exported:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    metadata = from_strings(session.get_modelmeta().custom_metadata_map)
-    return _described(lambda image: tuple(session.run(None, {"image": image})), metadata)
+    metadata = _checked(session.get_modelmeta().custom_metadata_map)
+
+    def run(images: np.ndarray) -> Tuple[np.ndarray, ...]:
+        return tuple(session.run(None, {"image": images}))
+
+    return Exported(run, from_strings(metadata))
 
 
 def _open_pt2(path: Path) -> Exported:
@@ -79,14 +83,15 @@ def _open_pt2(path: Path) -> Exported:
     def run(image: np.ndarray) -> Tuple[np.ndarray, ...]:
         return tuple(x.numpy() for x in module(torch.from_numpy(image)))
 
-    return _described(run, json.loads(extra[ENTRY]))
+    return Exported(run, _checked(json.loads(extra[ENTRY] or "{}")))
 
 
-def _described(run: Forward, description: Dict[str, Any]) -> Exported:
+def _checked(description: Dict[str, Any]) -> Dict[str, Any]:
+    """The description of a file of ours; that of another tool lacks what is needed."""
     absent = _NEEDED - set(description)
     if absent:
         raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
-    return Exported(run, description)
+    return description
 
 
 _NEEDED = {"size", "channels", "pad_value", "classes", "nms", "score_threshold"}
