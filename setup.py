@@ -18,6 +18,7 @@ README = ROOT / "README.md"
 #   tqdm     4.66.3  2024-34062
 QUICKSTART = ["timm>=1.0.31", "scikit-learn>=1.5.0"]
 EXPORT = ["onnx>=1.21.0", "onnxruntime>=1.23.0", "onnxscript>=0.5.6"]
+OPENVINO = [*EXPORT, "openvino>=2026.4.1", "nncf>=3.4.0"]
 SPLIT = ["imagehash>=4.3.2"]
 DOCS = ["sphinx", "myst-parser", "furo", "latex2mathml"]
 
@@ -68,13 +69,14 @@ setup(
         "hf": ["transformers>=5.12.0"],
         "quickstart": QUICKSTART,
         "export": EXPORT,
+        "openvino": OPENVINO,
         "docs": DOCS,
         # and imagecorruptions-imaug without its dependencies, for the reason above
         "split": SPLIT,
         "robustness": ["numba>=0.60.0", "scikit-image>=0.24.0"],
         "dev": [
             *QUICKSTART,
-            *EXPORT,
+            *OPENVINO,
             *SPLIT,
             "transformers",
             "adversarial-robustness-toolbox",

@@ -12,8 +12,10 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 
 @click.command(context_settings=SETTINGS)
 @with_config("weights")
-@click.option("--output", type=Output(folder=None), default=Path("student.onnx"),
-              show_default=True, help="An .onnx or .pt2 file, or a folder for d2kd.")  # fmt: skip
+@click.option("--output", type=Output(folder=None), show_default="student.onnx",
+              help="An .onnx, .xml or .pt2 file, or a folder for d2kd.")  # fmt: skip
+@click.option("--format", "format_name", type=click.Choice(["onnx", "openvino", "pt2"]),
+              help="Default: as --output ends.")  # fmt: skip
 @with_overwrite
 @click.option(
     "--size", type=(int, int), metavar="H W", help="px; default: of the first test image."
@@ -24,12 +26,19 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
               help="In their boxes, or as large as the image.")  # fmt: skip
 @click.option("--dynamic-batch", is_flag=True, help="Take any number of images.")
 @click.option("--dynamic-size", is_flag=True, help="Take any size that the detector pads to.")
+@click.option("--fp16", is_flag=True, help="Weights in half precision; .onnx and .xml.")
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(
-    config: str, options: Tuple[str, ...], weights: str, overwrite: bool, **given: Any
+    config: str,
+    options: Tuple[str, ...],
+    weights: str,
+    overwrite: bool,
+    output: Path | None,
+    format_name: str | None,
+    **given: Any,
 ) -> None:
-    """Write a student as ONNX or .pt2, or as a folder.
+    """Write a student as ONNX, OpenVINO or .pt2, or as a folder.
 
     The file needs neither d2kd nor Detectron2. The folder is for d2kd: config, weights and classes.
 
@@ -38,7 +47,9 @@ def export(
     """
     from ..engine.main import resolve_config
     from ..export import export_student
+    from ..export.formats import output_of
 
+    given["output"] = output_of(output, format_name)
     refuse_existing(given["output"], overwrite)
     cfg = resolve_config(namespace(config, options))
     run = Path(config) if os.path.isdir(config) else None

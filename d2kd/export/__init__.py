@@ -2,6 +2,7 @@
 
 from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, check_export
 from .evaluate import evaluate_file
+from .formats import export_openvino
 from .measure import Measurement, measure_export
 from .options import Options
 from .runner import Exported, fit_image, open_exported
@@ -18,6 +19,7 @@ __all__ = [
     "check_export",
     "evaluate_file",
     "export_onnx",
+    "export_openvino",
     "export_pt2",
     "export_student",
     "fit_image",

@@ -75,6 +75,19 @@ def check_export(
         ConfigError: the file cannot be opened, or is not of such a detector.
     """
     exported = open_exported(path)
+    result = compare_export(exported, detector, images, box_tolerance, score_tolerance)
+    _judge(result, Path(path), box_tolerance, score_tolerance)
+    return result
+
+
+def compare_export(
+    exported: Exported,
+    detector: nn.Module,
+    images: Iterable[np.ndarray],
+    box_tolerance: float,
+    score_tolerance: float,
+) -> Comparison:
+    """The comparison of `check_export`, which does not judge it."""
     graph, result = restore(exported, detector), Comparison()
     for image in images:
         padded, _ = fit_image(image, exported.description)
@@ -84,7 +97,6 @@ def check_export(
             both = run_reference(graph, one[None]), found
             wanted, given = (_clip(x, padded.shape[2:]) for x in both)
             _add_image(result, wanted, given, (box_tolerance, score_tolerance))
-    _judge(result, Path(path), box_tolerance, score_tolerance)
     return result
 
 

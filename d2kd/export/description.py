@@ -11,6 +11,8 @@ from .base import Graph
 from .kinds import limits_of, num_classes
 from .options import LIMITS, Options
 
+RT_INFO = ("d2kd", "description")
+"""Where an OpenVINO file has it, as JSON."""
 _DYNAMIC = ("batch", "size")
 
 
@@ -29,6 +31,7 @@ def describe(graph: Graph) -> Dict[str, Any]:
         "nms": options.nms,
         "masks": options.masks if "masks" in graph.names else "",
         **limits_of(detector),
+        "fp16": options.fp16,
         "best_f1": options.best_f1 or {},
         "d2kd_version": __version__,
     }
@@ -42,6 +45,7 @@ def options_of(description: Dict[str, Any]) -> Options:
         class_names=description["classes"],
         nms=description["nms"],
         masks=description.get("masks") or "raw",
+        fp16=description.get("fp16", False),
         **{name: description[name] for name in LIMITS if name in description},
         dynamic_batch="batch" in description.get("dynamic", ()),
         dynamic_size="size" in description.get("dynamic", ()),

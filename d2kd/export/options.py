@@ -29,6 +29,7 @@ class Options:
         dynamic_batch: take any number of images; dense detectors can.
         dynamic_size: take any size in multiples of what the detector pads to, and `size` by
             default; dense detectors can.
+        fp16: store weights in half precision, in ONNX and OpenVINO.
         best_f1: what validation chose, see `d2kd.evaluation.best_f1`; the graph does not use it.
     """
 
@@ -43,6 +44,7 @@ class Options:
     masks: str = "raw"
     dynamic_batch: bool = False
     dynamic_size: bool = False
+    fp16: bool = False
     best_f1: Optional[Dict[str, float]] = None
 
     def __post_init__(self) -> None:

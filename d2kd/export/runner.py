@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import ConfigError, MissingFileError
-from .description import from_strings
+from .description import RT_INFO, from_strings
 from .write import ENTRY, require
 
 Forward = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
@@ -40,7 +40,9 @@ class Exported(NamedTuple):
 
 
 def open_exported(path: str | Path) -> Exported:
-    """Open an .onnx file with onnxruntime, or a .pt2 file with torch, for one CPU thread.
+    """Open an .onnx file with onnxruntime, an .xml with OpenVINO or a .pt2 with torch.
+
+    It runs on one CPU thread, in float32: OpenVINO's own choice is bfloat16 on CPUs that have it.
 
     A .pt2 file can hold pickled objects, which torch.export.load runs: open your own only.
 
@@ -49,11 +51,10 @@ def open_exported(path: str | Path) -> Exported:
     """
     path = Path(path)
     if path.suffix not in _OPENERS:
-        raise ConfigError(f"{path}: exported files end with .onnx or .pt2.")
+        raise ConfigError(f"{path}: exported files end with .onnx, .xml or .pt2.")
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist.")
-    if path.suffix == ".onnx":
-        require("onnxruntime")
+    require(*_PACKAGES.get(path.suffix, ()))
     try:
         return _OPENERS[path.suffix](path)
     except Exception as error:  # onnxruntime and torch raise many kinds
@@ -73,6 +74,23 @@ def _open_onnx(path: Path) -> Exported:
         return tuple(session.run(None, {"image": images}))
 
     return Exported(run, from_strings(metadata))
+
+
+def _open_openvino(path: Path) -> Exported:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    known = model.has_rt_info(list(RT_INFO))
+    text = model.get_rt_info(list(RT_INFO)).astype(str) if known else "{}"
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(model, "CPU", config)
+
+    def run(images: np.ndarray) -> Tuple[np.ndarray, ...]:
+        found = compiled({"image": images})
+        return tuple(found[index] for index in range(len(compiled.outputs)))
+
+    return Exported(run, _checked(json.loads(text)))
 
 
 def _open_pt2(path: Path) -> Exported:
@@ -95,7 +113,8 @@ def _checked(description: Dict[str, Any]) -> Dict[str, Any]:
 
 
 _NEEDED = {"size", "channels", "pad_value", "classes", "nms", "score_threshold"}
-_OPENERS = {".onnx": _open_onnx, ".pt2": _open_pt2}
+_OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_pt2}
+_PACKAGES = {".onnx": ("onnxruntime",), ".xml": ("openvino",)}
 
 
 def fit_image(image: np.ndarray, description: Dict[str, Any]) -> Tuple[np.ndarray, float]:

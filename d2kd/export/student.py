@@ -8,6 +8,7 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
+from torch import nn
 
 from ..data import load_dataset, register_custom_datasets
 from ..data.pixels import PixelError, read_pixels
@@ -16,10 +17,14 @@ from ..evaluation.best_f1 import score_threshold as shown_from
 from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
 from .bundle import write_bundle
-from .check import NothingToCompare, check_export
+from .check import NothingToCompare, check_export, compare_export
+from .formats import SUFFIXES
 from .kinds import graph_of, padded_size
 from .measure import measure_export
-from .write import export_onnx, export_pt2, require
+from .runner import open_exported
+from .write import require
+
+_HALF = 1.0, 0.01  # px and score
 
 
 def export_student(
@@ -34,6 +39,7 @@ def export_student(
     masks: str = "raw",
     dynamic_batch: bool = False,
     dynamic_size: bool = False,
+    fp16: bool = False,
     check_images: int = 4,
 ) -> Iterator[str]:
     """Write a student, compare the file with PyTorch, time both, and say so line by line.
@@ -42,31 +48,31 @@ def export_student(
         cfg: of the student, plain or distilled.
         weights: its checkpoint.
         run: folder of the run, for the class names; None for those of the data set.
-        output: an .onnx or .pt2 file, or a folder, which any detector fits into; it is made.
+        output: an .onnx, .xml or .pt2 file, or a folder, which any detector fits into; it is made.
         size: height and width, px, enlarged to what the detector pads to; None for that of the
             first test image as INPUT.MIN_SIZE_TEST resizes it.
         no_nms: write all boxes and scores.
         score_threshold: in [0, 1]; None for the config's.
-        masks, dynamic_batch, dynamic_size: see `Options`.
+        masks, dynamic_batch, dynamic_size, fp16: see `Options`.
         check_images: first images of DATASETS.TEST to compare; 0 for none.
 
     Raises:
         ConfigError: the config, the checkpoint, the detector or an option cannot work.
         RunError: the file does not give the detector's detections.
     """
-    writers = {".onnx": export_onnx, ".pt2": export_pt2}
     if not output.suffix:
-        dynamic = dynamic_batch or dynamic_size
+        dynamic = dynamic_batch or dynamic_size or fp16
         if size or no_nms or score_threshold is not None or masks != "raw" or dynamic:
             raise ConfigError(
                 f"--output {output} is a folder, which has the detector's own size, NMS, score "
-                "threshold and masks: end the name with .onnx or .pt2."
+                "threshold, masks and precision: end the name with .onnx, .xml or .pt2."
             )
         yield from write_bundle(cfg, weights, run, output)
         return
-    if output.suffix not in writers:
-        raise ConfigError(f"--output {output}: end the name with .onnx or .pt2, or give a folder.")
-    require(*(("onnx", "onnxscript", "onnxruntime") if output.suffix == ".onnx" else ()))
+    if output.suffix not in SUFFIXES:
+        ends = ", ".join(SUFFIXES)
+        raise ConfigError(f"--output {output}: end the name with one of {ends}, or give a folder.")
+    require(*SUFFIXES[output.suffix].packages)
     count = max(check_images, size is None)
     with suppress(*(() if count else (MissingFileError,))):
         register_custom_datasets(cfg)
@@ -75,7 +81,7 @@ def export_student(
     images = list(islice(_test_images(cfg), count)) if count else []
     size = padded_size(predictor.detector, size or _resized(cfg, images[0]))
     output.parent.mkdir(parents=True, exist_ok=True)
-    writers[output.suffix](
+    SUFFIXES[output.suffix].write(
         predictor.detector,
         output,
         size=size,
@@ -86,31 +92,41 @@ def export_student(
         masks=masks,
         dynamic_batch=dynamic_batch,
         dynamic_size=dynamic_size,
+        fp16=fp16,
         best_f1=stored_best_f1(weights),
     )
     nms = "without NMS" if no_nms else "with NMS"
     yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
     yield f"metadata: {shown_from(weights)[1]}"
     if check_images:
-        yield from _check_and_measure(output, predictor, images[:check_images])
+        verify = _compare_half if fp16 else _check
+        try:
+            yield verify(output, predictor.detector, images[:check_images])
+        except NothingToCompare as error:
+            yield f"not checked. {error}"
+            return
+        cost = measure_export(output, predictor.detector, images[0])
+        yield (
+            f"{cost.size_mb:.1f} MB; {cost.exported_ms:.1f} ms per image on one CPU thread, "
+            f"PyTorch {cost.torch_ms:.1f} ms"
+        )
 
 
-def _check_and_measure(
-    output: Path, predictor: Predictor, images: Sequence[np.ndarray]
-) -> Iterator[str]:
-    try:
-        found = check_export(output, predictor.detector, images)
-    except NothingToCompare as error:
-        yield f"not checked. {error}"
-        return
-    yield (
+def _check(output: Path, detector: nn.Module, images: Sequence[np.ndarray]) -> str:
+    found = check_export(output, detector, images)
+    return (
         f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, within "
         f"{found.box_difference:.1g} px and scores within {found.score_difference:.1g}"
     )
-    cost = measure_export(output, predictor.detector, images[0])
-    yield (
-        f"{cost.size_mb:.1f} MB; {cost.exported_ms:.1f} ms per image on one CPU thread, PyTorch "
-        f"{cost.torch_ms:.1f} ms"
+
+
+def _compare_half(output: Path, detector: nn.Module, images: Sequence[np.ndarray]) -> str:
+    """Rounded weights move detections, and some over a threshold: nothing is judged."""
+    found = compare_export(open_exported(output), detector, images, *_HALF)
+    return (
+        f"compared on {found.images} images: {found.detections - found.missing:,} of PyTorch's "
+        f"{found.detections:,} boxes within {_HALF[0]:g} px and scores within {_HALF[1]:g}; "
+        f"measure its AP: d2kd eval {output} --data FOLDER"
     )
 
 

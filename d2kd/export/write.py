@@ -6,7 +6,7 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Tuple
 
 import torch
 from detectron2.export import TracingAdapter
@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..file_io import write_atomically
 from .base import Graph
 from .description import describe, to_strings
+from .half import halve_weights
 from .kinds import build_graph, prepare
 from .options import Options
 
@@ -48,6 +49,13 @@ def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[s
         ConfigError: the detector or an option cannot work, or a package is missing.
         OSError: the file cannot be written.
     """
+    model, description = to_onnx(detector, **options)
+    write_atomically(Path(path), lambda file: file.write_bytes(model.SerializeToString()))
+    return description
+
+
+def to_onnx(detector: nn.Module, **options: Any) -> Tuple["ModelProto", Dict[str, Any]]:
+    """The model of `export_onnx`, and its description."""
     require("onnxscript", "onnx")
     import onnx
 
@@ -58,8 +66,9 @@ def export_onnx(detector: nn.Module, path: str | Path, **options: Any) -> Dict[s
         node.ClearField("metadata_props")  # paths of this machine
     description = describe(graph)
     onnx.helper.set_model_props(model, to_strings(description))
-    write_atomically(Path(path), lambda file: file.write_bytes(model.SerializeToString()))
-    return description
+    if graph.options.fp16:
+        halve_weights(model)
+    return model, description
 
 
 def _by_export(graph: Graph) -> "ModelProto":
@@ -104,6 +113,8 @@ def export_pt2(detector: nn.Module, path: str | Path, **options: Any) -> Dict[st
             f"{type(detector).__name__} cannot be a .pt2 file, since torch.export does not take "
             "its choice of proposals: end the name with .onnx."
         )
+    if graph.options.fp16:
+        raise ConfigError("fp16 (--fp16) is for .onnx and .xml files; a .pt2 file has float32.")
     description, buffer = describe(graph), io.BytesIO()
     with _quiet():
         extra = {ENTRY: json.dumps(description)}
@@ -118,8 +129,9 @@ def require(*packages: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
+            extra = "openvino" if name in ("openvino", "nncf") else "export"
             raise ConfigError(
-                f"Exporting needs {name} ({error}). Install it with: pip install 'd2kd[export]'"
+                f"Exporting needs {name} ({error}). Install it with: pip install 'd2kd[{extra}]'"
             ) from None
 
 

@@ -70,7 +70,7 @@ def test_a_threshold_that_nothing_reaches_says_so(student, tmp_path):
 
 def test_what_cannot_be_exported_is_said_first(student, squares, tmp_path):
     cfg, weights = student
-    with pytest.raises(ConfigError, match="end the name with .onnx or .pt2"):
+    with pytest.raises(ConfigError, match="end the name with one of .onnx"):
         list(export_student(cfg, weights, output=tmp_path / "student.pth"))
     empty = cfg.clone()
     empty.DATASETS.TEST = ()
