@@ -11,6 +11,7 @@ import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
+_LONGEST = 100_000  # bytes of it
 _sharing = 1  # processes of one run on this machine, this one included
 
 
@@ -69,11 +70,15 @@ def cpu_kind(cpuinfo: Path = _CPUINFO) -> str:
     """The processor and the instructions that PyTorch uses: kinds that are equal round alike.
 
     Args:
-        cpuinfo: where Linux describes it.
+        cpuinfo: where Linux describes it; on ARM by numbers of its maker and model.
     """
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.is_file() else "")
-    name = found[1].strip() if found else platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    text = ""
+    if cpuinfo.is_file():
+        with open(cpuinfo, "rb") as file:
+            text = file.read(_LONGEST).decode(errors="replace")
+    found = dict(re.findall(r"^(model name|CPU implementer|CPU part)\s*: (.*)$", text, re.M))
+    name = " ".join(x.strip() for x in found.values()) or platform.processor()
+    return f"{name or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""`d2kd reproduce`: published pairs of teacher and student."""
+"""`d2kd reproduce`: published pairs of teacher and student, and rows of studies."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import click
 
@@ -18,26 +18,25 @@ _FOLDER = Path("output/reproduce")
 @click.command(context_settings=SETTINGS)
 @click.argument("name", required=False)
 @click.argument("options", nargs=-1, metavar="[KEY VALUE]...")
-@click.option("--row", help="Where NAME is the report.json of a study: the row to train again.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of that row.")
 @click.option("--list", "lists", is_flag=True, help="The pairs, with their published AP.")
+@click.option("--estimate", is_flag=True, help="What it needs and costs; nothing is started.")
 @click.option("--dry-run", is_flag=True, help="Every stage with two steps and eight images.")
-@click.option("--num-gpus", type=click.IntRange(1), default=1, show_default=True,
-              help="Of every training.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
-              help="How many: 1, 2 and so on.")  # fmt: skip
-@click.option("--output", type=Output(folder=True), help=f"Default: {_FOLDER}, for all pairs.")
+@click.option("--num-gpus", type=click.IntRange(1), help="Of every training.  [default: 1]")
+@click.option("--seeds", type=click.IntRange(1), help="How many: 1, 2 and so on.  [default: 1]")
+@click.option("--row", help="Where NAME is the report.json of a study: the row to train again.")
+@click.option("--seed", type=int, help="Of that row.")
+@click.option("--import", "imports", multiple=True, metavar="FILE",
+              help="Python file of yours; those that the report's study imports.")  # fmt: skip
+@click.option("--output", type=Output(folder=True), help=f"Default: below {_FOLDER}.")
 @debug_option
-def reproduce(
-    name: Optional[str], options: Tuple[str, ...], row: Optional[str], seed: int, lists: bool,
-    dry_run: bool, num_gpus: int, seeds: int, output: Optional[Path],
-) -> None:  # fmt: skip
+def reproduce(name: Optional[str], output: Optional[Path], lists: bool, **given: Any) -> None:
     """Train a published pair again: teacher, plain student, distilled student.
 
     NAME is a config of configs/distill. Before it starts it says what it needs and takes; at the
-    end, whether the AP agree with those published. Killed and started again it goes on. Pairs that
-    have a teacher or a plain student in common train it once. A dry run trains teachers too,
-    wherever their weights come from; without NAME it goes through all pairs.
+    end, whether the AP agree with those published; the exit code is 1 if not. Killed and started
+    again it goes on. Pairs that have a teacher or a plain student in common train it once. A dry
+    run trains teachers too, wherever their weights come from; without NAME it goes through all
+    pairs.
 
     With --row, NAME is the report.json of a study: one run of it is trained again and its metric
     compared, bit by bit where code, data and the kind of CPU are those of the record.
@@ -49,66 +48,109 @@ def reproduce(
     """
     from ..reproduce import load_pair, load_pairs
 
-    refuse_options(options)
+    refuse_options(given["options"])
     if lists:
         for pair in load_pairs().values():
-            echo(f"{pair.name}: teacher {pair.teacher}; published {pair.published}")
+            echo(f"{pair.name}: teacher {pair.teacher_config}; published {pair.published}")
         return
-    if not name and not dry_run:
-        raise click.UsageError("Give the NAME of a pair, or --list.")
-    if name and row:
-        _repeat(Path(name), row, seed, output or _FOLDER / "rows" / Path(name).stem)
+    _check(name, given)
+    if name and given["row"]:
+        _exit_with(_repeat(Path(name), given["row"], given["seed"], given["imports"], output))
         return
-    folder = output or (_FOLDER / "dry_run" if dry_run else _FOLDER)
-    count = list(range(1, seeds + 1))
     pairs = [load_pair(name)] if name else list(load_pairs().values())
-    if dry_run:
-        _exit_with(_dry_run(pairs, folder, options))
+    gpus, options = given["num_gpus"] or 1, given["options"]
+    if given["dry_run"]:
+        _exit_with(_dry_run(pairs, output or _FOLDER / "dry_run", gpus, options))
+        return
+    seeds = list(range(1, (given["seeds"] or 1) + 1))
+    _exit_with(_run(pairs[0], output or _FOLDER, seeds, gpus, options, given["estimate"]))
+
+
+def _check(name: Optional[str], given: Any) -> None:
+    """Refuse what would not be read."""
+    if given["row"] is not None:
+        needed, unread = ["seed"], ["options", "dry_run", "estimate", "num_gpus", "seeds"]
     else:
-        _exit_with(_run(pairs[0], folder, count, num_gpus, options))
+        needed, unread = [], ["seed", "imports"] + ["seeds", "estimate"] * given["dry_run"]
+    if given["row"] is None and (name or "").endswith(".json"):
+        raise click.UsageError(f"{name} is a report: add --row ROW --seed SEED.")
+    if not name and (given["row"] is not None or not given["dry_run"]):
+        raise click.UsageError("Give the NAME of a pair, or --list.")
+    for key in needed:
+        if given[key] is None:
+            raise click.UsageError(f"--row needs --{key}.")
+    mode = "--row" if given["row"] is not None else "--dry-run" if given["dry_run"] else "a pair"
+    for key in unread:
+        if given[key]:
+            word = {"options": "KEY VALUE", "imports": "--import"}.get(key, f"--{key}")
+            raise click.UsageError(f"{word.replace('_', '-')} does not go with {mode}.")
 
 
-def _repeat(report: Path, row: str, seed: int, folder: Path) -> None:
-    from ..reproduce import load_row, repeat_row
+def _repeat(
+    path: Path, row: str, seed: int, imports: Sequence[str], output: Optional[Path]
+) -> List[str]:
+    from ..reproduce import BEYOND, Report, folder_of_report, plan_of_row, repeat_row
+    from ..study import check_imports
 
-    for line in repeat_row(*load_row(report, row, seed, folder), row, seed):
+    report = Report(path)
+    study = plan_of_row(
+        report, path, row, seed, output or folder_of_report(report, _FOLDER / "rows")
+    )
+    check_imports(study, f"d2kd reproduce {path} --row {row} --seed {seed}", imports)
+    lines = []
+    for line in repeat_row(study, report, row, seed):
         echo(line)
+        lines.append(line)
+    return [line for line in lines if BEYOND in line]
 
 
 def _run(
-    pair: "Pair", folder: Path, seeds: List[int], gpus: int, options: Tuple[str, ...]
+    pair: "Pair", folder: Path, seeds: List[int], gpus: int, options: Tuple[str, ...], asks: bool
 ) -> List[str]:
     from ..reproduce import check_needs, cost_of, plan_of, run_stages, verdict_of
 
     study = plan_of(pair, folder, seeds, gpus, options)
     cost = cost_of(pair, study)
-    for line in [*check_needs(pair, folder, cost), f"cost: {cost}"]:
+    echo(f"still to do: {cost}")
+    for line in check_needs(pair, folder, cost, options):
         echo(line)
+    if asks:
+        return []
     failed = run_stages(study)
-    for line in verdict_of(pair, study):
+    lines, agrees = verdict_of(pair, study, options)
+    for line in lines:
         echo(line)
-    return failed
+    return failed or ([] if agrees else [f"{pair.name} does not agree with what was published"])
 
 
-def _dry_run(pairs: "List[Pair]", folder: Path, options: Tuple[str, ...]) -> List[str]:
-    from ..reproduce import plan_of, prepare_dry_run, reason_against_dry_run, run_stages, verdict_of
+def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, ...]) -> List[str]:
+    from ..errors import ConfigError
+    from ..reproduce import (
+        plan_of,
+        prepare_dry_run,
+        reason_against_dry_run,
+        run_stages,
+        values_of,
+    )
 
-    given, failed, done = [*prepare_dry_run(folder), *options], [], 0
+    given, failed, done = [*prepare_dry_run(folder, gpus), *options], [], 0
     for pair in pairs:
         if reason := reason_against_dry_run(pair):
             echo(f"{pair.name}: no dry run: {reason}")
             continue
-        study = plan_of(pair, folder, [1], 1, given, trains_all=True)
-        errors = run_stages(study)
+        study = plan_of(pair, folder, [1], gpus, given, trains_all=True)
+        try:
+            errors = run_stages(study)
+        except ConfigError as error:
+            errors = [f"{pair.name}: {error}"]
         failed += errors
         done += not errors
-        if len(pairs) == 1:
-            for line in verdict_of(pair, study, dry=True):
-                echo(line)
-    echo(f"{done} of {len(pairs)} pairs went through every stage")
+        for line in values_of(study) if len(pairs) == 1 else ():
+            echo(line)
+    echo(f"{done} of {len(pairs)} pairs went through every stage; the AP mean nothing")
     return failed
 
 
 def _exit_with(failed: List[str]) -> None:
     if failed:
-        sys.exit("\n".join(["These stages failed:", *failed]))
+        sys.exit("\n".join(["Failed:", *failed]))

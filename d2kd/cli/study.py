@@ -36,7 +36,7 @@ def study(plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ..
     if tune and report:
         raise click.UsageError("--tune runs trainings and --report none: give one of them.")
     found = room.load_study(plan)
-    room.check_imports(found, plan, imports)
+    room.check_imports(found, f"d2kd study {plan}", imports)
     import_files(imports)
     if tune:
         _exit_with(room.tune_study(found, jobs))

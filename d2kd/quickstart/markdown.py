@@ -83,8 +83,8 @@ training time. This is one run with one seed on a small data set; other seeds gi
   ({matched.seconds:.0f} s and {distilled.seconds:.0f} s); its learning rate schedule spans them.
   The steps are matched beforehand, so that other jobs on the machine do not change them:
   {_match(pace, matched, distilled)}.
-- The teacher computed {mode}, measured to be the fastest way here; what
-  the student learns does not depend on it, but for rounding where threads differ.
+- The teacher computed {mode}. What the
+  student learns does not depend on it, but for rounding where threads differ.
 - Training minutes are those of the training steps, without set-up and evaluation. The teacher's
   are those of the run that made it, perhaps on another machine.
 - AP is COCO's, 0 to 100, on the test images. Milliseconds are the median over test images one at a

@@ -98,7 +98,7 @@ def train_all(
     pace, mode = measure_pace(teacher)
     plain = pace.matched_steps(total)
     print(f"      {pace}: {plain} plain steps match {total} distilled ones")
-    print(f"      the teacher computes {mode}, which is fastest here")
+    print(f"      the teacher computes {mode}")
 
     _announce(3, f"train the student, {total} steps", (total + 2 * plain) * pace.plain / 60)
     student = train("student", cfg)

@@ -1,26 +1,30 @@
 """Published pairs of teacher and student, trained again and compared; rows of studies likewise."""
 
 from .costs import Cost, cost_of
-from .dry_run import DRY_RUN, prepare_dry_run, reason_against_dry_run
+from .dry_run import prepare_dry_run, reason_against_dry_run
 from .needs import check_needs
 from .pairs import Pair, load_pair, load_pairs
 from .plan import plan_of, run_stages
-from .rows import load_row, repeat_row
-from .verdict import verdict_of
+from .reports import Report
+from .rows import BEYOND, folder_of_report, plan_of_row, repeat_row
+from .verdict import values_of, verdict_of
 
 __all__ = [
-    "DRY_RUN",
+    "BEYOND",
     "Cost",
     "Pair",
+    "Report",
     "check_needs",
     "cost_of",
+    "folder_of_report",
     "load_pair",
     "load_pairs",
-    "load_row",
     "plan_of",
+    "plan_of_row",
     "prepare_dry_run",
-    "repeat_row",
     "reason_against_dry_run",
+    "repeat_row",
     "run_stages",
+    "values_of",
     "verdict_of",
 ]

@@ -11,7 +11,9 @@ from ..config.loading import without_pretrained
 from ..config.naming import construct
 from ..engine.main import config_of
 from ..study import Study
+from ..study.trainings import read_result
 from .pairs import Pair
+from .plan import open_rows
 
 # Seconds of a training step of 16 images on eight V100: R_50, R_101 and X_101 of Detectron2's model
 # zoo (Faster R-CNN and RetinaNet), the smaller ones scaled from R_50 by what they compute.
@@ -33,37 +35,45 @@ class Cost:
     Args:
         hours: of one V100; a newer GPU needs fewer.
         disk: bytes of the checkpoints.
+        unknown: a teacher whose time is not known.
     """
 
     hours: float
     disk: int
+    unknown: str = ""
 
     def __str__(self) -> str:
-        return f"about {self.hours:.0f} GPU hours (V100) and {self.disk / 2**30:.0f} GB of disk"
+        more = f", without the forward of {self.unknown}" if self.unknown else ""
+        return (
+            f"about {self.hours:.0f} GPU hours (V100) and {self.disk / 2**30:.0f} GB of disk{more}"
+        )
 
 
 def cost_of(pair: Pair, study: Study) -> Cost:
-    """Estimate the trainings of a study of `plan_of`, finished or not.
+    """Estimate the trainings of a study of `plan_of` that are not finished.
 
     Hours come from Detectron2's published times of its own detectors by backbone, so that half or
     twice as many are possible; a teacher in the step counts a third of its own training step.
     """
     hours, disk = 0.0, 0
-    for row, runs in study.rows.items():
+    for row in open_rows(study):
+        runs = [run for run in study.rows[row] if read_result(run) is None]
         cfg = config_of(study.trained[row], distils=False)
         seconds = sum(_step(row, pair))
         images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
         hours += len(runs) * images * seconds * 8 / 16 / 3600
         disk += len(runs) * _checkpoints(cfg)
-    return Cost(hours, disk)
+    return Cost(hours, disk, pair.teacher_config if len(_backbones(pair.name)) < 2 else "")
 
 
 def _step(row: str, pair: Pair) -> List[float]:
     """Seconds of 16 images on eight GPUs: of the network that trains, and of its teacher."""
-    named = [_STEP[x] for x in re.findall("|".join(_STEP), row.replace("plain_", ""))]
-    if row != pair.name:
-        return named[:1]
-    return [named[0], *(_FORWARD * x for x in named[1:])]
+    named = [_STEP[x] for x in _backbones(row)]
+    return [named[0], *(_FORWARD * x for x in named[1:])] if row == pair.name else named[:1]
+
+
+def _backbones(name: str) -> List[str]:
+    return re.findall("|".join(_STEP), name)
 
 
 def _checkpoints(cfg: CfgNode) -> int:

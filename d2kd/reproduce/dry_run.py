@@ -1,35 +1,38 @@
 """Going through every stage of a pair in a minute: eight images, two steps, 64 px."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List
 
 import torch
-from detectron2.data import MetadataCatalog
 
 from ..data.coco_json import read_coco
 from ..engine.provenance import write_json
-from .needs import data_line
+from .needs import count_images, places
 from .pairs import Pair
 
 _IMAGES = 8
+_MARK = "dry_run.json"  # in a folder that holds nothing else
 _SPLITS = {"coco_2017_train": "dry_train", "coco_2017_val": "dry_val"}
 DRY_RUN = [
     "DATASETS.TRAIN", "('dry_train',)", "DATASETS.TEST", "('dry_val',)",
     "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice",
     "INPUT.MAX_SIZE_TRAIN", "107", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "107",
     "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0",
-    "SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "2",
+    "SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "2",
     "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "",
     "MODEL.TIMM.PRETRAINED", "False",
 ]  # fmt: skip
 """KEY VALUE pairs of every training of a dry run, beside those of `prepare_dry_run`."""
 
 
-def prepare_dry_run(folder: Path) -> List[str]:
+def prepare_dry_run(folder: Path, gpus: int = 1) -> List[str]:
     """Write eight images' annotations of each of COCO's splits, and name them.
 
     Args:
-        folder: where they are written.
+        folder: of all dry runs. What an earlier one left there is removed, since it may be of other
+            code.
+        gpus: of every training; a batch has an image for each at least.
 
     Returns:
         KEY VALUE pairs for every training.
@@ -37,22 +40,27 @@ def prepare_dry_run(folder: Path) -> List[str]:
     Raises:
         MissingFileError: COCO, or a part of it, is not there.
     """
+    if (folder / _MARK).is_file():
+        shutil.rmtree(folder)
+    write_json(folder / _MARK, {"steps": 2, "images": _IMAGES})
     custom = []
     for name, own in _SPLITS.items():
-        data_line(name)
-        metadata = MetadataCatalog.get(name)
+        count_images(name)
+        images, annotations = map(Path, places(name))
         path = folder / f"{own}.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, _first(read_coco(Path(metadata.json_file))))
-        custom.append([own, str(path.absolute()), str(Path(metadata.image_root).absolute())])
+        write_json(path, _first(read_coco(annotations)))
+        custom.append([own, str(path.absolute()), str(images.absolute())])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [*DRY_RUN, "DATASETS.CUSTOM", str(custom), "MODEL.DEVICE", device]
+    batch = ["SOLVER.IMS_PER_BATCH", str(max(4, gpus))]
+    return [*DRY_RUN, *batch, "DATASETS.CUSTOM", str(custom), "MODEL.DEVICE", device]
 
 
 def reason_against_dry_run(pair: Pair) -> str:
     """Why a pair cannot have one, "" if it can."""
     if pair.is_downloaded:
         return f"{pair.teacher_config} is downloaded, architecture and all"
+    if pair.needs_tokens:
+        return f"its method learns tokens first, d2kd train {pair.tokens_config}"
     return ""
 
 

@@ -1,10 +1,11 @@
 """The published pairs: a config of distill/, its teacher, and the AP that was published."""
 
 import difflib
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Sequence
 
 from detectron2.config import CfgNode
 
@@ -14,6 +15,7 @@ from ..config.locate import resolve_config_file
 from ..errors import ConfigError
 from ..file_io import read_yaml
 
+WEIGHTS = "DISTILL.TEACHER.WEIGHTS"
 _TRAINED = Path("output/train")  # where recipes look for teachers that d2kd trains
 _DOWNLOADED = ("hf:", "timm:", "torchvision:")
 
@@ -64,6 +66,21 @@ class Pair:
         """Whether the teacher is one that d2kd trains first."""
         return Path(self._weights).parent.parent == _TRAINED
 
+    def lacks_teacher(self, options: Sequence[str] = ()) -> bool:
+        """Whether it trains a teacher that is not there yet and is not named in KEY VALUE pairs."""
+        named = WEIGHTS in options[::2]
+        return self.trains_teacher and not named and not os.path.isfile(self._weights)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a method reads what a training of its own has learnt before."""
+        return "MasKD" in self.cfg.DISTILL.HEADS
+
+    @property
+    def tokens_config(self) -> str:
+        """Of that training."""
+        return f"tokens/{Path(self.teacher_config).stem.removesuffix('_3x')}.yaml"
+
     @property
     def is_downloaded(self) -> bool:
         """Whether the teacher comes from another library's hub, architecture and all."""
@@ -72,7 +89,7 @@ class Pair:
     @property
     def teacher_file(self) -> str:
         """A file of converted weights that the teacher needs, "" if it needs none."""
-        if self.trains_teacher or not self.teacher_config.startswith("configs/teachers/"):
+        if not self.teacher_config.startswith("configs/teachers/"):
             return ""
         return str(_read(self.teacher_config).MODEL.WEIGHTS)
 

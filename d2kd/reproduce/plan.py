@@ -7,9 +7,11 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..config.keys import flatten
+from ..errors import ConfigError
 from ..study import Study, run_study
 from ..study.commands import folder_of
 from ..study.plan import build_study
+from ..study.trainings import read_result
 from .pairs import Pair, load_pairs
 
 _NOT_OF_PLAIN = ("DISTILL.", "OUTPUT_DIR", "VERSION", "MODEL.META_ARCHITECTURE")
@@ -28,6 +30,9 @@ def plan_of(
     The plain student has the config of the distillation without it. Of pairs whose plain students
     are the same, the first one's is trained for all; a teacher likewise.
 
+    A teacher that d2kd trains is trained unless its file of `output/train` is there, or
+    DISTILL.TEACHER.WEIGHTS is among the options.
+
     Args:
         pair: published.
         output: folder of all pairs.
@@ -45,11 +50,11 @@ def plan_of(
         "rows": {},
     }
     words: List[str] = []
-    if pair.trains_teacher or trains_all:
+    if trains_all or pair.lacks_teacher(options):
         row = f"teacher_{Path(pair.teacher_config).stem}"
         data["rows"][row] = {"config": pair.teacher_config, "seeds": [seeds[0]]}
         weights = folder_of(data, row, seeds[0]) / "model_final.pth"
-        words = ["DISTILL.TEACHER.WEIGHTS", f"('{weights}',)"]
+        words = ["DISTILL.TEACHER.WEIGHTS", str((str(weights),))]
     first = first_of_its_student(pair)
     student = ["MODEL.META_ARCHITECTURE", pair.cfg.DISTILL.STUDENT]
     data["baseline"] = f"plain_{first.name}"
@@ -58,13 +63,28 @@ def plan_of(
     return build_study(pair.name, data, yaml.safe_dump(data, sort_keys=False))
 
 
+def open_rows(study: Study) -> List[str]:
+    """Rows with runs that are not finished.
+
+    Raises:
+        ConfigError: a finished run was made by another command.
+    """
+    try:
+        return [name for name, runs in study.rows.items() if None in map(read_result, runs)]
+    except ValueError as error:
+        raise ConfigError(
+            f"--output {study.output} has stages of other options or another --num-gpus: type the "
+            f"same ones, or name another folder. {error}"
+        ) from error
+
+
 def run_stages(study: Study) -> List[str]:
     """Run row after row what is not finished; a row that fails ends it.
 
     Returns:
         List[str]: one line for each run that failed.
     """
-    for row in study.rows:
+    for row in open_rows(study):
         if failed := run_study(study.only([row])):
             return failed
     return []

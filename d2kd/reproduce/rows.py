@@ -1,103 +1,101 @@
 """Single runs of a study's report, trained again and compared."""
 
+import hashlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List
 
-import torch
-
-from ..config.locate import moved_config
 from ..cores import cpu_kind
 from ..errors import ConfigError
 from ..evaluation.spread import spread_of
-from ..file_io import parse_yaml, read_json, write_yaml
-from ..study import Run, Study, collect, run_study
-from ..study.checks import checked
+from ..study import Study, collect, run_study
 from ..study.plan import build_study
-from ..study.records import differences
+from ..study.records import compare_records, record_of
+from ..study.trainings import read_result
+from .reports import Report
+
+BEYOND = "**beyond**"
+"""What a line says of a metric that is further off."""
 
 
-def load_row(path: Path, row: str, seed: int, output: Path) -> Tuple[Study, Dict[str, Any]]:
-    """A study that has one run of a report, and the teacher that it needs.
+def folder_of_report(report: Report, folder: Path) -> Path:
+    """A folder of its own for each study."""
+    digest = hashlib.sha256(report.text.encode()).hexdigest()[:8]
+    return folder / f"{Path(report.plan['output']).name}_{digest}"
+
+
+def plan_of_row(report: Report, path: Path, row: str, seed: int, output: Path) -> Study:
+    """A study that has one run of a report and, before it, the teacher that it needs.
 
     Args:
-        path: the report.json of a study, or a copy in docs/results.
+        report: that of `path`.
+        path: for messages.
         row: of its table.
         seed: of that row.
         output: folder of what is trained again.
 
-    Returns:
-        The study, and what the report holds.
-
     Raises:
-        ConfigError: no such report, row or seed.
+        ConfigError: no such row or seed, or the report lacks what the row was trained with.
     """
-    report = read_json(path)
-    if not isinstance(report, dict) or not {"study", "values"} <= set(report):
-        raise ConfigError(f"{path} is no report.json of d2kd study.")
-    plan = checked(str(path), _with_todays_configs(parse_yaml(report["study"])))
-    values = {
-        name: {key: value for key, value in found.items() if value is not None}
-        for name, found in report["values"].items()
-    }
-    if str(seed) not in values.get(row, {}):
+    plan, values = report.plan, report.values
+    if str(seed) not in values.get(row, {}) or row not in plan["rows"]:
         known = "; ".join(f"{name}: {', '.join(x)}" for name, x in values.items() if x)
         raise ConfigError(f"{path} has no row {row!r} with seed {seed}. Rows and seeds: {known}.")
-    chosen = dict(plan["rows"][row], seeds=[seed])
-    if chosen.pop("time_of", None):
-        steps = ["SOLVER.MAX_ITER", report["equal_time"][row]["steps"]]
-        chosen["options"] = [*chosen.get("options", []), *steps]
-    teacher = chosen.get("teacher", "")
-    before = {teacher: plan["rows"][teacher]} if teacher in plan["rows"] else {}
-    rows = {**before, row: chosen}
-    output.mkdir(parents=True, exist_ok=True)
-    if "tuned" in report:
-        write_yaml(output / "tuned.yaml", report["tuned"])
-    kept = {key: value for key, value in plan.items() if key not in ("tune", "robustness")}
+    rows = _rows(report, row, seed)
+    kept = {key: x for key, x in plan.items() if key not in ("tune", "tuned", "robustness")}
     kept |= {"output": str(output), "rows": rows, "seeds": [seed], "baseline": row}
-    kept |= {"tuned": str(output / "tuned.yaml")} if "tuned" in report else {}
-    return build_study(str(path), kept, report["study"]), report
+    return build_study(str(path), kept, report.text)
 
 
-def _with_todays_configs(plan: Any) -> Any:
-    for row in plan.get("rows", {}).values() if isinstance(plan, dict) else ():
-        row["config"] = moved_config(row["config"])
-    return plan
+def _rows(report: Report, row: str, seed: int) -> Dict[str, Any]:
+    plan = report.plan
+    chosen: Dict[str, Any] = {**plan["rows"][row], "seeds": [seed]}
+    options = [*chosen.get("options", []), *report.tuned_options(chosen.pop("tuned", ""))]
+    if chosen.pop("time_of", None) is not None:
+        options += ["SOLVER.MAX_ITER", report.steps(row)]
+    if report.record(row, seed).get("device") == "cpu":
+        options += ["MODEL.DEVICE", "cpu"]
+    chosen["options"] = options
+    if (teacher := chosen.get("teacher", "")) not in plan["rows"]:
+        return {row: chosen}
+    of_teacher = plan["rows"][teacher]
+    first = of_teacher.get("seeds", plan["seeds"])[0]  # the one that the study's students had
+    return {teacher: {**of_teacher, "seeds": [first]}, row: chosen}
 
 
-def repeat_row(study: Study, report: Dict[str, Any], row: str, seed: int) -> Iterator[str]:
+def repeat_row(study: Study, report: Report, row: str, seed: int) -> Iterator[str]:
     """Train it, its teacher first, and say how its metric compares; lines.
 
     Raises:
-        ConfigError: a training failed.
+        ConfigError: it is there already, or a training failed.
     """
-    record = report.get("runs", {}).get(row, {}).get(str(seed), {})
+    run, record = study.rows[row][0], report.record(row, seed)
+    if read_result(run) is not None:
+        raise ConfigError(
+            f"{run.folder} is this run, trained before: remove it, or give another --output."
+        )
     if not record:
         yield "no record: the row is older than records, so code and versions of then are unknown"
     elif record.get("cpu") != cpu_kind():
         yield f"its CPU was {record.get('cpu')}, this one is {cpu_kind()}: digits may differ"
-    threads = record.get("threads", torch.get_num_threads())
+    threads = record.get("threads", 0)
     for name in study.rows:
-        if failed := run_study(study.only([name]), threads=threads):
+        if failed := run_study(study.only([name]), threads=threads if threads in range(257) else 0):
             raise ConfigError(" ".join(failed))
-    run = study.rows[row][0]
     if record:
-        yield _changes(run, record)
-    yield from compare_metric(study, report, row, seed)
+        found = ", ".join(compare_records(record_of(run), record))
+        yield f"differs from the record: {found}" if found else "all that is recorded is as then"
+    before = report.values[row][str(seed)], list(report.values[row].values())
+    yield compare_metric(study, row, seed, *before)
 
 
-def _changes(run: Run, record: Dict[str, Any]) -> str:
-    found = ", ".join(differences(run, record))
-    return f"differs from the record: {found}" if found else "data, weights, config, code as then"
-
-
-def compare_metric(study: Study, report: Dict[str, Any], row: str, seed: int) -> List[str]:
+def compare_metric(study: Study, row: str, seed: int, before: float, seeds: List[float]) -> str:
     """One line: the same bits, within the spread of the row's seeds, or further off."""
-    before, now = report["values"][row][str(seed)], collect(study)[row][seed]
+    now = collect(study)[row][seed]
     if now == before:
-        return [f"{row}, seed {seed}: {study.metric} {now!r}, the same bits"]
-    spread = spread_of([x for x in report["values"][row].values() if x is not None])
+        return f"{row}, seed {seed}: {study.metric} {now!r}, the same bits"
+    spread = spread_of(seeds)
     told = f"{row}, seed {seed}: {study.metric} was {before:.2f} and is {now:.2f}"
     if spread.seeds < 2:
-        return [f"{told}; one seed says nothing of a spread"]
-    word = "within" if abs(now - before) <= 2 * spread.sd else "**beyond**"
-    return [f"{told}: {word} twice the deviation of its {spread.seeds} seeds ({spread.sd:.2f})"]
+        return f"{told}; one seed says nothing of a spread"
+    word = "within" if abs(now - before) <= 2 * spread.sd else BEYOND
+    return f"{told}: {word} twice the deviation of its {spread.seeds} seeds ({spread.sd:.2f})"

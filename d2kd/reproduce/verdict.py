@@ -1,34 +1,44 @@
 """Whether a pair ended where it was published."""
 
-from typing import Dict, List
+from typing import Dict, List, Sequence, Tuple
 
 from ..evaluation.spread import spread_of
 from ..study import Study, collect
-from .needs import is_whole
-from .pairs import Pair
+from .pairs import WEIGHTS, Pair
 
 
-def verdict_of(pair: Pair, study: Study, dry: bool = False) -> List[str]:
-    """Lines: AP of each row and, where the pair was published, whether it agrees.
+def verdict_of(pair: Pair, study: Study, options: Sequence[str] = ()) -> Tuple[List[str], bool]:
+    """AP of each row and, where the pair was published, whether it agrees.
 
     Args:
         pair: what was trained.
         study: of `plan_of`.
-        dry: it was a dry run, whose AP means nothing.
+        options: KEY VALUE pairs with which it was trained.
+
+    Returns:
+        Lines, and False where the AP do not agree.
     """
     values = collect(study)
-    lines = [f"{row}: {_mean(found)}" for row, found in values.items()]
-    if dry:
-        return [*lines, "dry run: every stage ran; the AP mean nothing"]
-    if not is_whole([*pair.cfg.DATASETS.TRAIN, *pair.cfg.DATASETS.TEST]):
-        return [*lines, "not compared with what was published: COCO is not complete here"]
-    if pair.ap is None or pair.tolerance is None or not values[pair.name]:
-        return [*lines, f"no AP to compare with was published for this pair ({pair.published})"]
-    mean = spread_of(list(values[pair.name].values())).mean
+    lines = values_of(study)
+    found = values[pair.name]
+    if not found:
+        return [*lines, "not compared: the distilled student is not there"], True
+    if typed := [key for key in options[::2] if key != WEIGHTS]:
+        return [*lines, f"not compared: trained with other {', '.join(typed)}"], True
+    if pair.ap is None or pair.tolerance is None:
+        said = f" ({pair.published})" if pair.published != "-" else ""
+        return [*lines, f"not compared: no AP of this very pair was published{said}"], True
+    mean = spread_of(list(found.values())).mean
     off = mean - pair.ap
-    agrees = "agrees" if abs(off) <= pair.tolerance else "**does not agree**"
+    agrees = abs(off) <= pair.tolerance
     told = f"published {pair.ap:.1f}, here {mean:.1f} ({off:+.1f}, tolerance {pair.tolerance:.1f})"
-    return [*lines, *_plain(pair, study, values), f"distilled: {told}: {agrees}"]
+    word = "agrees" if agrees else "**does not agree**"
+    return [*lines, *_plain(pair, study, values), f"distilled: {told}: {word}"], agrees
+
+
+def values_of(study: Study) -> List[str]:
+    """A line of each row."""
+    return [f"{row}: {_mean(found)}" for row, found in collect(study).items()]
 
 
 def _plain(pair: Pair, study: Study, values: Dict[str, Dict[int, float]]) -> List[str]:

@@ -45,6 +45,7 @@ def checked(path: str, data: Any) -> Dict[str, Any]:
     data = _keys(path, data, _STUDY, {"output", "seeds", "rows"})
     data["rows"] = _checked_rows(f"{path}: rows", data["rows"], _ROW)
     _check_names(path, data)
+    _check_gpus(path, data)
     if "tune" in data:
         data["tune"] = _checked_tune(f"{path}: tune", data["tune"], data["rows"])
         for name, row in data["rows"].items():
@@ -97,6 +98,18 @@ def _checked_row(where: str, row: Any, types: Types) -> Dict[str, Any]:
 def _check_seeds(where: str, seeds: List[int]) -> None:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"{where}: seeds must name at least one seed, each once.")
+
+
+def _check_gpus(path: str, data: Dict[str, Any]) -> None:
+    gpus = data.get("num_gpus", 1)
+    if isinstance(gpus, bool) or gpus < 1:
+        raise ConfigError(f"{path}: num_gpus must be at least 1, not {gpus}.")
+    timed = [str(name) for name, row in data["rows"].items() if "time_of" in row]
+    if gpus > 1 and timed:
+        raise ConfigError(
+            f"{path}: num_gpus {gpus} does not go with time_of ({', '.join(timed)}), whose steps "
+            "are timed in one process: write their SOLVER.MAX_ITER into their options."
+        )
 
 
 def _check_names(path: str, data: Dict[str, Any]) -> None:

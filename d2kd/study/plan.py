@@ -132,8 +132,13 @@ def build_study(path: str, data: Dict[str, Any], text: str) -> Study:
     )
 
 
-def check_imports(study: Study, plan: str, allowed: Sequence[str]) -> None:
+def check_imports(study: Study, command: str, allowed: Sequence[str]) -> None:
     """A plan alone runs no code: each file that it imports must be among those allowed.
+
+    Args:
+        study: what is to be run.
+        command: that runs it, to which the files can be named.
+        allowed: files that were named.
 
     Raises:
         ConfigError: one is not.
@@ -142,6 +147,6 @@ def check_imports(study: Study, plan: str, allowed: Sequence[str]) -> None:
     if unknown := [file for file in study.imports if os.path.realpath(file) not in known]:
         options = " ".join(f"--import {file}" for file in study.imports)
         raise ConfigError(
-            f"{plan}: imports names {', '.join(unknown)}, which is code. If you know it, allow it: "
-            f"d2kd study {plan} {options}"
+            f"{study.path}: imports names {', '.join(unknown)}, which is code. If you know it, "
+            f"allow it: {command} {options}"
         )

@@ -14,15 +14,17 @@ _KEPT = (
     "commit", "d2kd", "python", "torch", "detectron2", "device", "cpu", "threads", "ranks", "seed",
     "datasets", "weights",
 )  # fmt: skip
-_COMPARED = ("commit", "torch", "detectron2", "datasets", "weights", "config")
+_COMPARED = (
+    "d2kd", "python", "torch", "detectron2", "device", "cpu", "threads", "ranks", "config",
+)  # fmt: skip
 
 
 def collect_records(study: Study) -> Dict[str, Dict[int, Dict[str, Any]]]:
     """The record of every finished run: row -> seed -> what it depended on.
 
     That are, of its run.json, versions, git commit, device, kind of CPU, threads, ranks, seed and
-    the SHA-256 of data and weights; the SHA-256 of its config, without keys that change nothing in
-    what is learnt; and its command.
+    the SHA-256 of annotations and weights; the SHA-256 of its config and its teachers', without
+    keys that change nothing in what is learnt; and its command.
     """
     found: Dict[str, Dict[int, Dict[str, Any]]] = {}
     for run in study.runs:
@@ -37,13 +39,27 @@ def record_of(run: Run) -> Dict[str, Any]:
     if not whole:
         return {}
     kept = {key: whole[key] for key in _KEPT if key in whole}
-    config = keys_that_count(whole.get("inputs", {}).get("config", {}))
-    text = json.dumps(config, sort_keys=True)
+    inputs = whole.get("inputs", {})
+    configs = [inputs.get("config", {}), *inputs.get("teachers", [])]
+    text = json.dumps([keys_that_count(config) for config in configs], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return {"command": run.command, **kept, "config": digest}
 
 
-def differences(run: Run, record: Dict[str, Any]) -> List[str]:
-    """In what a run's record differs from another one, of what its numbers can depend on."""
-    own = record_of(run)
-    return [key for key in _COMPARED if own.get(key) != record.get(key)]
+def compare_records(one: Dict[str, Any], other: Dict[str, Any]) -> List[str]:
+    """In what two runs differ, of what their numbers can depend on.
+
+    Data and weights are compared by content. Code is known by a git commit without changes alone.
+    """
+    found = [key for key in _COMPARED if one.get(key) != other.get(key)]
+    for key in ("datasets", "weights"):
+        if _digests(one.get(key)) != _digests(other.get(key)):
+            found.append(key)
+    commits = one.get("commit", ""), other.get("commit", "")
+    if any(not x or x.endswith("+changes") for x in map(str, commits)):
+        return [*found, "code (unknown: no commit, or changes to it)"]
+    return found + ["commit"] * (commits[0] != commits[1])
+
+
+def _digests(hashes: Any) -> List[str]:
+    return sorted(map(str, hashes.values())) if isinstance(hashes, dict) else []

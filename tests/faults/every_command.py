@@ -148,8 +148,17 @@ def evil_runs():
         shutil.copy("evil.pth", f"{name}/pytorch_model.bin")
         Path(name, "code.py").write_text("import os; os.system('touch RAN')")
     evil_capsules()
+    evil_reports()
     shutil.copytree("run_code", "run_tag")
     shutil.copy("tag.yaml", "run_tag/config.yaml")
+
+
+def evil_reports():
+    """Reports of studies that name code."""
+    for path in Path(".").glob("study_*.yaml"):
+        runs = {"a": {"1": {"threads": TAG, "cpu": TAG}}}
+        report = {"study": path.read_text(), "values": {"a": {"1": 1.0}}, "runs": runs}
+        path.with_suffix(".json").write_text(json.dumps(report))
 
 
 def evil_capsules():
@@ -215,6 +224,9 @@ def cases(squares):
     for plan in ("tag", "code", "option", "seed", "output", "row"):
         found[f"study {plan}"] = ["study", f"study_{plan}.yaml"]
         found[f"study {plan}, report"] = ["study", f"study_{plan}.yaml", "--report"]
+        found[f"report {plan}"] = [
+            "reproduce", f"study_{plan}.json", "--row", "a", "--seed", "1"
+        ]  # fmt: skip
     for name in ("hf-hub:evil/model", "local-dir:.", "resnet18.hf-hub:evil"):
         found[f"timm {name}"] = ["check", "base.yaml", *timm, "MODEL.TIMM.NAME", name]
     return found | {

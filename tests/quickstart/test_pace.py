@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from d2kd.engine.pace import Pace
+from d2kd.errors import ConfigError
 from d2kd.quickstart import pace
 from d2kd.quickstart.pace import LIMITS, MAX_RATIO, Mode, measure_pace, possible_modes
 
@@ -28,4 +29,17 @@ def test_the_fastest_mode_is_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(pace, "possible_modes", lambda: [Mode(), Mode(1, 1), Mode(2, 1)])
     measured = {0: 1.9, 1: 1.4, 2: 1.5}
     monkeypatch.setattr(pace, "_measure", lambda _, turns, mode: Pace(0.2, measured[mode.ahead]))
-    assert measure_pace(tmp_path, 2) == (Pace(0.2, 1.4), Mode(1, 1))
+    assert measure_pace(tmp_path, 2) == (Pace(0.2, 1.4), Mode(1, 1, tried=True))
+    assert "measured to be the fastest way" in str(Mode(1, 1, tried=True))
+
+
+def test_a_mode_that_cannot_run_is_left_out(monkeypatch, tmp_path):
+    def measure(_, turns, mode):
+        if mode.ahead:
+            raise ConfigError("no processes here")
+        return Pace(0.2, 1.9)
+
+    monkeypatch.setattr(pace, "possible_modes", lambda: [Mode(), Mode(1, 1)])
+    monkeypatch.setattr(pace, "_measure", measure)
+    assert measure_pace(tmp_path, 2) == (Pace(0.2, 1.9), Mode())
+    assert str(Mode()) == "in the student's step"

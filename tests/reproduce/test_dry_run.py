@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import d2kd.reproduce as room
+from d2kd.reproduce import load_pairs
 from tests.helpers import d2kd
 from tests.ranks import run_d2kd
 
@@ -14,17 +16,18 @@ COCO = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco")
 
 
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
-def test_every_stage_runs_and_a_finished_one_does_not_run_again(tmp_path):
-    console = tmp_path / "console.txt"
-    words = "reproduce", PAIR, "--dry-run", "--output", tmp_path / "out"
-    run_d2kd(*words, output=console)
-    again = d2kd(*words).output
-    for text, count in ((console.read_text(), 1), (again, 0)):
-        assert "1 of 1 pairs went through every stage" in text
-        assert text.count(f"\n{PAIR}, seed 1: bbox/AP") == count
-    stages = sorted(x.name.split("_")[0] for x in (tmp_path / "out").iterdir() if x.is_dir())
+def test_every_stage_runs(tmp_path):
+    console, out = tmp_path / "console.txt", tmp_path / "out"
+    (out / PAIR).mkdir(parents=True)
+    (out / PAIR / "old").touch()
+    (out / "dry_run.json").touch()
+    run_d2kd("reproduce", PAIR, "--dry-run", "--output", out, output=console)
+    text = console.read_text()
+    assert "1 of 1 pairs went through every stage" in text and not (out / PAIR / "old").exists()
+    assert f"\n{PAIR}, seed 1: bbox/AP" in text
+    stages = sorted(x.name.split("_")[0] for x in out.iterdir() if x.is_dir())
     assert stages == ["plain", "retinanet", "teacher"]
-    final = tmp_path / "out" / PAIR / "seed_1"
+    final = out / PAIR / "seed_1"
     rows = map(json.loads, (final / "metrics.json").read_text().splitlines())
     assert {"loss_BCKD_cls", "loss_PKD_feat", "bbox/AP"} <= set().union(*rows)
     weights = json.loads((final / "run.json").read_text())["weights"]
@@ -40,11 +43,29 @@ def test_a_teacher_of_another_library_has_none(tmp_path, monkeypatch):
     assert "0 of 1 pairs" in done.output and done.exit_code == 0
 
 
+@pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
+def test_a_stage_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
+    pairs = {name: pair for name, pair in load_pairs().items() if name == PAIR}
+    monkeypatch.setattr(room, "load_pairs", lambda: pairs)
+    monkeypatch.setattr(room, "run_stages", lambda study: [f"{study.title}: it failed"])
+    done = d2kd("reproduce", "--dry-run", "--output", tmp_path)
+    assert done.exit_code and "0 of 1 pairs" in done.output
+    assert f"{list(pairs)[0]}: it failed" in str(done.exception)
+
+
 @pytest.mark.parametrize(("words", "said"), [
     ([], "Give the NAME of a pair, or --list"),
+    (["--row", "a", "--seed", "1"], "Give the NAME of a pair, or --list"),
     (["gfl"], "'gfl' is no published pair; see d2kd reproduce --list"),
     ([PAIR, "--dryrun"], "No such option"),
-    (["x.json", "--row", "a"], "x.json"),
+    ([PAIR, "--seed", "3"], "--seed does not go with a pair"),
+    ([PAIR, "--dry-run", "--seeds", "3"], "--seeds does not go with --dry-run"),
+    ([PAIR, "--import", "x.py"], "--import does not go with a pair"),
+    (["x.json"], "x.json is a report: add --row ROW --seed SEED"),
+    (["x.json", "--row", "a"], "--row needs --seed"),
+    (["x.json", "--row", "a", "--seed", "1", "--dry-run"], "--dry-run does not go with --row"),
+    (["x.json", "SEED", "2", "--row", "a", "--seed", "1"], "KEY VALUE does not go with --row"),
+    (["x.json", "--row", "a", "--seed", "1"], "x.json cannot be read"),
 ])  # fmt: skip
 def test_what_is_typed_wrong(words, said):
     done = d2kd("reproduce", *words)

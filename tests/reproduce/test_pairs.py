@@ -12,7 +12,7 @@ from d2kd.engine.main import config_of
 from d2kd.errors import ConfigError, MissingFileError
 from d2kd.reproduce import check_needs, cost_of, load_pair, load_pairs, needs, plan_of, verdict_of
 from d2kd.reproduce.costs import Cost
-from d2kd.reproduce.plan import first_of_its_student
+from d2kd.reproduce.plan import first_of_its_student, open_rows
 from tests.docs.pages import ROOT, pages
 
 PAIRS = load_pairs()
@@ -44,7 +44,6 @@ def test_every_plan_stands(name, tmp_path):
     assert all(Path(resolve_config_file(x[0], "row")).is_file() for x in study.trained.values())
     first = first_of_its_student(pair)
     assert first.cfg.DISTILL.STUDENT == pair.cfg.DISTILL.STUDENT
-    assert first_of_its_student(first) == first
     if not pair.is_downloaded:
         weights = config_of(study.trained[name], distils=False).DISTILL.TEACHER.WEIGHTS[0]
         assert Path(weights).parent == study.rows[list(study.rows)[0]][0].folder
@@ -61,17 +60,46 @@ def test_pairs_share_what_is_trained_alike(tmp_path):
     assert list(pgd.rows)[0] == "teacher_gfl_R_101_FPN_3x_ms"
 
 
+def test_a_teacher_that_is_there_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = PAIRS[PGD]
+    typed = ["DISTILL.TEACHER.WEIGHTS", "('mine.pth',)"]
+    assert list(plan_of(pair, tmp_path, options=typed).rows) == [f"plain_{PGD}", PGD]
+    file = Path("output/train/gfl_R_101_FPN_3x_ms/model_final.pth")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert list(plan_of(pair, tmp_path).rows) == [f"plain_{PGD}", PGD]
+
+
+def test_stages_of_other_options(tmp_path):
+    pair, finish = PAIRS[CROSSKD], {"bbox/AP": 1.0}
+    study = plan_of(pair, tmp_path)
+    for row in (study.baseline, CROSSKD):
+        done(study.rows[row][0], **finish)
+    assert open_rows(study) == []
+    with pytest.raises(ConfigError, match="type the same ones, or name another folder"):
+        open_rows(plan_of(pair, tmp_path, gpus=8))
+
+
 def test_a_name_that_is_none():
     with pytest.raises(ConfigError, match=f"Did you mean .*{CROSSKD}"):
         load_pair("gfl_R_50_crosskd_from_gfl_R_101_FPN_1x")
     assert load_pair(f"configs/distill/{CROSSKD}.yaml").name == CROSSKD
 
 
+def done(run, **result):
+    run.folder.mkdir(parents=True)
+    (run.folder / "result.json").write_text(json.dumps({"command": run.command, **result}))
+
+
 def test_hours(tmp_path):
-    """90,000 steps of R50 plain and, with a third of R101's, distilled."""
+    """90,000 steps of R50 plain and, with a third of R101's, distilled; without what is done."""
     pair = PAIRS["retinanet_R_50_FPN_cwd_from_retinanet_R_101_FPN_1x"]
-    cost = cost_of(pair, plan_of(pair, tmp_path))
+    study = plan_of(pair, tmp_path)
+    cost = cost_of(pair, study)
     assert cost.hours == pytest.approx(90_000 * 8 / 3600 * (0.21 + 0.21 + 0.29 / 3))
+    done(study.rows[study.baseline][0])
+    assert cost_of(pair, study).hours == pytest.approx(90_000 * 8 / 3600 * (0.21 + 0.29 / 3))
     pgd = PAIRS[PGD]
     trains = cost_of(pgd, plan_of(pgd, tmp_path))
     assert trains.hours > cost.hours and trains.disk > cost.disk > 2**30
@@ -91,40 +119,59 @@ def fake_coco(monkeypatch, folder, counts):
 
 def test_needs(monkeypatch, tmp_path):
     pair, cheap = PAIRS["retinanet_R_50_FPN_cwd_from_retinanet_R_101_FPN_1x"], Cost(1.0, 10)
-    fake_coco(monkeypatch, tmp_path, {"coco_2017_train": 3, "coco_2017_val": 1})
+    fake_coco(monkeypatch, tmp_path, {"coco_2017_train": 3, "coco_2017_val": 2})
     lines = check_needs(pair, tmp_path / "out" / "deep", cheap)
-    assert lines[0] == "data: coco_2017_train, 3 images" and "a part of it" in lines[1]
+    assert lines == ["data: coco_2017_train, 3 images", "data: coco_2017_val, 2 images",
+                     "teacher: COCO-Detection/retinanet_R_101_FPN_3x.yaml, zoo"]  # fmt: skip
     with pytest.raises(ConfigError, match="GB free, and the checkpoints take"):
         check_needs(pair, tmp_path, dataclasses.replace(cheap, disk=2**60))
     with pytest.raises(MissingFileError, match="needs teachers/gfl_r101.pth.* d2kd convert"):
         check_needs(PAIRS[CROSSKD], tmp_path, cheap)
+    typed = ["DISTILL.TEACHER.WEIGHTS", "('mine.pth',)"]
+    assert check_needs(PAIRS[CROSSKD], tmp_path, cheap, typed)[-1].endswith("were typed")
+    assert check_needs(PAIRS[PGD], tmp_path, cheap)[-1].endswith("trained first")
+    tokens = PAIRS["retinanet_R_50_FPN_maskd_from_retinanet_R_101_FPN_2x"]
+    with pytest.raises(ConfigError, match="d2kd train tokens/retinanet_R_101_FPN.yaml, then add"):
+        check_needs(tokens, tmp_path, cheap)
+    assert resolve_config_file(tokens.tokens_config, "tokens")
+    assert check_needs(tokens, tmp_path, cheap, ["DISTILL.MasKD.TOKENS", "x"])
+    (tmp_path / "coco_2017_val" / "1.jpg").unlink()
+    with pytest.raises(ConfigError, match="1 of its 2 images, .* --dry-run"):
+        check_needs(pair, tmp_path, cheap)
     monkeypatch.setitem(MetadataCatalog.get("coco_2017_val").__dict__, "image_root", "gone")
     with pytest.raises(MissingFileError, match="set DETECTRON2_DATASETS"):
         check_needs(pair, tmp_path, cheap)
 
 
-@pytest.mark.parametrize(("counts", "plain", "ap", "said"), [
-    ((3, 2), 40.0, 43.3, "published 43.7, here 43.3 (-0.4, tolerance 0.5): agrees"),
-    ((3, 2), 40.0, 44.5, "here 44.5 (+0.8, tolerance 0.5): **does not agree**"),
-    ((3, 1), 40.0, 43.7, "not compared with what was published: COCO is not complete"),
+@pytest.mark.parametrize(("ap", "options", "said", "agrees"), [
+    (43.3, [], "published 43.7, here 43.3 (-0.4, tolerance 0.5): agrees", True),
+    (44.5, [], "here 44.5 (+0.8, tolerance 0.5): **does not agree**", False),
+    (10.0, ["SOLVER.MAX_ITER", "9"], "not compared: trained with other SOLVER.MAX_ITER", True),
+    (None, [], "not compared: the distilled student is not there", True),
 ])  # fmt: skip
-def test_verdict(monkeypatch, tmp_path, counts, plain, ap, said):
-    splits = dict(zip(("coco_2017_train", "coco_2017_val"), counts, strict=True))
-    fake_coco(monkeypatch, tmp_path, splits)
-    study = plan_of(PAIRS[CROSSKD], tmp_path / "out")
-    for row, value in ((study.baseline, plain), (CROSSKD, ap)):
-        run = study.rows[row][0]
-        run.folder.mkdir(parents=True)
-        (run.folder / "result.json").write_text(
-            json.dumps({"command": run.command, "bbox/AP": value})
-        )
-    lines = verdict_of(PAIRS[CROSSKD], study)
-    assert said in lines[-1]
-    assert ("plain: published 40.2, here 40.0 (-0.2)" in lines) == (counts == (3, 2))
+def test_verdict(tmp_path, ap, options, said, agrees):
+    pair = PAIRS[CROSSKD]
+    study = plan_of(pair, tmp_path, options=options)
+    done(study.rows[study.baseline][0], **{"bbox/AP": 40.0})
+    if ap is not None:
+        done(study.rows[CROSSKD][0], **{"bbox/AP": ap})
+    lines, found = verdict_of(pair, study, options)
+    assert said in lines[-1] and found == agrees
+    compared = ap is not None and not options
+    assert ("plain: published 40.2, here 40.0 (-0.2)" in lines) == compared
 
 
-def test_nothing_was_published(monkeypatch, tmp_path):
-    pair = PAIRS["retinanet_R_50_FPN_cwd_from_retinanet_R_101_FPN_1x"]
-    fake_coco(monkeypatch, tmp_path, {"coco_2017_train": 3, "coco_2017_val": 2})
-    lines = verdict_of(pair, plan_of(pair, tmp_path / "out"))
-    assert lines[0].endswith("not run") and "no AP to compare with" in lines[-1]
+def test_nothing_was_published(tmp_path):
+    pair = PAIRS["retinanet_R_50_FPN_mgd_from_retinanet_R_101_FPN_1x"]
+    study = plan_of(pair, tmp_path)
+    done(study.rows[pair.name][0], **{"bbox/AP": 38.0})
+    lines, agrees = verdict_of(pair, study)
+    assert "no AP of this very pair was published (37.4 to 41.0 from X101 (MGD))" in lines[-1]
+    assert agrees and lines[0].endswith("not run")
+
+
+def test_tolerances():
+    """Narrow where the released recipe meets the published teacher."""
+    for pair in PAIRS.values():
+        if pair.tolerance == 0.5:
+            assert pair.teacher_file and "here" not in pair.published, pair.name

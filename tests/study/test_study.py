@@ -205,6 +205,10 @@ def test_more_metrics_are_reported_too(folder):
 @pytest.mark.parametrize(("changes", "match"), [
     ({"robustness": {"rows": ["x"]}}, r"robustness: rows: \['x'\] are not rows"),
     ({"seed": [1]}, r"unknown keys \['seed'\]"), ({"seeds": []}, "at least one seed"),
+    ({"num_gpus": 0}, "num_gpus must be at least 1"), ({"num_gpus": True}, "at least 1"),
+    ({"num_gpus": 2, "rows": {"a": {"config": "plain.yaml"},
+                              "b": {"config": "plain.yaml", "time_of": "a"}}},
+     r"num_gpus 2 does not go with time_of \(b\)"),
     ({"seeds": [1, 1]}, "each once"), ({"baseline": "none"}, "baseline 'none' is not one"),
     ({"rows": {"a": {"options": []}}}, "rows: a: give config"),
     ({"rows": {"a": {"config": "plain.yaml", "options": ["X"]}}}, "pairs of KEY and VALUE"),
