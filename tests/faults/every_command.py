@@ -224,9 +224,9 @@ def cases(squares):
     for plan in ("tag", "code", "option", "seed", "output", "row"):
         found[f"study {plan}"] = ["study", f"study_{plan}.yaml"]
         found[f"study {plan}, report"] = ["study", f"study_{plan}.yaml", "--report"]
-        found[f"report {plan}"] = [
-            "reproduce", f"study_{plan}.json", "--row", "a", "--seed", "1"
-        ]  # fmt: skip
+    for plan in ("tag", "code", "option", "seed", "row"):
+        words = ["--row", "a", "--seed", "1"]
+        found[f"report {plan}"] = ["reproduce", f"study_{plan}.json", *words]
     for name in ("hf-hub:evil/model", "local-dir:.", "resnet18.hf-hub:evil"):
         found[f"timm {name}"] = ["check", "base.yaml", *timm, "MODEL.TIMM.NAME", name]
     return found | {
