@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .adapters import DetectorOutput, build_adapter
 from .adapters.class_map import ClassMap
 from .adapters.joined_sets import with_sets
+from .adapters.to_device import to_device
 from .build import build_distiller
 from .detectors.loss_normalizer import moving_averages, undo_normalizer
 from .heads import DistillationHead
@@ -149,7 +150,7 @@ class Distiller(nn.Module):
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
         """The student's losses, zero for unlabelled images, and what the heads read of it."""
         images = self.adapter.preprocess(batched_inputs, self.divisor)
-        gt = [x["instances"].to(self.device) for x in batched_inputs]
+        gt = [to_device(x["instances"], self.device) for x in batched_inputs]
         averages = moving_averages(self.student)
         output = self.adapter(images, gt, self.need)
         if batched_inputs[0].get("unlabelled", False):

@@ -73,7 +73,7 @@ class DetectorAdapter:
             flip_channels: reverse RGB <-> BGR, before normalization.
         """
         mean, std = (self.detector.get_buffer(name) for name in ("pixel_mean", "pixel_std"))
-        images = [x["image"].to(mean.device) for x in batched_inputs]
+        images = [x["image"].to(mean.device, non_blocking=True) for x in batched_inputs]
         if flip_channels:
             images = [x.flip(0) for x in images]
         return pad([(x - mean) / std for x in images], divisor, self.backbone)

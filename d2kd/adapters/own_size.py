@@ -68,7 +68,7 @@ class OwnSizeAdapter(DetectorAdapter):
 
     def _resized(self, image: Tensor) -> Tensor:
         height, width = ResizeShortestEdge.get_output_shape(*image.shape[-2:], *self.size)
-        x = image.to(self.device).float()[None]
+        x = image.to(self.device, non_blocking=True).float()[None]
         return F.interpolate(x, (height, width), mode="bilinear", antialias=True)[0]
 
     def forward(

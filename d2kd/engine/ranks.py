@@ -6,8 +6,10 @@ from typing import Callable, Type, TypeVar
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import SimpleTrainer, create_ddp_model
 from detectron2.utils import comm
+
+from .steps import MixedStep, Step
 
 T = TypeVar("T")
 
@@ -37,8 +39,8 @@ def step_class(cfg: CfgNode) -> Type[SimpleTrainer]:
             "SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is %r, training goes on in fp32.",
             cfg.MODEL.DEVICE,
         )
-        return SimpleTrainer
-    return AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        return Step
+    return MixedStep if cfg.SOLVER.AMP.ENABLED else Step
 
 
 def on_first_rank(function: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adapters import DetectorAdapter
 from ..adapters.class_map import ClassMap
+from ..adapters.to_device import to_device
 from ..checkpoint.values import digest
 from ..errors import ConfigError
 from ..heads.receptive_tokens import LevelTokens
@@ -97,7 +98,7 @@ class TokenLearner(nn.Module):
         output = teacher(batched_inputs, divisor, self.input_format, need)
         found = {s: self.levels[str(s)](x) for s, x in output.features.items()}
         masked = {stride: x for stride, (x, _) in found.items()}
-        gt = [self._known(x["instances"]).to(self.device) for x in batched_inputs]
+        gt = [to_device(self._known(x["instances"]), self.device) for x in batched_inputs]
         with teacher.autocast():
             losses = teacher.adapter.losses_on(output, masked, gt)
         return {**losses, "loss_dice": self.dice * total(overlap for _, overlap in found.values())}

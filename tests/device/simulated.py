@@ -123,6 +123,8 @@ def run(function, args, kwargs):
     here = bool(ours) if asked is None else torch.device(asked).type == NAME
     if name == "_copy_from" or (name == "copy_" and not isinstance(args[0], SimTensor)):
         here = False
+    if name in MOVES:
+        _count_copy(args, kwargs, here)
     raws = {id(x.raw): x for x in ours}
     leaves = [_raw(x) for x in leaves]
     args, kwargs = tree_unflatten(leaves, tree)
@@ -163,13 +165,25 @@ def _shapes(tensors):
     return ", ".join(f"{x.device.type} {tuple(x.shape)}" for x in tensors)
 
 
+def _count_copy(args, kwargs, here):
+    """The host waits for copies between it and the device, unless they are asked not to block."""
+    source = args[1] if len(args) > 1 and isinstance(args[1], torch.Tensor) else args[0]
+    blocks = not (kwargs.get("non_blocking", False) or (args[2] if len(args) > 2 else False))
+    if blocks and isinstance(source, SimTensor) != here:
+        waits[f"copy to the {'device' if here else 'host'}: {_line()}"] += 1
+
+
+def _line():
+    stack = [x for x in traceback.extract_stack()
+             if "/d2kd/" in x.filename or "/detectron2/" in x.filename]  # fmt: skip
+    return stack[-1].line if stack else "backward"
+
+
 def _count(name, args):
     masked = name.startswith("index") and len(args) > 1 and isinstance(args[1], (list, tuple)) and \
         any(x is not None and x.dtype == torch.bool for x in args[1])  # fmt: skip
     if name in WAITING or masked:
-        stack = [x for x in traceback.extract_stack()
-                 if "/d2kd/" in x.filename or "/detectron2/" in x.filename]  # fmt: skip
-        waits[f"{name}: {stack[-1].line if stack else 'backward'}"] += 1
+        waits[f"{name}: {_line()}"] += 1
 
 
 def missing():

@@ -10,11 +10,12 @@ from functools import partial
 
 import pytest
 import torch
-from detectron2.engine import AMPTrainer, train_loop
+from detectron2.engine import train_loop
 from torch.testing import assert_close
 
 from d2kd import DistillationTrainer
 from d2kd.data import register_custom_datasets
+from d2kd.engine.steps import MixedStep
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
 
 KEYS = {
@@ -40,7 +41,7 @@ def half(monkeypatch):
     monkeypatch.setattr("torch.cuda.amp.autocast", partial(torch.autocast, "cpu"))
     scaler = partial(torch.amp.GradScaler, "cpu", **SCALER)
     monkeypatch.setattr("torch.cuda.amp.GradScaler", scaler)
-    monkeypatch.setattr("d2kd.engine.trainer.step_class", lambda cfg: AMPTrainer)
+    monkeypatch.setattr("d2kd.engine.trainer.step_class", lambda cfg: MixedStep)
 
 
 def steps(cfg):

@@ -1,11 +1,15 @@
 """A moving average of the trained weights, which is the model that a run gives."""
 
+import copy
+import itertools
 import logging
-from typing import Any, Dict, Optional
+from collections import defaultdict
+from typing import Any, Dict, List, Optional, Tuple
 
+import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage(HookBase):
@@ -29,17 +33,13 @@ class WeightAverage(HookBase):
             decay: part of the average that stays in a step, above 0, at most 1.
         """
         self._detector, self._decay = detector, decay
-        self._average = AveragedModel(detector, multi_avg_fn=self._update, use_buffers=True)
+        self._average, self._steps = copy.deepcopy(detector), 0
         self._trained: Optional[Dict[str, Tensor]] = None  # once the detector has the average
 
     @property
     def detector(self) -> nn.Module:
         """A detector of its own with the average."""
-        return self._average.module
-
-    @property
-    def _steps(self) -> int:
-        return int(self._average.n_averaged)
+        return self._average
 
     def before_train(self) -> None:
         """Begin with the weights that training begins with; a prolonged run has its own again."""
@@ -56,14 +56,27 @@ class WeightAverage(HookBase):
 
     def after_step(self) -> None:
         """Average; after the last step the detector gets it."""
-        self._average.update_parameters(self._detector)
+        self._update()
+        self._steps += 1
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self._trained = {k: v.clone() for k, v in self._detector.state_dict().items()}
             self._detector.load_state_dict(self.detector.state_dict())
 
-    def _update(self, averages: PARAM_LIST, weights: PARAM_LIST, count: Tensor | int) -> None:
-        ramp = (1 + self._steps) / (10 + self._steps)
-        get_ema_multi_avg_fn(min(self._decay, ramp))(averages, weights, count)
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Average by type; PyTorch's `AveragedModel` copies a count to the device, which waits."""
+        ramp = min(self._decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        tensors = (itertools.chain(x.parameters(), x.buffers()) for x in
+                   (self._average, self._detector))  # fmt: skip
+        groups: Dict[torch.dtype, List[Tuple[Tensor, Tensor]]] = defaultdict(list)
+        for average, weight in zip(*tensors, strict=True):
+            groups[weight.dtype].append((average, weight))
+        for pairs in groups.values():
+            averages, weights = map(list, zip(*pairs, strict=True))
+            if ramp:
+                get_ema_multi_avg_fn(ramp)(averages, weights, self._steps)
+            else:
+                torch._foreach_copy_(averages, weights)
 
     def state_dict(self) -> Dict[str, Any]:
         """The steps so far, and whichever weights are not the detector's."""
@@ -73,7 +86,7 @@ class WeightAverage(HookBase):
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on from there; the detector has its part of the checkpoint already."""
-        self._average.n_averaged.fill_(state["steps"])
+        self._steps = state["steps"]
         self._trained = state["weights"] if state["ended"] else None
         average = self._detector.state_dict() if state["ended"] else state["weights"]
         self.detector.load_state_dict(average)
