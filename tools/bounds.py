@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_NOT_LOWEST = "onnx|openvino|nncf"  # of other Pythons and packages
 TEST_TOOLS = "pytest", "hypothesis", "jsonschema"
 _CHECK = """
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -30,7 +31,7 @@ def lowest_versions():
 def lowest_requirements():
     """What `pip install` takes: these versions, and the pinned ones of packages without a bound."""
     lowest = lowest_versions()
-    exact = [f"{name}=={version}" for name, version in lowest.items() if "onnx" not in name]
+    exact = [f"{k}=={v}" for k, v in lowest.items() if not re.match(_NOT_LOWEST, k)]
     for file in ("base.txt", "dev.txt"):
         for line in (ROOT / "requirements" / file).read_text(encoding="utf-8").splitlines():
             name = re.match(r"[\w-]*", line)[0].lower()

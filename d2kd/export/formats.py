@@ -1,6 +1,7 @@
 """The formats of exported files, by name and by suffix."""
 
 import json
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,8 @@ def export_openvino(detector: nn.Module, path: str | Path, **options: Any) -> Di
         converted.set_rt_info(json.dumps(description), list(RT_INFO))
         openvino.save_model(converted, target, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
-            write = partial(Path.write_bytes, data=target.with_suffix(suffix).read_bytes())
-            write_atomically(Path(path).with_suffix(suffix), write)
+            copy = partial(shutil.copyfile, target.with_suffix(suffix))
+            write_atomically(Path(path).with_suffix(suffix), copy)
     return description
 
 
