@@ -90,7 +90,7 @@ def close_file(folder: Path, results: Dict[str, Any], console: str) -> None:
     bbox = results.get("bbox", {})
     classes = [f"{k[3:]} {v:.2f}" for k, v in bbox.items() if k.startswith("AP-")]
     if bbox:
-        echo(f"AP50 {bbox['AP50']:.2f}; {', '.join(classes)}")
+        echo("; ".join([f"AP50 {bbox['AP50']:.2f}", *filter(None, [", ".join(classes)])]))
     times = [f"{k} {v['median']:.1f} (95 %: {v['p95']:.1f})" for k, v in file["ms"].items()]
     echo(f"{file['MB']:.1f} MB; ms per image on one CPU thread, median: {', '.join(times)}")
 
