@@ -20,6 +20,7 @@ QUICKSTART = ["timm>=1.0.31", "scikit-learn>=1.5.0"]
 EXPORT = ["onnx>=1.21.0", "onnxruntime>=1.23.0", "onnxscript>=0.5.6"]
 OPENVINO = [*EXPORT, "openvino>=2026.4.1", "nncf>=3.4.0"]
 SPLIT = ["imagehash>=4.3.2"]
+CLUSTER = ["submitit>=1.5.3"]
 DOCS = ["sphinx", "myst-parser", "furo", "latex2mathml"]
 
 setup(
@@ -73,11 +74,13 @@ setup(
         "docs": DOCS,
         # and imagecorruptions-imaug without its dependencies, for the reason above
         "split": SPLIT,
+        "cluster": CLUSTER,
         "robustness": ["numba>=0.60.0", "scikit-image>=0.24.0"],
         "dev": [
             *QUICKSTART,
             *OPENVINO,
             *SPLIT,
+            *CLUSTER,
             "transformers",
             "adversarial-robustness-toolbox",
             "hypothesis",

@@ -21,7 +21,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(setuptools, "setup", lambda **given: found.update(given))
     monkeypatch.chdir(ROOT)
     runpy.run_path(str(ROOT / "setup.py"))
-    names = "timm", "hf", "quickstart", "export", "openvino", "split", "robustness"
+    names = "timm", "hf", "quickstart", "export", "openvino", "split", "robustness", "cluster"
     extras = [found["extras_require"][name] for name in names]
     return {line for lines in (found["install_requires"], *extras) for line in lines}
 

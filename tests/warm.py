@@ -4,6 +4,7 @@ What it runs are forks of a server that is itself a process of `tests.ranks`: it
 training needs and done nothing else.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import torch
 from tests.conftest import ROOT
 from tests.ranks import METHOD
 
+NAME = "D2KD_TESTS_PYTHON"  # sys.executable of what runs there
 CLIENT = ROOT / "tests" / "warm_client.py"
 FORK = multiprocessing.get_context("fork")
 
@@ -44,8 +46,9 @@ def serve(address, ready):
             if found == starter:
                 return
             if found is listener:
-                process, link = _begin(listener.accept()[0])
-                running[process.sentinel] = process, link
+                with contextlib.suppress(OSError, ValueError):  # its client was killed already
+                    process, link = _begin(listener.accept()[0])
+                    running[process.sentinel] = process, link
             elif found in running:
                 _end(*running.pop(found))
             else:
@@ -59,13 +62,17 @@ def _begin(link):
     process.start()
     for file in files:
         os.close(file)
-    link.sendall(f"{process.pid}\n".encode())
+    try:
+        link.sendall(f"{process.pid}\n".encode())
+    except OSError:
+        process.kill()
+        raise
     return process, link
 
 
 def _end(process, link):
     process.join()
-    with link:
+    with link, contextlib.suppress(OSError):
         link.sendall(f"{process.exitcode}\n".encode())
 
 
@@ -79,9 +86,11 @@ def _main(words, folder, environment, files):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    while words[0] == "-W":
-        warnings.simplefilter(words[1])
-        words = words[2:]
+    sys.executable = environment.get(NAME, sys.executable)
+    while words[0] in ("-W", "-u"):
+        if words[0] == "-W":
+            warnings.simplefilter(words.pop(1))
+        words = words[1:]
     if words[0] == "-c":
         sys.argv = words[1:]
         exec(words[1], {"__name__": "__main__"})

@@ -1,7 +1,8 @@
 """`d2kd study`: methods and seeds, run after run."""
 
 import sys
-from typing import List, Tuple
+from pathlib import Path
+from typing import Any, List, Tuple
 
 import click
 
@@ -16,8 +17,15 @@ from .base import debug_option, echo_lines
 @click.option("--tune", is_flag=True, help="Run the tries of its section tune, nothing else.")
 @click.option("--import", "imports", multiple=True, metavar="FILE",
               help="Python file of yours; those that PLAN imports must be named here.")  # fmt: skip
+@click.option("--executor", type=click.Choice(["local", "slurm"]),
+              help="Run each as a job of submitit; --jobs of them at the same time.")  # fmt: skip
+@click.option("--slurm", multiple=True, metavar="KEY=VALUE",
+              help="Option of sbatch, such as partition=gpu or time=600 (minutes).")  # fmt: skip
 @debug_option
-def study(plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ...]) -> None:
+def study(
+    plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ...],
+    executor: str | None, slurm: Tuple[str, ...],
+) -> None:  # fmt: skip
     """Run and report the methods and seeds of PLAN, a yaml.
 
     Every training is a process of its own. Killed and started again, a study goes on with what is
@@ -25,7 +33,8 @@ def study(plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ..
     with --report at any time; what was not run is listed with its command. With `robustness` in the
     yaml, finished runs are then evaluated on corrupted images, other data sets and attacks, and by
     types of errors. With `tune` in the yaml, --tune first tries options on validation images and
-    keeps the best for the rows that ask for them. The exit code is 1 if a run failed.
+    keeps the best for the rows that ask for them. The exit code is 1 if a run failed. With
+    --executor, jobs go on if this command is killed, and the same command finds them.
 
     \b
     d2kd study studies/digits/responses.yaml --jobs 2
@@ -38,19 +47,31 @@ def study(plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ..
     found = room.load_study(plan)
     room.check_imports(found, f"d2kd study {plan}", imports)
     import_files(imports)
+    where = None if report else _executor(executor, slurm, found.output)
     if tune:
-        _exit_with(room.tune_study(found, jobs))
+        _exit_with(room.tune_study(found, jobs, where))
         echo_lines("\n".join(room.table_of_tries(found)))
         return
     if not report:
         room.check_tuned(found)
-    failed = [] if report else room.run_plan(found, jobs)
+    failed = [] if report else room.run_plan(found, jobs, where)
     found = found.with_what_was_found()
     if found.robustness and not report:
-        room.run_robustness(found, jobs)
+        room.run_robustness(found, jobs, where)
     more = room.collect_more(found) | (room.collect_robustness(found) if found.robustness else {})
     echo_lines(room.write_report(found, room.collect(found), more))
     _exit_with(failed)
+
+
+def _executor(kind: str | None, slurm: Tuple[str, ...], output: Path) -> Any:
+    from ..engine.jobs import Executor
+
+    pairs = [option.partition("=") for option in slurm]
+    if (slurm and kind != "slurm") or not all(key and sign for key, sign, _ in pairs):
+        raise click.UsageError("--slurm takes KEY=VALUE, and goes with --executor slurm.")
+    if kind is None:
+        return None
+    return Executor(kind, output / "submitit", {key: value for key, _, value in pairs})
 
 
 def _exit_with(failed: List[str]) -> None:

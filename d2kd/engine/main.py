@@ -4,6 +4,7 @@ import logging
 import os
 import runpy
 from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional
 
@@ -39,7 +40,7 @@ from .early_log import held_back, say
 from .options import OPTIONS, RESUME_ANYWAY, TOKENS
 from .provenance import describe_run, write_results
 from .ranks import on_first_rank
-from .run_folder import check_folder, holds_run
+from .run_folder import check_folder, hold_folder, holds_run
 from .trainer import DistillationTrainer
 
 _TEACHERS = {"TransformersDetector": "detector of transformers", "FeatureExtractor": "backbone"}
@@ -140,24 +141,28 @@ def _begun(args: Namespace, cfg: CfgNode, own: CfgNode) -> Dict[str, Any]:
     return {key: keys[key] for key in OF_LENGTH} if repeats else {}
 
 
-def setup(args: Namespace) -> CfgNode:
-    """Build the config, write it to OUTPUT_DIR and start logging.
+def setup(args: Namespace, held: ExitStack) -> CfgNode:
+    """Build the config, lock OUTPUT_DIR, write it there and start logging.
+
+    Args:
+        args: see `argument_parser`.
+        held: gets the lock of a training.
 
     Raises:
         ConfigError: see `resolve_config`, `check_config`, `check_folder` and `check_resumed`;
             nothing is written.
     """
     make_output_plain()
-    with held_back() as held:
-        cfg = _checked_config(args)
+    with held_back() as said:
+        cfg = _checked_config(args, held)
     args.live = terminal.set_up(cfg.OUTPUT_DIR, comm.get_rank(), args.console)
-    say(held)
+    say(said)
     with terminal.file_only():  # environment and config
         default_setup(cfg, args)
     return cfg
 
 
-def _checked_config(args: Namespace) -> CfgNode:
+def _checked_config(args: Namespace, held: ExitStack) -> CfgNode:
     cfg = resolve_config(args, trains=not args.eval_only)
     check_config(cfg)
     args.resume |= args.resume_anyway
@@ -169,6 +174,8 @@ def _checked_config(args: Namespace) -> CfgNode:
     if args.resume and not args.eval_only:
         cfg.DISTILL.TEACHER.WEIGHTS = on_first_rank(lambda: begun_teachers(cfg))
         on_first_rank(lambda: check_resumed(cfg, args.resume_anyway))
+    if not args.eval_only:
+        on_first_rank(lambda: hold_folder(cfg, args.resume, args.data, held))
     if args.config_file:
         args.config_file = resolve_config_file(args.config_file, "--config-file")
     cfg.freeze()
@@ -210,9 +217,12 @@ def evaluate(cfg: CfgNode) -> Dict:
 
 def main(args: Namespace) -> Optional[Dict]:
     """Train or, with --eval-only, evaluate."""
-    cfg = setup(args)
-    if args.eval_only:
-        return evaluate(cfg)
+    with ExitStack() as held:
+        cfg = setup(args, held)
+        return evaluate(cfg) if args.eval_only else _train(cfg, args)
+
+
+def _train(cfg: CfgNode, args: Namespace) -> Optional[Dict]:
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(args.resume, changed=args.resume_anyway)
     line = terminal.LiveLine(cfg.SOLVER.MAX_ITER, cfg.DISTILL.HEADS if trainer.distiller else ())

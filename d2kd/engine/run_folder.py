@@ -14,6 +14,7 @@ from ..checkpoint.weights_file import split_pin
 from ..config.keys import WITH_TEACHERS
 from ..data.custom import find_path
 from ..errors import ConfigError
+from ..file_io import LOCK, locked
 
 _MARKS = ("run.json", "last_checkpoint", "model_*.pth")
 _ELSEWHERE = "give another folder with OUTPUT_DIR or --output"
@@ -44,6 +45,17 @@ def check_folder(cfg: CfgNode, resume: bool, data: str = "") -> None:
     goes_on = resume and (folder / "last_checkpoint").is_file()
     _check_inputs(cfg, data, folder, goes_on)
     _check_left(cfg, folder, resume, goes_on)
+
+
+def hold_folder(cfg: CfgNode, resume: bool, data: str, held: contextlib.ExitStack) -> None:
+    """Lock OUTPUT_DIR against other trainings until `held` ends; arguments as for `check_folder`.
+
+    Raises:
+        ConfigError: another process trains there, or has since the folder was checked.
+    """
+    if cfg.OUTPUT_DIR:
+        held.enter_context(locked(Path(cfg.OUTPUT_DIR, LOCK)))
+        check_folder(cfg, resume, data)
 
 
 def _check_inputs(cfg: CfgNode, data: str, folder: Path, goes_on: bool) -> None:

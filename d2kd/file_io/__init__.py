@@ -2,6 +2,7 @@
 
 from .files import CONFIGS, append, sha256_of, write_atomically, write_yaml
 from .kinds import LAZY_YAML, expect, kind_of, told
+from .locks import LOCK, is_locked, locked
 from .places import check_output
 from .untrusted import (
     parse_yaml,
@@ -16,10 +17,13 @@ from .untrusted import (
 __all__ = [
     "CONFIGS",
     "LAZY_YAML",
+    "LOCK",
     "append",
     "check_output",
     "expect",
+    "is_locked",
     "kind_of",
+    "locked",
     "parse_yaml",
     "read_bytes",
     "read_head",

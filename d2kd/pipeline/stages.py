@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Tuple
 from ..checkpoint.of_run import read_best
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
-from ..file_io import read_yaml, write_yaml
+from ..file_io import LOCK, locked, read_yaml, write_yaml
 from ..report.runs import read_run
 from .choose import Wishes
 from .commands import FOLDER, MODEL, REPORT, RUNS
@@ -34,9 +34,14 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
         quiet: whether what the stages print goes into console.txt alone.
 
     Raises:
-        ConfigError: a stage failed; what it printed says why.
+        ConfigError: a stage failed, and what it printed says why; or another process is at it.
         SystemExit: a signal stopped a stage; 128 and its number.
     """
+    with locked(plan.output / LOCK):
+        _run_stages(plan, say, quiet)
+
+
+def _run_stages(plan: Plan, say: Callable[[str], None], quiet: bool) -> None:
     finished = _finished(plan)
     for index, (name, words) in enumerate(plan.stages.items(), 1):
         head = f"[{index}/{len(plan.stages)}] {name}"
@@ -109,7 +114,7 @@ def remove_plan(wishes: Wishes) -> None:
     output = Path(wishes.output)
     if stored_plan(wishes):
         check_wishes(wishes)
-        for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
+        for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, LOCK, PLAN):
             path = output / name
             is_folder = path.is_dir() and not path.is_symlink()
             shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)

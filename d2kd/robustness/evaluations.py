@@ -18,10 +18,11 @@ import torch
 from ..config.defaults import get_d2kd_cfg
 from ..config.keys import flatten
 from ..cores import share_cores
+from ..engine.jobs import Executor
 from ..engine.main import import_files
 from ..engine.provenance import dataset_fingerprint, json_values
-from ..errors import ConfigError
-from ..file_io import write_atomically
+from ..errors import ConfigError, RunError
+from ..file_io import LOCK, locked, write_atomically
 from ..text import file_name, plain
 from .cells import Cell
 from .plan import Plan
@@ -31,7 +32,12 @@ _SECTIONS = ("MODEL.", "INPUT.", "TEST.")
 _FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE")
 
 
-def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
+def run_plan(
+    plan: Plan,
+    jobs: int = 1,
+    imports: Sequence[str] = (),
+    executor: Optional[Executor] = None,
+) -> None:
     """Run what is not finished yet and store every result.
 
     Args:
@@ -39,8 +45,10 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
         jobs: evaluations at the same time, in processes of their own and on a GPU of their own
             where there are several.
         imports: Python files that these processes execute first; this one does not.
+        executor: where they run; None for this process, or processes of it.
 
     Raises:
+        RunError: a job of the executor was stopped.
         ConfigError: a config, checkpoint or data set that does not fit, or a result that was made
             with other settings.
     """
@@ -53,13 +61,31 @@ def run_plan(plan: Plan, jobs: int = 1, imports: Sequence[str] = ()) -> None:
     for x in subjects:
         print(f"{plain(x.name)}: {plain(x.cfg.MODEL.WEIGHTS)}", flush=True)
     jobs = min(jobs, len(missing))
+    shares = [missing[i::jobs] for i in range(jobs)]
+    if executor is not None:
+        return _submit(plan, shares, imports, executor)
     if jobs <= 1:
         _run(plan, subjects, missing)
         return
-    shares = [missing[i::jobs] for i in range(jobs)]
     start = imports, jobs, torch.get_num_threads(), get_start_method()
     with ProcessPoolExecutor(jobs, _context(), _start, start) as pool:
         list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
+
+
+def _submit(
+    plan: Plan, shares: List[List[Tuple[str, Cell]]], imports: Sequence[str], executor: Executor
+) -> None:
+    count, threads = len(shares), torch.get_num_threads()
+    start = imports, count if executor.kind == "local" else 1, threads, get_start_method()
+    calls = [(_submitted, (start, plan, share, i)) for i, share in enumerate(shares)]
+    errors = [x.error for x in executor.run(calls, max(count, 1)) if x.error]
+    if errors:
+        raise RunError(f"evaluations were stopped: {errors[0]} The same command goes on.")
+
+
+def _submitted(start: Tuple, plan: Plan, share: List[Tuple[str, Cell]], number: int) -> None:
+    _start(*start)
+    _job(plan, share, number)
 
 
 def _context() -> BaseContext:
@@ -93,12 +119,19 @@ def _run(plan: Plan, subjects: List[Subject], share: List[Tuple[str, Cell]]) -> 
     """Evaluations of models by name, one after another."""
     by_name = {subject.name: subject for subject in subjects}
     for name, cell in share:
-        subject, start = by_name[name], time.time()
-        results = evaluate_cell(plan, subject, cell)
-        seconds = round(time.time() - start, 1)
-        write_result(plan, subject, cell, {"seconds": seconds, "results": results})
-        ap = results["bbox"]["AP"]
-        print(f"{plain(subject.name)}, {plain(cell.name)}: AP {ap:.1f}, {seconds} s", flush=True)
+        lock = result_path(plan, name, cell).with_suffix(LOCK)
+        with locked(lock, wait=True):  # another scheduler's job may be at it
+            if read_result(plan, by_name[name], cell) is None:
+                _evaluate(plan, by_name[name], cell)
+
+
+def _evaluate(plan: Plan, subject: Subject, cell: Cell) -> None:
+    start = time.time()
+    results = evaluate_cell(plan, subject, cell)
+    seconds = round(time.time() - start, 1)
+    write_result(plan, subject, cell, {"seconds": seconds, "results": results})
+    ap = results["bbox"]["AP"]
+    print(f"{plain(subject.name)}, {plain(cell.name)}: AP {ap:.1f}, {seconds} s", flush=True)
 
 
 def load_subjects(plan: Plan) -> List[Subject]:

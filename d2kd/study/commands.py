@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from ..errors import ConfigError
-from ..text import file_name
+from ..text import file_name, plain
 from .found import read_paces
 
 
@@ -18,6 +18,11 @@ class Run:
     seed: int
     folder: Path
     command: List[str]
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{plain(self.row)}, seed {self.seed}"
 
     @property
     def shell(self) -> str:

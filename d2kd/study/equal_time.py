@@ -1,24 +1,27 @@
 """Steps of the same time: rows that train for as long as another row, whose steps cost more."""
 
-from typing import List
+from typing import List, Optional
 
 import torch
 
 from ..cores import share_cores
+from ..engine.jobs import Executor
 from ..engine.main import config_of
 from ..engine.pace import Pace, device_name, measure_pace
+from ..errors import RunError
 from ..file_io import write_yaml
 from ..text import plain
 from .found import PACE, read_paces
 from .plan import Study
 
 
-def measure_paces(study: Study, jobs: int = 1) -> List[str]:
+def measure_paces(study: Study, jobs: int = 1, executor: Optional[Executor] = None) -> List[str]:
     """Time the steps of each row with `time_of` and of that row, unless pace.yaml has them.
 
     Args:
         study: its teachers are trained.
         jobs: trainings at the same time, as for `run_study`: they share the cores.
+        executor: where trainings run, and steps are timed; None for this machine.
 
     Returns:
         List[str]: one line for each row that could not be timed.
@@ -27,10 +30,21 @@ def measure_paces(study: Study, jobs: int = 1) -> List[str]:
     for name, row in study.data["rows"].items():
         if "time_of" in row and name not in study.only_named:
             try:
-                _measure(study, name, row["time_of"], jobs)
+                _measure_there(study, name, row["time_of"], jobs, executor)
             except (ValueError, OSError, RuntimeError) as error:
                 failed.append(f"{plain(name)}: its steps could not be timed: {error}")
     return failed
+
+
+def _measure_there(
+    study: Study, name: str, other: str, jobs: int, executor: Optional[Executor]
+) -> None:
+    if executor is None:
+        return _measure(study, name, other, jobs)
+    share = jobs if executor.kind == "local" else 1
+    (ended,) = executor.run([(_measure, (study, name, other, share))], 1)
+    if ended.error:
+        raise RunError(ended.error)
 
 
 def _measure(study: Study, name: str, other: str, jobs: int) -> None:

@@ -1,8 +1,9 @@
 """Robustness of the runs of a study, by row and seed."""
 
 import math
-from typing import Dict
+from typing import Dict, Optional
 
+from ..engine.jobs import Executor
 from ..evaluation.error_types import ERROR_TYPES
 from ..robustness.evaluations import collect, run_plan
 from ..robustness.plan import Plan, build_plan
@@ -40,15 +41,16 @@ def plans_of(study: Study) -> Dict[int, Plan]:
     return plans
 
 
-def run_robustness(study: Study, jobs: int = 1) -> None:
+def run_robustness(study: Study, jobs: int = 1, executor: Optional[Executor] = None) -> None:
     """Evaluate what is not evaluated yet.
 
     Args:
         study: its `imports` are executed in the processes of several jobs, not in this one.
         jobs: evaluations at the same time.
+        executor: where they run; None for processes of this one.
     """
     for plan in plans_of(study).values():
-        run_plan(plan, jobs, study.imports)
+        run_plan(plan, jobs, study.imports, executor)
 
 
 def collect_robustness(study: Study) -> Dict[str, Values]:

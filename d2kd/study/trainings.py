@@ -7,25 +7,29 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 from ..config.locate import moved_config
 from ..cores import usable_cores
+from ..engine.jobs import Executor
 from ..engine.run_folder import holds_run
-from ..file_io import write_atomically
-from ..text import plain
+from ..file_io import is_locked, locked, write_atomically
 from .commands import Run
 from .plan import Study
 
+_LOCK = ".study.lock"  # in the folder of a run
 _FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
 
 
-def run_study(study: Study, jobs: int = 1, threads: int = 0) -> List[str]:
+def run_study(
+    study: Study, jobs: int = 1, executor: Optional[Executor] = None, threads: int = 0
+) -> List[str]:
     """Run what is not finished yet.
 
     Args:
         study: what to run.
         jobs: trainings at the same time.
+        executor: where each runs; None for a process of this one.
         threads: of each, whatever the environment says; 0: see `execute`.
 
     Returns:
@@ -36,38 +40,69 @@ def run_study(study: Study, jobs: int = 1, threads: int = 0) -> List[str]:
     """
     open_runs = [run for run in study.runs if read_result(run) is None]
     print(f"{len(study.runs) - len(open_runs)} of {len(study.runs)} runs are finished", flush=True)
+    if executor is not None:
+        return _submit(open_runs, study.metric, jobs, executor, threads)
     with ThreadPoolExecutor(jobs) as pool:
-        errors = pool.map(lambda run: execute(run, study.metric, jobs, threads), open_runs)
+        ended = pool.map(lambda run: _said(execute(run, study.metric, jobs, threads)), open_runs)
+        return [error for error in ended if error]
+
+
+def _submit(runs: List[Run], metric: str, jobs: int, executor: Executor, threads: int) -> List[str]:
+    """As `run_study`, by jobs of an executor; those on one machine share its cores."""
+    share = jobs if executor.kind == "local" else 1
+    calls = [(execute, (run, metric, share, threads)) for run in runs]
+    ended = executor.run(calls, jobs, lambda i: is_locked(runs[i].folder / _LOCK))
+    errors = []
+    for run, x in zip(runs, ended, strict=True):
+        lost = Finished(error=f"{run.name}: its job was stopped: {x.error}")
+        errors.append(_said(x.value or lost))
     return [error for error in errors if error]
 
 
-def execute(run: Run, metric: str, jobs: int = 1, threads: int = 0) -> Optional[str]:
+class Finished(NamedTuple):
+    """What there is to say of a run that ended well, or what went wrong."""
+
+    said: str = ""
+    error: str = ""
+
+
+def _said(ended: Finished) -> str:
+    if ended.said:
+        print(ended.said, flush=True)
+    return ended.error
+
+
+def execute(run: Run, metric: str, jobs: int = 1, threads: int = 0) -> Finished:
     """Run one training in a process of its own and store its result.
 
     An interrupted run starts again from its last checkpoint. With several `jobs` at the same time
-    it gets its part of the cores, unless OMP_NUM_THREADS is set.
-
-    Returns:
-        Optional[str]: what went wrong, None if nothing did.
+    it gets its part of the cores, unless OMP_NUM_THREADS is set. Where another process is at this
+    run it is waited for; its training holds the lock, too, and may go on where that is killed.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.folder / _LOCK, wait=True) as lock:
+        if found := read_result(run):
+            return Finished(f"{run.name}: {metric} {found[metric]:.1f}, by another process")
+        return _train(run, metric, jobs, threads, lock)
+
+
+def _train(run: Run, metric: str, jobs: int, threads: int, lock: int) -> Finished:
     resume = ["--resume"] if holds_run(run.folder) else []
     part = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
     own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    start, name = time.time(), f"{plain(run.row)}, seed {run.seed}"
+    start = time.time()
     with open(run.folder / "console.txt", "a", encoding="utf-8") as console:
         command = [sys.executable, "-m", *run.command[:3], *resume, *run.command[3:]]
         code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False,
-                              env={**part, **os.environ, **own})  # fmt: skip
+                              env={**part, **os.environ, **own},
+                              pass_fds=[lock] * (lock >= 0))  # fmt: skip
     value = last_value(run.folder / "metrics.json", metric)
     if code.returncode or value is None:
         reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"
-        return f"{name}: {reason}, see {run.folder / 'console.txt'}"
+        return Finished(error=f"{run.name}: {reason}, see {run.folder / 'console.txt'}")
     result = {"command": run.command, metric: value, "seconds": round(time.time() - start)}
     text = json.dumps(result, indent=1)
     write_atomically(run.folder / "result.json", lambda path: path.write_text(text))
-    print(f"{name}: {metric} {value:.1f}, {result['seconds']} s", flush=True)
-    return None
+    return Finished(f"{run.name}: {metric} {value:.1f}, {result['seconds']} s")
 
 
 def read_result(run: Run) -> Optional[dict]:

@@ -1,8 +1,9 @@
 """Tuning: as many tries for every row of `tune`, on images that the study does not report."""
 
 import math
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
+from ..engine.jobs import Executor
 from ..engine.main import config_of
 from ..errors import ConfigError
 from ..file_io import write_yaml
@@ -13,21 +14,23 @@ from .plan import Study, build_study
 from .trainings import read_result, run_study
 
 
-def run_plan(study: Study, jobs: int = 1) -> List[str]:
+def run_plan(study: Study, jobs: int = 1, executor: Optional[Executor] = None) -> List[str]:
     """Train the teachers, time steps where rows have `time_of`, then run all that is not finished.
 
     Args:
         study: see `check_tuned`.
         jobs: trainings at the same time.
+        executor: where they run; None for processes of this one.
 
     Returns:
         List[str]: one line for each run that failed.
     """
-    if study.teachers and (failed := run_study(study.only(study.teachers), jobs)):
+    if study.teachers and (failed := run_study(study.only(study.teachers), jobs, executor)):
         return failed
-    failed = measure_paces(study, jobs)
+    failed = measure_paces(study, jobs, executor)
     found = study.with_what_was_found()
-    return failed + run_study(found.only(x for x in found.rows if x not in found.untimed), jobs)
+    rows = found.only(x for x in found.rows if x not in found.untimed)
+    return failed + run_study(rows, jobs, executor)
 
 
 def check_tuned(study: Study) -> None:
@@ -44,7 +47,7 @@ def check_tuned(study: Study) -> None:
         raise ConfigError(f"{study.path}: {file} was written for another `tune`: {todo}")
 
 
-def tune_study(study: Study, jobs: int = 1) -> List[str]:
+def tune_study(study: Study, jobs: int = 1, executor: Optional[Executor] = None) -> List[str]:
     """Run every try of the plan's `tune`, and write the best of each row when all are done.
 
     A try that fails, as by a learning rate that diverges, counts as the worst of its row.
@@ -52,6 +55,7 @@ def tune_study(study: Study, jobs: int = 1) -> List[str]:
     Args:
         study: its yaml has `tune`.
         jobs: trainings at the same time.
+        executor: where they run; None for processes of this one.
 
     Returns:
         List[str]: if a teacher or all tries of a row failed, one line for each; nothing is written
@@ -66,13 +70,13 @@ def tune_study(study: Study, jobs: int = 1) -> List[str]:
     rows = study.data["tune"]["rows"]
     used = {row.get("teacher") for row in rows.values()}
     teachers = study.only(name for name in study.rows if name in used)
-    if teachers.rows and (failed := run_study(teachers, jobs)):
+    if teachers.rows and (failed := run_study(teachers, jobs, executor)):
         return failed
     chosen: Dict[str, Dict[str, Any]] = {}
     for name, row in rows.items():
         before = chosen[row["tuned"]]["options"] if "tuned" in row else []
         tries = _tries(study, name, before)
-        failed = run_study(tries, jobs)
+        failed = run_study(tries, jobs, executor)
         if len(failed) == len(tries.runs):
             return failed
         print("\n".join(f"Tried and failed: {line}" for line in failed), end="\n" * bool(failed))

@@ -1,5 +1,6 @@
 """timm's models as teachers by their maps."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -184,4 +185,4 @@ def test_it_is_no_student(tmp_path):
     words = ["timm:resnet18", "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu"]
     args = argument_parser().parse_args(["--config-file", *words])
     with pytest.raises(ConfigError, match="resnet18 is a backbone, which is no student: name it"):
-        setup(args)
+        setup(args, ExitStack())
