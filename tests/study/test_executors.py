@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from d2kd.engine import jobs
 from d2kd.engine.jobs import Executor
 from d2kd.errors import ConfigError
 from d2kd.file_io import locked
@@ -97,6 +98,36 @@ def test_a_failed_run_is_reported_with_its_console(tmp_path, squares, executor):
     assert [x.split(",")[0] for x in failed] == ["plain", "fast"]
     assert "exit code 1, see out/plain/seed_1/console.txt" in failed[0]
     assert "SOLVER.STEPS" in Path("out/plain/seed_1/console.txt").read_text()
+
+
+SLURM = {
+    "sbatch": """export SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here SLURM_NTASKS=1
+export SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
+cp "$1" "$SUBMITTED.$$"
+sh "$SUBMITTED.$$" > /dev/null 2>&1 &
+echo Submitted batch job $$""",
+    "srun": """while [ "${1#-}" != "$1" ]; do
+case $1 in --output|--error) shift 2;; *) shift;; esac
+done
+exec "$@\"""",
+    "sacct": "echo 'JobID|State'",
+}  # of a cluster: they run everything here
+
+
+def test_a_job_of_slurm(tmp_path, warm_python, monkeypatch):
+    for name, text in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SUBMITTED", str(tmp_path / "submitted"))
+    monkeypatch.setitem(jobs._POLL, "slurm", 0.1)
+    executor = Executor("slurm", tmp_path / "submitit", {"partition": "gpu", "time": "600"})
+    executor._executor._executor.python = warm_python
+    ended = executor.run([(work, (tmp_path, 0)), (work, (tmp_path, 0, True))], 2)
+    assert ended[0].error == "" and ended[0].value[1] == 0
+    assert ended[1] == (None, "ValueError: it cannot work")
+    text = next(tmp_path.glob("submitted.*")).read_text()
+    assert "#SBATCH --partition=gpu" in text and "#SBATCH --time=600" in text
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path, squares):

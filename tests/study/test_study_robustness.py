@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from d2kd.errors import ConfigError
+from d2kd.errors import ConfigError, RunError
 from d2kd.study import (
     collect,
     collect_robustness,
@@ -17,6 +17,8 @@ from d2kd.study import (
     write_report,
 )
 from tests.helpers import detector, write_config
+from tests.study.jobs import quick_executor
+from tests.warm import NAME
 
 pytest.importorskip("imagecorruptions")
 
@@ -112,6 +114,21 @@ def test_errors_have_one_table_for_all_types(evaluated):
     text = write_report(evaluated, collect(evaluated), toy)
     assert "| | missed | both |\n|---|---|---|\n| plain | 4.0 | 1.5 |\n" in text
     assert "| distilled | 2.5 (-1.5 / 0.50) | - (- / -) |" in text and "`lost`; mean" in text
+
+
+def test_jobs_of_an_executor_give_the_same(evaluated, tmp_path, warm_python, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv(NAME, warm_python)
+    found = collect_robustness(evaluated)
+    shutil.rmtree("out/robustness")
+    executor = quick_executor(tmp_path / "submitit", warm_python)
+    run_robustness(evaluated, 2, executor)
+    assert collect_robustness(evaluated) == found
+    assert not list(Path("out").rglob("*.lock"))
+    shutil.rmtree("out/robustness")
+    Path("mine.py").write_text("import nothing_of_the_kind\n")
+    with pytest.raises(RunError, match="stopped: ModuleNotFoundError: .*nothing_of_the_kind"):
+        run_robustness(evaluated, 2, executor)
 
 
 def test_evaluations_at_the_same_time_give_the_same(evaluated):
