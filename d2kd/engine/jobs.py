@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
 from ..errors import ConfigError
+from ..file_io import has_locks
 from ..text import plain
 
 KINDS = ("local", "slurm")
@@ -60,7 +61,8 @@ class Executor:
             options: of Slurm, as sbatch has them, such as partition; time is in minutes.
 
         Raises:
-            ConfigError: submitit or Slurm is not installed, or does not know an option.
+            ConfigError: submitit or Slurm is not installed, or does not know an option; or the
+                file system has no locks.
         """
         self.kind = kind
         try:
@@ -68,7 +70,13 @@ class Executor:
         except ImportError:
             raise ConfigError("--executor needs submitit: pip install d2kd[cluster].") from None
         own = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        own.mkdir(parents=True)
+        own.mkdir(0o700, parents=True)
+        if not has_locks(own):
+            raise ConfigError(
+                f"--executor: the file system of {folder} has no locks, so that two jobs could "
+                "train into one folder: leave --executor out, or name a folder elsewhere in the "
+                "plan (output: FOLDER)."
+            )
         try:
             self._executor = submitit.AutoExecutor(own, cluster=kind)
             self._executor.update_parameters(timeout_min=_DAY if kind == "slurm" else _YEAR)

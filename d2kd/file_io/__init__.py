@@ -2,7 +2,7 @@
 
 from .files import CONFIGS, append, sha256_of, write_atomically, write_yaml
 from .kinds import LAZY_YAML, expect, kind_of, told
-from .locks import LOCK, is_locked, locked
+from .locks import LOCK, has_locks, holder_of, is_locked, locked
 from .places import check_output
 from .untrusted import (
     parse_yaml,
@@ -21,6 +21,8 @@ __all__ = [
     "append",
     "check_output",
     "expect",
+    "has_locks",
+    "holder_of",
     "is_locked",
     "kind_of",
     "locked",

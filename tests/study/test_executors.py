@@ -1,5 +1,6 @@
 """Studies as jobs of submitit give what they give without, and nothing starts twice."""
 
+import errno
 import os
 import signal
 import sys
@@ -138,7 +139,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, squares):
     assert (
         done.exit_code == 1 and f"{tmp_path}/out is in use by process {os.getpid()}" in done.output
     )
-    assert not any((tmp_path / "out").iterdir())
+    assert [x.name for x in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_a_scheduler_that_is_killed_loses_nothing(tmp_path, squares, warm_python):
@@ -156,6 +157,21 @@ def test_a_scheduler_that_is_killed_loses_nothing(tmp_path, squares, warm_python
     assert len(results(tmp_path)) == 2
     assert (run / "console.txt").read_text().count("Starting training from iteration") == 1
     assert "plain, seed 1: total_loss" in said and not processes(str(tmp_path), "submitit")
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(ConfigError, match=f"file system of {tmp_path} has no locks.*leave --exec"):
+        Executor("local", tmp_path)
+
+
+def test_files_of_submitit_are_the_user_s_own(tmp_path):
+    """Whoever can write its pickles has what they say executed."""
+    Executor("local", tmp_path / "x")
+    assert [x.stat().st_mode & 0o777 for x in (tmp_path / "x").iterdir()] == [0o700]
 
 
 def test_options_are_checked(tmp_path, squares, monkeypatch):
