@@ -36,6 +36,7 @@ setup(
     package_data={
         "d2kd": ["**/*.md", "**/*.pyi", "py.typed"],
         "d2kd.configs": ["**/*.yaml"],
+        "d2kd.export.device_bundle": ["*.txt"],
         "d2kd.quickstart": ["*.safetensors"],
         "d2kd.report": ["templates/*.j2"],
         "d2kd.reproduce": ["*.yaml"],

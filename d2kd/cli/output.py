@@ -34,17 +34,20 @@ class Output(click.Path):
 
 def with_overwrite(function: Callable) -> Callable:
     """Decorator: the option --overwrite, for `refuse_existing`."""
-    text = "Replace what is at --output."
+    text = "Replace what is there already."
     return click.option("--overwrite", is_flag=True, help=text)(function)
 
 
-def refuse_existing(output: Path, overwrite: bool = False, own: bytes = b"") -> None:
+def refuse_existing(
+    output: Path, overwrite: bool = False, own: bytes = b"", option: str = "--output"
+) -> None:
     """Keep what a user has at --output.
 
     Args:
         output: a file or folder.
         overwrite: whether the user lets it be replaced.
         own: what the head of a file has that d2kd wrote, and may replace.
+        option: what names it.
 
     Raises:
         ConfigError: it exists, unless it is an empty folder.
@@ -54,4 +57,4 @@ def refuse_existing(output: Path, overwrite: bool = False, own: bytes = b"") -> 
         return
     if is_used and not overwrite:
         hint = "" if own else ", or add --overwrite"
-        raise ConfigError(f"--output {output} exists: name another{hint}.")
+        raise ConfigError(f"{option} {output} exists: name another{hint}.")

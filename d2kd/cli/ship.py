@@ -6,6 +6,7 @@ from typing import Any, Tuple
 
 import click
 
+from ..errors import ConfigError
 from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_config
 from .output import PAGE, Output, refuse_existing, with_overwrite
 
@@ -16,6 +17,8 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
               help="An .onnx, .xml or .pt2 file, or a folder for d2kd.")  # fmt: skip
 @click.option("--format", "format_name", type=click.Choice(["onnx", "openvino", "pt2"]),
               help="Default: as --output ends.")  # fmt: skip
+@click.option("--bundle", type=Output(), metavar="FOLDER",
+              help="An .onnx file with all that is needed to run it on a device.")  # fmt: skip
 @with_overwrite
 @click.option(
     "--size", type=(int, int), metavar="H W", help="px; default: of the first test image."
@@ -36,24 +39,30 @@ def export(
     overwrite: bool,
     output: Path | None,
     format_name: str | None,
+    bundle: Path | None,
     **given: Any,
 ) -> None:
-    """Write a student as ONNX, OpenVINO or .pt2, or as a folder.
+    """Write a student as ONNX, OpenVINO or .pt2, as a bundle for a device, or as a folder.
 
-    The file needs neither d2kd nor Detectron2. The folder is for d2kd: config, weights and classes.
+    The file needs neither d2kd nor Detectron2, and a bundle no PyTorch either. The folder is for
+    d2kd: config, weights and classes.
 
     \b
     d2kd export output/distilled --output student.onnx
+    d2kd export output/distilled --bundle student
     """
     from ..engine.main import resolve_config
-    from ..export import export_student
+    from ..export import export_device_bundle, export_student
     from ..export.formats import output_of
 
-    given["output"] = output_of(output, format_name)
-    refuse_existing(given["output"], overwrite)
+    if bundle and (output or format_name not in (None, "onnx")):
+        raise ConfigError("--bundle FOLDER holds model.onnx: leave out --output and --format.")
+    target = bundle or output_of(output, format_name)
+    refuse_existing(target, overwrite, option="--bundle" if bundle else "--output")
     cfg = resolve_config(namespace(config, options))
     run = Path(config) if os.path.isdir(config) else None
-    for line in export_student(cfg, run_weights(config, weights), run, **given):
+    write = export_device_bundle if bundle else export_student
+    for line in write(cfg, run_weights(config, weights), run, output=target, **given):
         echo(line)
 
 

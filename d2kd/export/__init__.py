@@ -1,6 +1,7 @@
 """Students as ONNX files and torch.export programs that need no d2kd."""
 
 from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, check_export
+from .device_bundle.write import export_device_bundle
 from .evaluate import evaluate_file
 from .formats import export_openvino
 from .measure import Measurement, measure_export
@@ -18,6 +19,7 @@ __all__ = [
     "SCORE_TOLERANCE",
     "check_export",
     "evaluate_file",
+    "export_device_bundle",
     "export_onnx",
     "export_openvino",
     "export_pt2",

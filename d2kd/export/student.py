@@ -78,7 +78,7 @@ def export_student(
         register_custom_datasets(cfg)
     predictor = Predictor(cfg, weights)
     graph_of(predictor.detector)
-    images = list(islice(_test_images(cfg), count)) if count else []
+    images = list(islice(test_images(cfg), count)) if count else []
     size = padded_size(predictor.detector, size or _resized(cfg, images[0]))
     output.parent.mkdir(parents=True, exist_ok=True)
     SUFFIXES[output.suffix].write(
@@ -130,7 +130,8 @@ def _compare_half(output: Path, detector: nn.Module, images: Sequence[np.ndarray
     )
 
 
-def _test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
+def test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
+    """Images of DATASETS.TEST, (h, w, 3) uint8 in the order of INPUT.FORMAT."""
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: give --size H W and --check-images 0.")
     sets = (load_dataset(name, "DATASETS.TEST") for name in cfg.DATASETS.TEST)

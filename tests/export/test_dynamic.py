@@ -1,8 +1,5 @@
 """Files that take any number of images, or any size, against the detectors of one image."""
 
-import runpy
-from types import SimpleNamespace
-
 import pytest
 import torch
 from PIL import Image
@@ -11,12 +8,11 @@ from d2kd.errors import ConfigError
 from d2kd.export import Options, check_export, export_onnx, export_pt2, open_exported
 from d2kd.export.graph import Detections, classwise_nms
 from d2kd.export.kinds import prepare
-from tests.conftest import ROOT
 from tests.export.conftest import VARIANTS, lively
 from tests.export.test_regions import lively as regions
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
-onnxruntime = pytest.importorskip("onnxruntime", reason="exporting needs onnxruntime")
+run = pytest.importorskip("d2kd.export.device_bundle.run", reason="it needs onnxruntime")
 
 SIZE = {"size": (96, 160), "input_format": "BGR", "score_threshold": 0.02}
 
@@ -77,7 +73,6 @@ def test_files_are_checked_in_batches_and_at_their_sizes(write, variant, options
     if path.suffix == ".onnx":
         onnx.checker.check_model(onnx.load(path), full_check=True)
     if options == {"dynamic_size": True}:
-        run = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "run_onnx.py")))
         session, about = run.load(path)
         photo = Image.fromarray(digits.images[0]).resize((300, 30))
         assert run.prepare(photo, about)[0].shape == (1, 3, 32, 160)

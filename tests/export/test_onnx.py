@@ -1,6 +1,5 @@
 """ONNX files in onnxruntime against the detectors that they were made of."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +16,7 @@ from d2kd.export import (
 )
 from d2kd.export.check import pair_detections
 from tests.conftest import ROOT
-from tests.export.conftest import BEST_F1, VARIANTS, lively
+from tests.export.conftest import VARIANTS, lively
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="exporting needs onnxruntime")
@@ -167,30 +166,3 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
         export_onnx(lively("RetinaNet"), tmp_path / "x.onnx", **SIZE)
     assert "onnxscript" in str(error.value) and "d2kd[export]" in str(error.value)
     assert not list(tmp_path.iterdir())
-
-
-BLOCK = "import sys; sys.modules.update(dict.fromkeys({names!r}.split())); import runpy; "
-
-
-def test_the_example_of_the_docs_needs_neither_d2kd_nor_torch(
-    teacher, teacher_onnx, digits, tmp_path
-):
-    code = BLOCK.format(names="d2kd detectron2 torch torchvision onnx timm") + (
-        f"sys.argv = ['run_onnx.py', {str(teacher_onnx)!r}, {str(digits.files[0])!r}, 'x.png']; "
-        f"runpy.run_path({str(ROOT / 'docs' / 'run_onnx.py')!r}, run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    with torch.no_grad():
-        image = torch.from_numpy(digits.images[0].transpose(2, 0, 1).copy()).float()
-        stock = teacher([{"image": image}])[0]["instances"]
-    stock = stock[stock.scores >= BEST_F1["threshold"]]
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert f"score threshold {BEST_F1['threshold']}" in done.stderr
-    assert len(lines) == len(stock) >= 3 and (tmp_path / "x.png").is_file()
-    assert [int(line[0]) for line in lines] == stock.pred_classes.tolist()
-    values = torch.tensor([[float(x) for x in line[1:]] for line in lines])
-    torch.testing.assert_close(values[:, 0], stock.scores, rtol=0, atol=1e-4)
-    torch.testing.assert_close(values[:, 1:], stock.pred_boxes.tensor, rtol=0, atol=0.01)

@@ -1,8 +1,5 @@
 """Faster, Mask and Cascade R-CNN as ONNX against the detectors that they were made of."""
 
-import runpy
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -15,11 +12,10 @@ from d2kd.errors import ConfigError, RunError
 from d2kd.export import check_export, export_onnx, export_pt2, fit_image, open_exported
 from d2kd.export.check import Comparison, _judge
 from d2kd.export.regions import paste
-from tests.conftest import ROOT
 from tests.helpers import detector
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
-pytest.importorskip("onnxruntime", reason="exporting needs onnxruntime")
+run = pytest.importorskip("d2kd.export.device_bundle.run", reason="it needs onnxruntime")
 pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
 
 SIZE = {"size": (96, 160), "input_format": "BGR"}
@@ -107,10 +103,9 @@ def test_masks_are_pasted_as_detectron2_does():
 
 
 @pytest.mark.parametrize("masks, height, most", [("raw", 90, 1e-3), ("pasted", 72, 0.01)])
-def test_the_example_of_the_docs_has_masks(masks, height, most, images, tmp_path):
+def test_the_program_of_a_bundle_has_masks(masks, height, most, images, tmp_path):
     model, path = lively("Mask"), tmp_path / "model.onnx"
     export_onnx(model, path, **SIZE, masks=masks)
-    run = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "run_onnx.py")))
     image = Image.fromarray(images[0]).resize((120, height), Image.Resampling.BILINEAR)
     boxes, scores, classes, drawn = run.detect(*run.load(path), image, 0.2)
     stock = _stock(model, image, open_exported(path).description)
@@ -121,7 +116,8 @@ def test_the_example_of_the_docs_has_masks(masks, height, most, images, tmp_path
         assert mask.size == (120, height) and set(np.unique(mask)) <= {0, 255}
         assert (np.asarray(mask).astype(bool) != expected).mean() < most
     Image.fromarray(images[0]).save(tmp_path / "photo.png")
-    run.main(path, tmp_path / "photo.png", tmp_path / "drawn.png", 0.2)
+    drawing = "--draw", str(tmp_path / "drawn.png"), "--threshold", "0.2"
+    run.main([str(tmp_path / "photo.png"), "--model", str(path), *drawing])
     assert (np.asarray(Image.open(tmp_path / "drawn.png")) != images[0]).mean() > 0.05
 
 

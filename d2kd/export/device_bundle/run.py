@@ -1,0 +1,200 @@
+"""Detect objects in a photo with a file of `d2kd export`.
+
+Needs numpy, Pillow and onnxruntime alone. Prints class, score and box (XYXY, px) of each detection.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageDraw, ImageOps
+
+Data = Dict[str, Any]
+HERE = Path(__file__).resolve().parent
+
+
+def load(path: str | Path) -> Tuple[Any, Data]:
+    """The session of an .onnx file, and its description."""
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises many kinds
+        sys.exit(f"{path} is no ONNX file that onnxruntime opens: {str(error).splitlines()[0]}")
+    metadata = session.get_modelmeta().custom_metadata_map
+    if not {"size", "channels", "pad_value", "classes"} <= set(metadata):
+        sys.exit(f"{path} is no file of d2kd export: it does not say how to prepare an image.")
+    return session, {key: json.loads(value) for key, value in metadata.items()}
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """A photo as RGB, turned as its EXIF data say."""
+    try:
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except OSError as error:
+        sys.exit(f"{path} cannot be read as an image: {error}")
+
+
+def prepare(image: Image.Image, about: Data) -> Tuple[np.ndarray, float]:
+    """An image as (1, 3, H, W) float32, resized to fit and padded right and below; the factor."""
+    height, width = about["size"]
+    scale = min(height / image.height, width / image.width)
+    w, h = (max(1, round(side * scale)) for side in image.size)
+    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR), np.float32)
+    if about["channels"] == "BGR":
+        pixels = pixels[:, :, ::-1]
+    if "size" in about.get("dynamic", []):  # no more padding than the detector needs
+        height, width = (-(-x // about["multiple"]) * about["multiple"] for x in (h, w))
+    padded = np.empty((1, 3, height, width), np.float32)
+    padded[:] = np.reshape(about["pad_value"], (1, 3, 1, 1))
+    padded[0, :, :h, :w] = pixels.transpose(2, 0, 1)
+    return padded, scale
+
+
+def lowest_score(about: Data) -> float:
+    """The threshold of the best F1 in validation; 0.5 where the file has none."""
+    return about.get("best_f1", {}).get("threshold", 0.5)
+
+
+def detect(session: Any, about: Data, image: Image.Image, threshold: float) -> Tuple[Any, ...]:
+    """Boxes (n, 4) XYXY in pixels of the image, scores (n,), class indices (n,), and masks.
+
+    Masks are PIL images of the size of `image`, 255 on the object; [] if the file has none.
+    """
+    padded, scale = prepare(image, about)
+    names = ["boxes", "scores", "classes", *(["masks"] if about.get("masks") else [])]
+    found = session.run(names, {"image": padded})
+    boxes, scores, classes, *masks = (x[found[1] >= threshold] for x in found)
+    boxes = np.clip(boxes / scale, 0, (image.width, image.height) * 2)
+    paste = paste_raw if about.get("masks") == "raw" else enlarge
+    if masks:
+        masks = [paste(*x, image.size, scale) for x in zip(masks[0], boxes, strict=True)]
+    return boxes, scores, classes, masks
+
+
+def paste_raw(mask: np.ndarray, box: np.ndarray, size: Tuple[int, int], _: float) -> Image.Image:
+    """Probabilities (M, M) of a box as a mask of the whole image."""
+    (x0, y0), (w, h) = box[:2], (box[2:] - box[:2]) / len(mask)  # of a cell, px
+    affine = 1 / w, 0, 1 - x0 / w, 0, 1 / h, 1 - y0 / h  # 1: a rim of zeros
+    method, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    whole = Image.fromarray(np.pad(mask, 1)).transform(size, method, affine, bilinear)
+    return Image.fromarray(np.asarray(whole) >= 0.5).convert("L")
+
+
+def enlarge(mask: np.ndarray, _: Any, size: Tuple[int, int], scale: float) -> Image.Image:
+    """A mask (H, W) of the prepared image as one of the image."""
+    w, h = (max(1, round(side * scale)) for side in size)
+    return Image.fromarray(mask[:h, :w]).convert("L").resize(size, Image.Resampling.NEAREST)
+
+
+def as_data(about: Data, found: Tuple[Any, ...]) -> List[Data]:
+    """What `detect` returned, as data for JSON: "class", "index", "score", "box" and "mask"."""
+    *arrays, masks = found
+    names, rows = about["classes"], []
+    for box, score, index in zip(*(x.tolist() for x in arrays), strict=True):
+        name = names[index] if names else str(index)
+        rows.append({"class": name, "index": index, "score": score, "box": box})
+    for row, mask in zip(rows, masks, strict=bool(masks)):
+        row["mask"] = run_lengths(np.asarray(mask) > 0)
+    return rows
+
+
+def run_lengths(mask: np.ndarray) -> Data:
+    """A mask (h, w) as COCO has it: lengths by column of runs of 0 and 1, the first of 0."""
+    flat = np.concatenate([[False], mask.flatten("F")])
+    ends = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff([0, *ends, mask.size])
+    return {"size": list(mask.shape), "counts": counts.tolist()}
+
+
+def draw(image: Image.Image, rows: Sequence[Data], masks: Sequence[Image.Image]) -> None:
+    """Draw masks, boxes and names on an image."""
+    for mask in masks:
+        image.paste("red", mask=mask.point(lambda x: x // 3))
+    pen = ImageDraw.Draw(image)
+    for row in rows:
+        x, y, *_ = row["box"]
+        pen.rectangle(row["box"], outline="red", width=2)
+        pen.text((x + 3, y + 1), f"{row['class']} {row['score']:.2f}", fill="red")
+
+
+def is_same(one: Data, other: Data, tolerances: Data) -> bool:
+    """Whether two detections are of one class, and agree within the tolerances."""
+    box = np.abs(np.subtract(one["box"], other["box"])).max()
+    score = abs(one["score"] - other["score"])
+    near = box <= tolerances["box"] and score <= tolerances["score"]
+    if one["index"] != other["index"] or not near or ("mask" in one) != ("mask" in other):
+        return False
+    runs = [x["mask"]["counts"] for x in (one, other) if "mask" in x] or [[], []]
+    a, b = (np.repeat(np.arange(len(x)) % 2 == 1, x) for x in runs)  # pixels of the masks
+    return bool((a & b).sum() >= tolerances["mask_iou"] * (a | b).sum())
+
+
+def compare(expected: Data, found: Sequence[Data]) -> Tuple[List[Data], List[Data]]:
+    """Expected detections that are missing, and found ones that were not expected.
+
+    One whose score is as near to the threshold as the tolerance of scores may be in neither.
+    """
+    missing, left, tolerances = [], list(found), expected["tolerances"]
+    for one in expected["detections"]:
+        same = next((i for i, x in enumerate(left) if is_same(one, x, tolerances)), None)
+        missing.append(one) if same is None else left.pop(same)
+    sure = expected["threshold"] + tolerances["score"]
+    return [x for x in missing if x["score"] > sure], [x for x in left if x["score"] > sure]
+
+
+def check(model: str | Path, folder: Path = HERE) -> str:
+    """Compare what a file finds in the example with what is expected; SystemExit if it differs."""
+    expected = json.loads((folder / "expected.json").read_text("utf-8"))
+    session, about = load(model)
+    image = open_image(folder / expected["image"])
+    found = as_data(about, detect(session, about, image, expected["threshold"]))
+    missing, added = compare(expected, found)
+    count, limits = len(expected["detections"]), json.dumps(expected["tolerances"])
+    if missing or added:
+        sys.exit(
+            f"{model} does not find what was expected in {expected['image']}: {len(missing)} of "
+            f"{count} detections are missing, {len(added)} are others, at tolerances of {limits}"
+        )
+    return f"as expected: {count} detections in {expected['image']}, within {limits}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photo", nargs="?")
+    parser.add_argument("--model", default=HERE / "model.onnx", help="default: model.onnx here")
+    parser.add_argument("--draw", metavar="FILE", help="draw the detections on a copy")
+    parser.add_argument("--json", metavar="FILE", help="write the detections, and masks, as data")
+    parser.add_argument("--threshold", type=float, help="lowest score; default: the file's own")
+    parser.add_argument("--check", action="store_true", help="find what expected.json has?")
+    args = parser.parse_args(arguments)
+    if bool(args.photo) == args.check:
+        parser.error("give a PHOTO, or --check")
+    if args.check:
+        return print(check(args.model))
+    run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Detect in a photo; print, draw and write what was found."""
+    session, about = load(args.model)
+    threshold = lowest_score(about) if args.threshold is None else args.threshold
+    image = open_image(args.photo)
+    found = detect(session, about, image, threshold)
+    rows = as_data(about, found)
+    print(f"{len(rows)} detections with a score of {threshold:g} or more", file=sys.stderr)
+    for row in rows:
+        print(f"{row['class']} {row['score']:.4f} " + " ".join(f"{x:.2f}" for x in row["box"]))
+    if args.json:
+        data = {"image": str(args.photo), "threshold": threshold, "detections": rows}
+        Path(args.json).write_text(json.dumps(data), "utf-8")
+    if args.draw:
+        draw(image, rows, found[3])
+        image.save(args.draw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A folder that finds the same where neither d2kd nor torch can be imported."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from d2kd.config.loading import load_config
+from d2kd.export import export_onnx
+from d2kd.export.device_bundle import write
+from d2kd.quickstart.digits import DigitsSpec, build_digits
+from d2kd.quickstart.teacher import TEACHER
+from tests.conftest import ROOT
+from tests.export.conftest import BEST_F1, lively
+from tests.helpers import d2kd, write_config
+
+for package in ("onnx", "onnxscript"):
+    pytest.importorskip(package, reason=f"exporting needs {package}")
+run = pytest.importorskip("d2kd.export.device_bundle.run", reason="needs onnxruntime")
+
+FILES = {"model.onnx", "labels.txt", "preprocessing.json", "run.py", "requirements.txt",
+         "example.png", "expected.json", "README.md"}  # fmt: skip
+ALONE = (
+    "import runpy, sys; "
+    "sys.modules.update(dict.fromkeys('d2kd detectron2 torch torchvision onnx timm'.split())); "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def alone(folder, *words):
+    """`python run.py` in a folder, without what a device lacks."""
+    command = [sys.executable, "-I", "-c", ALONE, "run.py", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def digits_folder(tmp_path_factory):
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    pytest.importorskip("timm", reason="the teacher's trunk is timm's")
+    folder = tmp_path_factory.mktemp("data")
+    build_digits(folder, DigitsSpec(num_train=1, num_test=3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(digits_folder, tmp_path_factory):
+    """Of the quick start's teacher; the first test image is without a digit."""
+    Image.new("RGB", (128, 128)).save(sorted((digits_folder / "test").glob("*.jpg"))[0])
+    folder = tmp_path_factory.mktemp("bundle") / "digits"
+    labels, images = digits_folder / "test.json", digits_folder / "test"
+    done = d2kd("export", "quickstart/teacher.yaml", "--weights", TEACHER, "--bundle", folder,
+                "--check-images", 2, "MODEL.DEVICE", "cpu", "DATASETS.TEST", "('few',)",
+                "DATASETS.CUSTOM", f"[['few', '{labels}', '{images}']]")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "checked on 2 images: the same " in done.output and "example.png has " in done.output
+    return folder
+
+
+def test_it_has_all_that_is_needed_and_nothing_of_this_machine(bundle):
+    assert {x.name for x in bundle.iterdir()} == FILES
+    assert (bundle / "labels.txt").read_text().splitlines() == list("0123456789")
+    for file in bundle.iterdir():
+        assert not [x for x in (ROOT, bundle) if str(x).encode() in file.read_bytes()], file
+    _, about = run.load(bundle / "model.onnx")
+    given = read(bundle / "preprocessing.json")
+    assert given["size"] == [128, 128] and given["channels"] == "RGB" and given["scale"] == 1
+    assert given["pad_value"] == about["pad_value"] and given["score_threshold"] == 0.05
+    assert given["shown_from"] == run.lowest_score(about)
+    assert "# RetinaNet, 10 classes" in (bundle / "README.md").read_text()
+
+
+def test_the_example_is_the_first_image_with_objects_as_pytorch_finds_them(
+    bundle, teacher, digits_folder
+):
+    expected = read(bundle / "expected.json")
+    pixels = np.asarray(Image.open(bundle / "example.png"))
+    second = sorted((digits_folder / "test").glob("*.jpg"))[1]
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(second)))
+    with torch.no_grad():
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()
+        stock = teacher([{"image": image}])[0]["instances"]
+    stock = stock[stock.scores >= expected["threshold"]]
+    rows = expected["detections"]
+    assert len(rows) == len(stock) >= 1
+    assert [x["index"] for x in rows] == stock.pred_classes.tolist()
+    boxes = torch.tensor([x["box"] for x in rows])
+    torch.testing.assert_close(boxes, stock.pred_boxes.tensor, rtol=0, atol=0.01)
+
+
+def test_it_finds_what_is_expected_without_torch_and_d2kd(bundle, tmp_path):
+    there = shutil.copytree(bundle, tmp_path / "there")
+    done = alone(there, "--check")
+    assert done.returncode == 0, done.stderr
+    rows = read(there / "expected.json")["detections"]
+    assert done.stdout.startswith(f"as expected: {len(rows)} detections in example.png, within ")
+    done = alone(there, "example.png", "--json", "found.json", "--draw", "drawn.png")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(rows), done.stderr
+    assert read(there / "found.json")["detections"] == rows
+    assert (np.asarray(Image.open(there / "drawn.png")) == (255, 0, 0)).all(-1).any()
+    few = alone(there, "example.png", "--threshold", 1)
+    assert few.returncode == 0 and few.stdout == ""
+
+
+def test_another_model_is_not_what_was_expected(bundle, tmp_path):
+    there = shutil.copytree(bundle, tmp_path / "there")
+    export_onnx(lively("RetinaNet"), there / "model.onnx", size=(128, 128), input_format="RGB")
+    done = alone(there, "--check")
+    count = len(read(bundle / "expected.json")["detections"])
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{count} of {count} detections are missing" in done.stderr
+    (there / "model.onnx").write_bytes(b"no model")
+    done = alone(there, "--check")
+    assert done.returncode == 1 and "is no ONNX file that onnxruntime opens" in done.stderr
+
+
+def test_any_exported_file_runs_from_its_own_threshold_on(teacher, teacher_onnx, digits, tmp_path):
+    shutil.copy(write.HERE / "run.py", tmp_path)
+    done = alone(tmp_path, digits.files[0], "--model", teacher_onnx)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        image = torch.from_numpy(digits.images[0].transpose(2, 0, 1).copy()).float()
+        stock = teacher([{"image": image}])[0]["instances"]
+    stock = stock[stock.scores >= BEST_F1["threshold"]]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert f"with a score of {BEST_F1['threshold']} or more" in done.stderr
+    assert len(lines) == len(stock) >= 3
+    assert [int(line[0]) for line in lines] == stock.pred_classes.tolist()
+    values = torch.tensor([[float(x) for x in line[1:]] for line in lines])
+    torch.testing.assert_close(values[:, 0], stock.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(values[:, 1:], stock.pred_boxes.tensor, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["absent.jpg"], "absent.jpg cannot be read as an image"), ([], "give a PHOTO, or --check"),
+    (["run.py", "--check"], "give a PHOTO, or --check")])  # fmt: skip
+def test_wrong_words_for_the_program_are_one_line(bundle, words, message):
+    done = alone(bundle, *words)
+    assert done.returncode in (1, 2) and message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("change, found", [
+    ({}, ([], [])), ({"box": [0, 0, 10.9, 10]}, ([], [])), ({"score": 0.81}, ([], [])),
+    ({"box": [0, 0, 11.1, 10]}, ([0], [0])), ({"score": 0.83}, ([0], [0])),
+    ({"index": 1}, ([0], [0])), ({"mask": {"size": [1, 10], "counts": [0, 9, 1]}}, ([0], [0])),
+])  # fmt: skip
+def test_what_counts_as_the_same(change, found):
+    mask = {"size": [1, 10], "counts": [0, 10]}
+    one = {"index": 0, "score": 0.8, "box": [0, 0, 10, 10], "mask": mask}
+    near = {**one, "score": 0.51, "index": 7}  # to the threshold: may be missing or added
+    expected = {"threshold": 0.5, "tolerances": write.TOLERANCES, "detections": [one, near]}
+    missing, added = run.compare(expected, [{**one, **change}])
+    assert ([0] * len(missing), [0] * len(added)) == found
+    twice = run.compare(expected, [one, one])
+    assert twice == ([], [one])
+
+
+def test_masks_are_run_lengths_as_coco_has_them():
+    coco = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for mask in (rng.random((5, 7)) > 0.5, np.zeros((5, 7), bool), np.ones((5, 7), bool)):
+        runs = run.run_lengths(mask)
+        np.testing.assert_array_equal(coco.decode(coco.frPyObjects(runs, 5, 7)), mask)
+
+
+@pytest.fixture(scope="module")
+def mask_run(squares, tmp_path_factory):
+    """A run of a Mask R-CNN with noise as weights, whose scores are below 0.5."""
+    folder = tmp_path_factory.mktemp("mask")
+    config = write_config(folder, squares, "GeneralizedRCNN", MODEL__RPN__POST_NMS_TOPK_TEST=40)
+    cfg = load_config(str(config), [])
+    torch.manual_seed(0)
+    weights = {k: v + 0.05 * torch.randn_like(v) for k, v in build_model(cfg).state_dict().items()}
+    torch.save({"model": weights}, folder / "model.pth")
+    return config, folder / "model.pth"
+
+
+@pytest.mark.parametrize("words", [["--masks", "raw"], ["--masks", "pasted", "--fp16"]])
+def test_masks_are_expected_too(mask_run, words, tmp_path):
+    config, weights = mask_run
+    done = d2kd("export", config, "--weights", weights, "--bundle", tmp_path / "x", *words,
+                "--check-images", 0)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    expected = read(tmp_path / "x" / "expected.json")
+    masks = [x["mask"] for x in expected["detections"]]
+    width, height = Image.open(tmp_path / "x" / "example.png").size
+    assert masks and {(*x["size"], sum(x["counts"])) for x in masks} == {
+        (height, width, height * width)}  # fmt: skip
+    done = alone(tmp_path / "x", "--check")
+    assert done.returncode == 0, done.stderr
+    for mask in masks:
+        mask["counts"] = [0, height * width]
+    (tmp_path / "x" / "expected.json").write_text(json.dumps(expected))
+    done = alone(tmp_path / "x", "--check")
+    assert done.returncode == 1 and f"{len(masks)} of {len(masks)} detections" in done.stderr
+
+
+def test_wrong_input_is_named_and_nothing_is_replaced(mask_run, tmp_path):
+    config, weights = mask_run
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("mine")
+
+    def export(*words, to=mine):
+        done = d2kd("export", config, "--weights", weights, "--bundle", to, *words)
+        assert done.exit_code == 1 and len(done.output.splitlines()) <= 2, done.output
+        return done.output
+
+    assert f"--bundle {mine} exists: name another, or add --overwrite" in export()
+    new = tmp_path / "new"
+    assert "leave out --output and --format" in export("--format", "pt2", to=new)
+    assert "leave out --output and --format" in export("--output", "x.onnx", to=new)
+    assert "leave out --no-nms" in export("--no-nms", to=new)
+    assert "DATASETS.TEST, which is empty" in export("DATASETS.TEST", "()", to=new)
+    (mine / "run.json").write_text("{}")
+    assert f"--bundle {mine} holds a run" in export("--overwrite")
+    assert not new.exists() and {x.name for x in mine.iterdir()} == {"README.md", "run.json"}
+    assert (mine / "README.md").read_text() == "mine"
+
+
+def test_a_file_that_finds_nothing_gives_no_example(mask_run, tmp_path):
+    config, weights = mask_run
+    done = d2kd("export", config, "--weights", weights, "--bundle", tmp_path / "x",
+                "--score-threshold", 1)  # fmt: skip
+    assert done.exit_code == 1 and "finds nothing in the first 100 test images" in done.output
+
+
+def test_its_requirements_are_those_of_d2kd():
+    text = (write.HERE / "requirements.txt").read_text()
+    asked = re.findall(r'"([\w-]+>=[\w.]+)"', (ROOT / "setup.py").read_text())
+    assert set(text.split()) <= set(asked) and len(text.split()) == 3
