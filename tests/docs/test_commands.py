@@ -21,7 +21,7 @@ from d2kd.study import load_study
 from tests.conftest import ROOT
 from tests.docs.pages import commands, pages
 
-YOURS = re.compile(r"CONFIG|my\.yaml|student\.onnx|(configs/mine|output|teachers|cells)(/.*)?")
+YOURS = re.compile(r"CONFIG|RUN|my\.yaml|student\.onnx|(configs/mine|output|teachers|cells)(/.*)?")
 ALL = [(name, words) for name, text in pages().items() for words in commands(text)]
 
 

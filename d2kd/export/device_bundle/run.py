@@ -33,7 +33,7 @@ def open_image(path: str | Path) -> Image.Image:
     """A photo as RGB, turned as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         sys.exit(f"{path} cannot be read as an image: {error}")
 
 
