@@ -2,11 +2,12 @@
 
 from .choose import Wishes
 from .plan import Plan, make_plan, open_plan, read_plan, write_plan
-from .stages import remove_plan, run_plan, summary
+from .stages import hold_plan, remove_plan, run_plan, summary
 
 __all__ = [
     "Plan",
     "Wishes",
+    "hold_plan",
     "make_plan",
     "open_plan",
     "read_plan",

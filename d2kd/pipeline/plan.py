@@ -10,7 +10,7 @@ from ..data.coco_json import summary
 from ..data.prepare import forget_prepared, prepare_folder
 from ..engine.main import config_of
 from ..errors import ConfigError, MissingFileError
-from ..file_io import check_output, expect, read_yaml, write_yaml
+from ..file_io import LOCK, check_output, expect, read_yaml, write_yaml
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
 from .measure import measure, measured_size
@@ -187,7 +187,7 @@ def stored_plan(wishes: Wishes) -> Plan | None:
             "folder beside it, such as --output ../distilled."
         )
     if not file.is_file():
-        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA, _MARK}):
+        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA, LOCK, _MARK}):
             raise ConfigError(
                 f"--output {wishes.output} holds files that d2kd distill did not write "
                 f"({', '.join(others[:3])}): give another folder."

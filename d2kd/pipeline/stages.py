@@ -1,5 +1,6 @@
 """Running a plan: one process for each stage; what is finished is not run again."""
 
+import contextlib
 import math
 import shlex
 import shutil
@@ -9,12 +10,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from ..checkpoint.of_run import read_best
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
-from ..file_io import LOCK, locked, read_yaml, write_yaml
+from ..file_io import LOCK, check_output, holder_of, locked, read_yaml, write_yaml
 from ..report.runs import read_run
 from .choose import Wishes
 from .commands import FOLDER, MODEL, REPORT, RUNS
@@ -25,8 +26,32 @@ CONSOLE = "console.txt"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
+@contextlib.contextmanager
+def hold_plan(wishes: Wishes) -> Iterator[None]:
+    """Lock `wishes.output` against other processes while a plan is removed, made and run.
+
+    A folder that was not there is removed if nothing came to be in it.
+
+    Raises:
+        ConfigError: see `stored_plan`; or another process is at it.
+    """
+    stored_plan(wishes)
+    output = Path(wishes.output)
+    check_output(output, "--output")
+    new = [x for x in (output, *output.parents) if not x.exists()]
+    with locked(output / LOCK):
+        try:
+            yield
+        finally:
+            if new and [x.name for x in output.glob("*")] == [LOCK]:
+                with contextlib.suppress(OSError):  # somebody writes into it meanwhile
+                    (output / LOCK).unlink()
+                    for folder in new:
+                        folder.rmdir()
+
+
 def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> None:
-    """Run the stages that are not finished, in order.
+    """Run the stages that are not finished, in order; see `hold_plan`.
 
     Args:
         plan: whose folder holds `finished.yaml` with those that are.
@@ -34,14 +59,9 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
         quiet: whether what the stages print goes into console.txt alone.
 
     Raises:
-        ConfigError: a stage failed, and what it printed says why; or another process is at it.
+        ConfigError: a stage failed, and what it printed says why.
         SystemExit: a signal stopped a stage; 128 and its number.
     """
-    with locked(plan.output / LOCK):
-        _run_stages(plan, say, quiet)
-
-
-def _run_stages(plan: Plan, say: Callable[[str], None], quiet: bool) -> None:
     finished = _finished(plan)
     for index, (name, words) in enumerate(plan.stages.items(), 1):
         head = f"[{index}/{len(plan.stages)}] {name}"
@@ -109,12 +129,19 @@ def remove_plan(wishes: Wishes) -> None:
     """Remove what a plan and its stages wrote into `wishes.output`, and nothing else.
 
     Raises:
-        ConfigError: see `stored_plan` and `check_wishes`; nothing is removed then.
+        ConfigError: see `stored_plan` and `check_wishes`, or a run is still trained, as it is after
+            a kill of what started it; nothing is removed then.
     """
     output = Path(wishes.output)
     if stored_plan(wishes):
         check_wishes(wishes)
-        for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, LOCK, PLAN):
+        for run in (output / name for name in RUNS):
+            if holder := holder_of(run / LOCK):
+                raise ConfigError(
+                    f"--overwrite: {run} is in use by {holder}: stop it or wait until it ends, or "
+                    "give another --output."
+                )
+        for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
             path = output / name
             is_folder = path.is_dir() and not path.is_symlink()
             shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)

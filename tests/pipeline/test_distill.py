@@ -1,6 +1,7 @@
 """From a folder to a student: what is chosen, the plan, its stages, and one run to the end."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from d2kd.data.folder import Split
 from d2kd.data.prepare import prepare_folder
 from d2kd.errors import ConfigError
-from d2kd.pipeline import Plan, Wishes, read_plan, run_plan, write_plan
+from d2kd.file_io import locked
+from d2kd.pipeline import Plan, Wishes, hold_plan, read_plan, run_plan, write_plan
 from d2kd.pipeline.choose import Costs, choose_size, choose_steps, estimate, fit_time
 from d2kd.pipeline.commands import Commands
 from tests.conftest import ROOT
@@ -168,7 +170,25 @@ def test_overwrite_removes_what_a_plan_wrote_and_nothing_else(here):
     Path("photos").mkdir()
     result = d2kd("distill", "photos", "--output", "out", "--overwrite", *BARE)
     assert "holds files that d2kd distill did not write (mine.txt)" in result.output
-    assert [x.name for x in Path("out").iterdir()] == ["mine.txt"]
+    assert sorted(x.name for x in Path("out").iterdir()) == [".lock", "mine.txt"]
+
+
+@pytest.mark.parametrize("place", ["out", "out/teacher"])
+def test_overwrite_removes_nothing_of_a_plan_that_runs(here, place):
+    write_plan(plan(("report", "report a --output out/r")))
+    Path("out/teacher").mkdir()
+    Path("photos").mkdir()
+    with locked(Path(place, ".lock")):
+        result = d2kd("distill", "photos", "--output", "out", "--overwrite", *BARE)
+    said = f"{place} is in use by process {os.getpid()}"
+    assert result.exit_code == 1 and said in result.output, result.output
+    assert Path("out/plan.yaml").exists() and Path("out/teacher").exists()
+
+
+def test_a_folder_that_came_to_nothing_is_removed(here):
+    with pytest.raises(KeyError), hold_plan(wishes(output="new/out")):
+        raise KeyError
+    assert not Path("new").exists()
 
 
 @pytest.mark.parametrize(("words", "said"), [

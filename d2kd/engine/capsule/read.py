@@ -12,7 +12,7 @@ from ...errors import ConfigError, MissingFileError
 from ...file_io import read_json
 from ...text import plain
 from .batch import Batch, unpack
-from .write import FORMAT, RECORD
+from .write import FORMAT, RECORD, UNFINISHED
 
 REPLAY = "replay"  # the folder of a run's capsules
 _FILES = "state", "batch", "student", "heads"
@@ -72,7 +72,7 @@ def read_capsule(folder: Path) -> Capsule:
         ConfigError: it is damaged, or of a later version.
     """
     if not (folder / RECORD).is_file():
-        found = sorted(x.parent for x in folder.glob(f"{REPLAY}/*/{RECORD}"))
+        found = sorted(x.parent for x in _records(folder))
         hint = f": name {' or '.join(map(str, found[:5]))}" if found else (
             ", which a run leaves as OUTPUT_DIR/replay/<iteration> where a step fails")  # fmt: skip
         raise MissingFileError(f"FOLDER {folder} is no capsule{hint}.")
@@ -89,10 +89,16 @@ def read_capsule(folder: Path) -> Capsule:
     return Capsule(folder, record, files)
 
 
+def _records(output: Path) -> List[Path]:
+    """Those of a run's capsules, without one that a kill has left unfinished."""
+    found = output.glob(f"{REPLAY}/*/{RECORD}")
+    return [x for x in found if x.parent.suffix != UNFINISHED]
+
+
 def kept_checkpoints(output: Path) -> Set[Path]:
     """Checkpoints of a run that its capsules need, which are not to be deleted."""
     kept: Set[Path] = set()
-    for path in output.glob(f"{REPLAY}/*/{RECORD}"):
+    for path in _records(output):
         with contextlib.suppress(ConfigError, KeyError, TypeError):
             checkpoint = read_json(path)["checkpoint"]
             if any(checkpoint["has"].values()):

@@ -21,6 +21,7 @@ from .weights import Source, Tensors, divide, parts_of, size_of
 
 FORMAT = 1
 RECORD, CONFIG = "capsule.json", "config.yaml"
+UNFINISHED = ".tmp"  # behind the name of a capsule that is being written
 
 
 class FailedStep(NamedTuple):
@@ -52,16 +53,20 @@ def write_capsule(step: FailedStep, folder: Path, source: Source, limit: int) ->
         int: bytes that it has.
     """
     record, files = _contents(step, source, limit)
-    new = folder.with_name(f"{folder.name}.tmp")
+    new = folder.with_name(f"{folder.name}{UNFINISHED}")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for name, tensors in files.items():
-        write_safetensors(tensors, new / f"{name}.safetensors")
-    write_atomically(new / CONFIG, lambda part: part.write_text(step.cfg.dump(), "utf-8"))
-    write_json(new / RECORD, record)
-    if (folder / RECORD).is_file():
-        shutil.rmtree(folder)
-    os.replace(new, folder)
+    try:
+        new.mkdir(parents=True)
+        for name, tensors in files.items():
+            write_safetensors(tensors, new / f"{name}.safetensors")
+        write_atomically(new / CONFIG, lambda part: part.write_text(step.cfg.dump(), "utf-8"))
+        write_json(new / RECORD, record)
+        if (folder / RECORD).is_file():
+            shutil.rmtree(folder)
+        os.replace(new, folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     return sum(x.stat().st_size for x in folder.iterdir())
 
 
@@ -113,8 +118,9 @@ def origin(error: BaseException) -> BaseException:
 def _reason(error: Exception) -> Dict[str, str]:
     first = origin(error)
     frames = list(traceback.walk_tb(first.__traceback__))
-    frame, line = frames[-1]
-    where = f"{frame.f_globals.get('__name__')}, line {line}, in {frame.f_code.co_name}"
+    where = "unknown"
+    for frame, line in frames[-1:]:
+        where = f"{frame.f_globals.get('__name__')}, line {line}, in {frame.f_code.co_name}"
     return {"type": type(first).__name__, "text": str(first), "said": str(error), "where": where}
 
 
@@ -147,4 +153,4 @@ def _teachers(model: nn.Module) -> List[Dict[str, Any]]:
     ]
 
 
-__all__ = ["CONFIG", "FORMAT", "RECORD", "FailedStep", "origin", "write_capsule"]
+__all__ = ["CONFIG", "FORMAT", "RECORD", "UNFINISHED", "FailedStep", "origin", "write_capsule"]

@@ -28,6 +28,7 @@ from ...file_io import sha256_of
 from ...text import plain
 
 _MOST_THREADS = 256
+_TEACHER = "DISTILL.TEACHER.WEIGHTS"
 _SAID = {"torch": "PyTorch", "detectron2": "Detectron2", "d2kd": "d2kd", "commit": "d2kd's commit"}
 
 
@@ -57,7 +58,8 @@ def rebuild(capsule: Capsule, options: Sequence[str] = ()) -> Scene:
         options: KEY VALUE pairs, for files that have moved.
 
     Raises:
-        ConfigError: what cannot do without is damaged or missing, such as a teacher's config.
+        ConfigError: what cannot do without is damaged or missing, such as a teacher's config; or
+            the capsule names a teacher's weights to download, and no option does.
     """
     cfg = _config(capsule, options)
     missing = [plain(x) for x in capsule.record["missing"]]
@@ -82,14 +84,26 @@ def rebuild(capsule: Capsule, options: Sequence[str] = ()) -> Scene:
 def _config(capsule: Capsule, options: Sequence[str]) -> CfgNode:
     cfg = get_d2kd_cfg()
     merge_config_file(cfg, str(capsule.folder / CONFIG), "FOLDER")
+    _check_addresses(cfg, options)
     merge_options(cfg, options)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""
     cfg.DISTILL.TEACHER.AHEAD, cfg.DISTILL.TEACHER.DEVICE = 0, ""
+    cfg.DISTILL.TEACHER.CACHE_DIR = ""
     without_pretrained(cfg)
     check_config(cfg)
     return cfg
+
+
+def _check_addresses(cfg: CfgNode, options: Sequence[str]) -> None:
+    """Refuse a download that the capsule asks for; MODEL.WEIGHTS is not read."""
+    weights = cfg.DISTILL.TEACHER.WEIGHTS
+    if _TEACHER not in options[::2] and (found := [x for x in weights if "://" in str(x)]):
+        raise ConfigError(
+            f"The capsule names weights to download, {plain(found[0])}: if you trust them, type "
+            f'{_TEACHER} "{plain(weights)}" behind FOLDER, or the name of a file.'
+        )
 
 
 def _threads(run: Dict[str, Any]) -> int:
