@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, Polygon
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from d2kd.engine.capsule import read_capsule
+from d2kd.engine.capsule import kept_checkpoints, read_capsule, write
 from d2kd.engine.capsule.batch import pack, unpack
 from d2kd.engine.capsule.moment import Moment
 from d2kd.engine.capsule.weights import parts_of, size_of
@@ -219,6 +219,70 @@ def test_an_image_that_cannot_be_read_leaves_nothing(tmp_path, squares):
     with pytest.raises(ValueError, match="3.png cannot be read"):
         train(cfg)
     assert not (tmp_path / "out" / "replay").exists()
+
+
+def test_a_full_disk_leaves_nothing_of_a_capsule(tmp_path, squares, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "write_safetensors", full)
+    error, path = stop(spoilt_config(tmp_path, squares, "input", CASE, ""), "input", NAN, 0)
+    assert isinstance(error, FloatingPointError)
+    assert not any(path.parent.iterdir())
+
+
+def test_what_a_kill_left_of_a_capsule_is_none(copied):
+    run = copied.parents[1]
+    copied.rename(copied.with_name("5.tmp"))
+    assert "is no capsule, which a run leaves" in d2kd("replay", run).output
+    has = {"student": ["backbone.stem.weight"]}
+    record = json.loads((run / "replay/5.tmp/capsule.json").read_text())["checkpoint"]
+    change(run / "replay/5.tmp", checkpoint={**record, "has": has})
+    assert not kept_checkpoints(run)
+
+
+def test_an_error_without_a_place_is_written():
+    assert write._reason(ValueError("odd"))["where"] == "unknown"
+
+
+def test_what_a_failed_gpu_does_not_give_is_named(tmp_path, squares, monkeypatch):
+    """Behind a CUDA error the batch, the config, the random states and the reason are left."""
+
+    def fail(*args):
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with")
+
+    for name in ("divide", "digest", "digest_of"):
+        monkeypatch.setattr(write, name, fail)
+    monkeypatch.setattr(Moment, "put_back", fail)
+    _, path = stop(spoilt_config(tmp_path, squares, "input", CASE, ""), "input", NAN, 0)
+    capsule = read_capsule(path)
+    assert len(capsule.batch()) == 4 and (path / "config.yaml").is_file()
+    assert "random.torch" in capsule.files["state"]
+    missing = capsule.record["missing"]
+    for name in ("statistics of its start", "student", "heads", "the optimizer", "the digest of"):
+        assert any(x.startswith(name) and "(CUDA error: device-side" in x for x in missing), missing
+    monkeypatch.undo()
+    assert "Missing: student, which the device does not give" in d2kd("replay", path).output
+
+
+def test_a_capsule_asks_for_no_file_that_is_not_its_own(place, copied, tmp_path):
+    """It writes into no cache of teachers, and downloads nothing of its own accord."""
+    cache = tmp_path / "cache"
+    config_file = copied / "config.yaml"
+    cfg = place[1].clone()
+    cfg.DISTILL.TEACHER.CACHE_DIR = str(cache)
+    config_file.write_text(cfg.dump())
+    assert rebuild(read_capsule(copied)).cfg.DISTILL.TEACHER.CACHE_DIR == ""
+    d2kd("replay", copied)
+    assert not cache.exists()
+    weights = cfg.DISTILL.TEACHER.WEIGHTS
+    cfg.DISTILL.TEACHER.WEIGHTS = ("https://example.com/evil.pth",)
+    config_file.write_text(cfg.dump())
+    done = d2kd("replay", copied)
+    assert done.exit_code == 1 and "The capsule names weights to download" in done.output
+    typed = rebuild(read_capsule(copied), ["DISTILL.TEACHER.WEIGHTS", str(weights)])
+    assert typed.cfg.DISTILL.TEACHER.WEIGHTS == weights
 
 
 BROKEN = {

@@ -14,7 +14,7 @@ from ...errors import RunError
 from .moment import Moment
 from .read import REPLAY
 from .weights import source_of
-from .write import FailedStep, write_capsule
+from .write import FailedStep, tried, write_capsule
 
 Batch = List[Dict[str, Any]]
 logger = logging.getLogger(__name__)
@@ -91,13 +91,15 @@ class StepRecorder:
 
     def _write(self, trainer: Any, batch: Batch, error: Exception, folder: Path) -> int:
         inner, losses = trainer._trainer, logged_losses(trainer.iter)
-        self._moment.put_back()
+        missing: List[str] = []
+        tried("statistics of its start", self._moment.put_back, None, missing)
         last = trainer.checkpointer.get_checkpoint_file()
         source = source_of(last, self._cfg.MODEL.WEIGHTS, folder)
         scaler = getattr(inner, "grad_scaler", None)
         step = FailedStep(
             self._cfg, trainer.iter, self._model, inner.optimizer, batch, self._moment,
-            self._guard, losses, trainer.guard.norm, error, scaler.state_dict() if scaler else {},
+            self._guard, losses, trainer.guard.norm, error,
+            tried("the scale", scaler.state_dict, {}, missing) if scaler else {}, missing,
         )  # fmt: skip
         return write_capsule(step, folder, source, self._limit)
 

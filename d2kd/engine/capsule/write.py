@@ -4,7 +4,7 @@ import os
 import shutil
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -14,11 +14,13 @@ from ...checkpoint.safetensors_file import write_safetensors
 from ...checkpoint.values import digest, digest_of, tensors_in
 from ...cores import cpu_kind
 from ...file_io import write_atomically
+from ...text import plain
 from ..provenance import describe_run, write_json
 from .batch import Batch, pack
 from .moment import Moment
 from .weights import Source, Tensors, divide, parts_of, size_of
 
+T = TypeVar("T")
 FORMAT = 1
 RECORD, CONFIG = "capsule.json", "config.yaml"
 UNFINISHED = ".tmp"  # behind the name of a capsule that is being written
@@ -38,6 +40,7 @@ class FailedStep(NamedTuple):
     norm: float
     error: Exception
     scaler: Dict[str, float]
+    missing: List[str]
 
 
 def write_capsule(step: FailedStep, folder: Path, source: Source, limit: int) -> int:
@@ -75,12 +78,14 @@ def _contents(step: FailedStep, source: Source, limit: int) -> tuple[Dict[str, A
     images, batch, left = pack(step.batch)
     random, state = step.moment.save()
     files: Dict[str, Tensors] = {"state": {**state, **_numbers(step)}}
-    missing = [f"{x}, which no capsule can hold" for x in left]
+    missing = [*step.missing, *(f"{x}, which no capsule can hold" for x in left)]
     free = limit - size_of(files["state"])
     weights: Dict[str, Any] = {}
     own = {"batch": batch}
     for part, tensors in parts_of(step.model).items():
-        own[part], weights[part] = divide(tensors, source.parts.get(part, {}))
+        known = source.parts.get(part, {})
+        divided = tried(part, lambda x=tensors, y=known: divide(x, y), ({}, []), missing)
+        own[part], weights[part] = divided
     for name, tensors in own.items():
         free -= size_of(tensors)
         if free >= 0:
@@ -100,12 +105,22 @@ def _contents(step: FailedStep, source: Source, limit: int) -> tuple[Dict[str, A
         "batch": images,
         "guard": {k: x for k, x in step.guard.items() if k != "norms"},
         "scaler": step.scaler,
-        "optimizer": _optimizer(step.optimizer),
-        "teachers": _teachers(step.model),
+        "optimizer": tried("the optimizer", lambda: _optimizer(step.optimizer), {}, missing),
+        "teachers": _teachers(step.model, missing),
         "checkpoint": {"path": source.path, "sha256": source.sha256, "has": weights},
         "missing": missing,
     }
     return record, files
+
+
+def tried(name: str, read: Callable[[], T], otherwise: T, missing: List[str]) -> T:
+    """What `read` finds; behind a CUDA error, after which a GPU gives nothing, it is `missing`."""
+    try:
+        return read()
+    except RuntimeError as error:
+        first = plain(str(error).split("\n")[0])
+        missing.append(f"{name}, which the device does not give any more ({first})")
+        return otherwise
 
 
 def origin(error: BaseException) -> BaseException:
@@ -145,12 +160,19 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> Dict[str, Any]:
     return {"class": type(optimizer).__name__, "digest": digest_of(state), "groups": unique}
 
 
-def _teachers(model: nn.Module) -> List[Dict[str, Any]]:
+def _teachers(model: nn.Module, missing: List[str]) -> List[Dict[str, Any]]:
     """Fingerprints: files, the digest of their weights, and how they compute."""
     return [
-        {"weights": x.weights, "digest": digest(x.detector), "precision": x.precision}
+        {
+            "weights": x.weights,
+            "precision": x.precision,
+            "digest": tried(
+                f"the digest of {x.weights}", lambda x=x: digest(x.detector), "", missing
+            ),
+        }
         for x in getattr(model, "teachers", [])
     ]
 
 
-__all__ = ["CONFIG", "FORMAT", "RECORD", "UNFINISHED", "FailedStep", "origin", "write_capsule"]
+__all__ = ["CONFIG", "FORMAT", "RECORD", "UNFINISHED", "FailedStep", "origin", "tried",
+           "write_capsule"]  # fmt: skip
