@@ -13,7 +13,7 @@ from ..config.locate import moved_config
 from ..cores import usable_cores
 from ..engine.jobs import Executor
 from ..engine.run_folder import holds_run
-from ..file_io import is_locked, locked, write_atomically
+from ..file_io import LOCK, holder_of, is_locked, locked, write_atomically
 from .commands import Run
 from .plan import Study
 
@@ -86,6 +86,7 @@ def execute(run: Run, metric: str, jobs: int = 1, threads: int = 0) -> Finished:
 
 
 def _train(run: Run, metric: str, jobs: int, threads: int, lock: int) -> Finished:
+    _wait_for_others(run)
     resume = ["--resume"] if holds_run(run.folder) else []
     part = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
     own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
@@ -103,6 +104,15 @@ def _train(run: Run, metric: str, jobs: int, threads: int, lock: int) -> Finishe
     text = json.dumps(result, indent=1)
     write_atomically(run.folder / "result.json", lambda path: path.write_text(text))
     return Finished(f"{run.name}: {metric} {value:.1f}, {result['seconds']} s")
+
+
+def _wait_for_others(run: Run) -> None:
+    """Wait for a training that no study has started, or whose study was killed."""
+    lock = run.folder / LOCK
+    if holder := holder_of(lock):
+        print(f"{run.name}: waits for {holder}, which trains into {run.folder}", flush=True)
+    with locked(lock, wait=True):
+        pass
 
 
 def read_result(run: Run) -> Optional[dict]:

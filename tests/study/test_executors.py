@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ import pytest
 from d2kd.engine import jobs
 from d2kd.engine.jobs import Executor
 from d2kd.errors import ConfigError
-from d2kd.file_io import locked
+from d2kd.file_io import holder_of, locked
 from d2kd.study import load_study, run_study
+from d2kd.study.trainings import execute
 from tests.helpers import d2kd
 from tests.study.jobs import processes, quick_executor, results, schedule, wait_for, write_study
 from tests.warm import NAME
@@ -140,6 +143,26 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, squares):
         done.exit_code == 1 and f"{tmp_path}/out is in use by process {os.getpid()}" in done.output
     )
     assert [x.name for x in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_a_study_waits_for_a_training_of_others(tmp_path, squares, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, squares, seeds=[1])
+    study = load_study("study.yaml")
+    run = study.runs[0]
+    waited = []
+
+    def end(command, **options):
+        waited.append(holder_of(run.folder / ".lock"))
+        return types.SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr("d2kd.study.trainings.subprocess.run", end)
+    with locked(run.folder / ".lock"):
+        ended = ThreadPoolExecutor(1).submit(execute, run, study.metric)
+        time.sleep(0.5)
+        assert not waited and not ended.done()
+    assert f"plain, seed 1: waits for process {os.getpid()} on " in capsys.readouterr().out
+    assert "exit code 3" in ended.result(10).error and waited == [""]
 
 
 def test_a_scheduler_that_is_killed_loses_nothing(tmp_path, squares, warm_python):
