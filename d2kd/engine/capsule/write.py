@@ -3,8 +3,9 @@
 import os
 import shutil
 import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, TypeVar
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -80,12 +81,12 @@ def _contents(step: FailedStep, source: Source, limit: int) -> tuple[Dict[str, A
     files: Dict[str, Tensors] = {"state": {**state, **_numbers(step)}}
     missing = [*step.missing, *(f"{x}, which no capsule can hold" for x in left)]
     free = limit - size_of(files["state"])
-    weights: Dict[str, Any] = {}
+    weights: Dict[str, List[str]] = {}
     own = {"batch": batch}
     for part, tensors in parts_of(step.model).items():
         known = source.parts.get(part, {})
-        divided = tried(part, lambda x=tensors, y=known: divide(x, y), ({}, []), missing)
-        own[part], weights[part] = divided
+        lost: Tuple[Tensors, List[str]] = ({}, [])
+        own[part], weights[part] = tried(part, partial(divide, tensors, known), lost, missing)
     for name, tensors in own.items():
         free -= size_of(tensors)
         if free >= 0:
@@ -95,6 +96,7 @@ def _contents(step: FailedStep, source: Source, limit: int) -> tuple[Dict[str, A
         size = size_of(tensors) / 1e6
         missing.append(f"{name} ({size:.1f} MB), which SOLVER.GUARD.REPLAY_MB leaves no room for")
     starts = [step.cfg.MODEL.WEIGHTS, *(x.weights for x in getattr(step.model, "teachers", []))]
+    none: Dict[str, Any] = {}
     record = {
         "format": FORMAT,
         "iteration": step.iteration,
@@ -105,7 +107,7 @@ def _contents(step: FailedStep, source: Source, limit: int) -> tuple[Dict[str, A
         "batch": images,
         "guard": {k: x for k, x in step.guard.items() if k != "norms"},
         "scaler": step.scaler,
-        "optimizer": tried("the optimizer", lambda: _optimizer(step.optimizer), {}, missing),
+        "optimizer": tried("the optimizer", partial(_optimizer, step.optimizer), none, missing),
         "teachers": _teachers(step.model, missing),
         "checkpoint": {"path": source.path, "sha256": source.sha256, "has": weights},
         "missing": missing,
@@ -166,9 +168,7 @@ def _teachers(model: nn.Module, missing: List[str]) -> List[Dict[str, Any]]:
         {
             "weights": x.weights,
             "precision": x.precision,
-            "digest": tried(
-                f"the digest of {x.weights}", lambda x=x: digest(x.detector), "", missing
-            ),
+            "digest": tried(f"the digest of {x.weights}", partial(digest, x.detector), "", missing),
         }
         for x in getattr(model, "teachers", [])
     ]
