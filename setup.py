@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 #   tqdm     4.66.3  2024-34062
 QUICKSTART = ["timm>=1.0.31", "scikit-learn>=1.5.0"]
 EXPORT = ["onnx>=1.21.0", "onnxruntime>=1.23.0", "onnxscript>=0.5.6"]
-OPENVINO = [*EXPORT, "openvino>=2026.4.1", "nncf>=3.4.0"]
+OPENVINO = [*EXPORT, "openvino>=2026.4.1"]
 SPLIT = ["imagehash>=4.3.2"]
 CLUSTER = ["submitit>=1.5.3"]
 DOCS = ["sphinx", "myst-parser", "furo", "latex2mathml"]

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_NOT_LOWEST = "onnx|openvino|nncf"  # of other Pythons and packages
+_NOT_LOWEST = "onnx|openvino"  # of other Pythons and packages
 TEST_TOOLS = "pytest", "hypothesis", "jsonschema"
 _CHECK = """
 from importlib.metadata import PackageNotFoundError, requires, version

@@ -30,6 +30,9 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 @click.option("--dynamic-batch", is_flag=True, help="Take any number of images.")
 @click.option("--dynamic-size", is_flag=True, help="Take any size that the detector pads to.")
 @click.option("--fp16", is_flag=True, help="Weights in half precision; .onnx and .xml.")
+@click.option("--int8", is_flag=True, help="Quantize to INT8; .onnx and .xml.")
+@click.option("--calibrate", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Images for --int8; default: the training images.")  # fmt: skip
 @click.option("--check-images", default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(

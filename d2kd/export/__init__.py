@@ -3,7 +3,7 @@
 from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, check_export
 from .device_bundle.write import export_device_bundle
 from .evaluate import evaluate_file
-from .formats import export_openvino
+from .formats import export_int8, export_openvino
 from .measure import Measurement, measure_export
 from .options import Options
 from .runner import Exported, fit_image, open_exported
@@ -20,6 +20,7 @@ __all__ = [
     "check_export",
     "evaluate_file",
     "export_device_bundle",
+    "export_int8",
     "export_onnx",
     "export_openvino",
     "export_pt2",

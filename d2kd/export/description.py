@@ -32,6 +32,7 @@ def describe(graph: Graph) -> Dict[str, Any]:
         "masks": options.masks if "masks" in graph.names else "",
         **limits_of(detector),
         "fp16": options.fp16,
+        "int8": [],
         "best_f1": options.best_f1 or {},
         "d2kd_version": __version__,
     }

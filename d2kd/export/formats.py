@@ -5,14 +5,23 @@ import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Sequence, Tuple
 
+import numpy as np
 from torch import nn
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
-from .description import RT_INFO
+from .agreement import agreement_with
+from .description import RT_INFO, to_strings
+from .int8 import quantize
+from .runner import fit_image
 from .write import export_onnx, export_pt2, require, to_onnx
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_MEASURED = 16  # images on which parts in INT8 are compared with float ones
 
 
 def export_openvino(detector: nn.Module, path: str | Path, **options: Any) -> Dict[str, Any]:
@@ -22,9 +31,52 @@ def export_openvino(detector: nn.Module, path: str | Path, **options: Any) -> Di
     description is JSON in the model's rt_info, under `RT_INFO`.
     """
     require("onnxscript", "onnx", "openvino")
-    import openvino
+    model, description = to_onnx(detector, **options)
+    _save_openvino(model, Path(path), description)
+    return description
+
+
+def export_int8(
+    detector: nn.Module, path: str | Path, calibration: Sequence[np.ndarray], **options: Any
+) -> Dict[str, Any]:
+    """Write a detector in INT8 as .onnx or .xml, see `d2kd.export.int8.quantize`.
+
+    Args:
+        detector: see `export_onnx`.
+        path: of the file; its suffix is the format.
+        calibration: images (h, w, 3) uint8 in the detector's channel order, of what it will see;
+            some dozens.
+        options: see `Options`.
+
+    Returns:
+        Dict: the description; its "int8" has what was measured of each part of the network.
+
+    Raises:
+        ConfigError: see `export_onnx`; no image, or an option or a format that has no INT8.
+    """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".xml") or options.get("fp16"):
+        raise ConfigError("INT8 (--int8) is for .onnx and .xml files, without fp16 (--fp16).")
+    if not calibration:
+        raise ConfigError("INT8 (--int8) needs images to calibrate on: give --calibrate FOLDER.")
+    require("onnxscript", "onnx", "onnxruntime", *["openvino"] * (path.suffix == ".xml"))
+    import onnx
 
     model, description = to_onnx(detector, **options)
+    images = [fit_image(x, description)[0] for x in calibration]
+    made, parts = quantize(model, images, agreement_with(model, images[:_MEASURED]))
+    description["int8"] = [part._asdict() for part in parts]
+    onnx.helper.set_model_props(made, to_strings(description))
+    if path.suffix == ".xml":
+        _save_openvino(made, path, description)
+    else:
+        write_atomically(path, lambda file: file.write_bytes(made.SerializeToString()))
+    return description
+
+
+def _save_openvino(model: "ModelProto", path: Path, description: Dict[str, Any]) -> None:
+    import openvino
+
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "model.xml")
         source.write_bytes(model.SerializeToString())
@@ -38,8 +90,7 @@ def export_openvino(detector: nn.Module, path: str | Path, **options: Any) -> Di
         openvino.save_model(converted, target, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             copy = partial(shutil.copyfile, target.with_suffix(suffix))
-            write_atomically(Path(path).with_suffix(suffix), copy)
-    return description
+            write_atomically(path.with_suffix(suffix), copy)
 
 
 class Format(NamedTuple):

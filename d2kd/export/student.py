@@ -1,6 +1,7 @@
 """Export of a trained student, from its config and checkpoint to a checked file."""
 
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
@@ -17,14 +18,16 @@ from ..evaluation.best_f1 import score_threshold as shown_from
 from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
 from .bundle import write_bundle
+from .calibration import calibration_images
 from .check import NothingToCompare, check_export, compare_export
-from .formats import SUFFIXES
+from .formats import SUFFIXES, export_int8
+from .int8 import table_of
 from .kinds import graph_of, padded_size
 from .measure import measure_export
 from .runner import open_exported
 from .write import require
 
-_HALF = 1.0, 0.01  # px and score
+_HALF, _QUANTIZED = (1.0, 0.01), (4.0, 0.1)  # px and score
 
 
 def export_student(
@@ -40,6 +43,8 @@ def export_student(
     dynamic_batch: bool = False,
     dynamic_size: bool = False,
     fp16: bool = False,
+    int8: bool = False,
+    calibrate: Optional[Path] = None,
     check_images: int = 4,
 ) -> Iterator[str]:
     """Write a student, compare the file with PyTorch, time both, and say so line by line.
@@ -54,6 +59,8 @@ def export_student(
         no_nms: write all boxes and scores.
         score_threshold: in [0, 1]; None for the config's.
         masks, dynamic_batch, dynamic_size, fp16: see `Options`.
+        int8: quantize it, see `export_int8`.
+        calibrate: folder of images for that; None for the first of DATASETS.TRAIN.
         check_images: first images of DATASETS.TEST to compare; 0 for none.
 
     Raises:
@@ -61,7 +68,7 @@ def export_student(
         RunError: the file does not give the detector's detections.
     """
     if not output.suffix:
-        dynamic = dynamic_batch or dynamic_size or fp16
+        dynamic = dynamic_batch or dynamic_size or fp16 or int8
         if size or no_nms or score_threshold is not None or masks != "raw" or dynamic:
             raise ConfigError(
                 f"--output {output} is a folder, which has the detector's own size, NMS, score "
@@ -81,7 +88,10 @@ def export_student(
     images = list(islice(test_images(cfg), count)) if count else []
     size = padded_size(predictor.detector, size or _resized(cfg, images[0]))
     output.parent.mkdir(parents=True, exist_ok=True)
-    SUFFIXES[output.suffix].write(
+    write = SUFFIXES[output.suffix].write
+    if int8:
+        write = partial(export_int8, calibration=calibration_images(cfg, calibrate))
+    description = write(
         predictor.detector,
         output,
         size=size,
@@ -98,10 +108,11 @@ def export_student(
     nms = "without NMS" if no_nms else "with NMS"
     yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
     yield f"metadata: {shown_from(weights)[1]}"
+    yield from table_of(description["int8"]) if int8 else ()
     if check_images:
-        verify = _compare_half if fp16 else _check
+        near = _QUANTIZED if int8 else _HALF if fp16 else None
         try:
-            yield verify(output, predictor.detector, images[:check_images])
+            yield _verify(output, predictor.detector, images[:check_images], near)
         except NothingToCompare as error:
             yield f"not checked. {error}"
             return
@@ -112,20 +123,23 @@ def export_student(
         )
 
 
-def _check(output: Path, detector: nn.Module, images: Sequence[np.ndarray]) -> str:
-    found = check_export(output, detector, images)
-    return (
-        f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, within "
-        f"{found.box_difference:.1g} px and scores within {found.score_difference:.1g}"
-    )
-
-
-def _compare_half(output: Path, detector: nn.Module, images: Sequence[np.ndarray]) -> str:
-    """Rounded weights move detections, and some over a threshold: nothing is judged."""
-    found = compare_export(open_exported(output), detector, images, *_HALF)
+def _verify(
+    output: Path,
+    detector: nn.Module,
+    images: Sequence[np.ndarray],
+    near: Optional[Tuple[float, float]],
+) -> str:
+    """Compare with PyTorch; rounded files are not judged, since some scores cross a threshold."""
+    if near is None:
+        found = check_export(output, detector, images)
+        return (
+            f"checked on {found.images} images: the same {found.detections:,} boxes as PyTorch, "
+            f"within {found.box_difference:.1g} px and scores within {found.score_difference:.1g}"
+        )
+    found = compare_export(open_exported(output), detector, images, *near)
     return (
         f"compared on {found.images} images: {found.detections - found.missing:,} of PyTorch's "
-        f"{found.detections:,} boxes within {_HALF[0]:g} px and scores within {_HALF[1]:g}; "
+        f"{found.detections:,} boxes within {near[0]:g} px and scores within {near[1]:g}; "
         f"measure its AP: d2kd eval {output} --data FOLDER"
     )
 

@@ -129,7 +129,7 @@ def require(*packages: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            extra = "openvino" if name in ("openvino", "nncf") else "export"
+            extra = "openvino" if name == "openvino" else "export"
             raise ConfigError(
                 f"Exporting needs {name} ({error}). Install it with: pip install 'd2kd[{extra}]'"
             ) from None

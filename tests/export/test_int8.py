@@ -1,0 +1,124 @@
+"""Files in INT8: what is quantized, what stays float, and that detections stay."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.errors import ConfigError, MissingFileError
+from d2kd.export import export_int8, fit_image, open_exported
+from d2kd.export.calibration import COUNT, calibration_images
+from d2kd.export.int8 import LAST, Part, quantize, table_of
+from d2kd.export.write import to_onnx
+from d2kd.quickstart.teacher import TEACHER
+from tests.conftest import ROOT
+from tests.export.conftest import lively
+from tests.export.test_regions import lively as two_stage
+from tests.helpers import d2kd
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+openvino = pytest.importorskip("openvino", reason="needs openvino")
+
+SIZE = {"size": (128, 128), "input_format": "RGB"}
+
+
+def images(count=4):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def quantized_layers(path):
+    """Weighted nodes whose weight comes from a DequantizeLinear, and all of them."""
+    graph = onnx.load(path).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    layers = [x for x in graph.node if x.op_type in ("Conv", "Gemm")]
+    return [x for x in layers if made.get(x.input[1]) == "DequantizeLinear"], layers
+
+
+@pytest.mark.parametrize("meta", ["RetinaNet", "GFL", "ATSS", "GeneralizedRCNN"])
+def test_layers_are_quantized_and_decoding_is_not(tmp_path, meta):
+    model, description = to_onnx(two_stage("Mask") if meta == "GeneralizedRCNN" else lively(meta),
+                                 **SIZE)  # fmt: skip
+    arrays = [fit_image(x, description)[0] for x in images()]
+    made, parts = quantize(model, arrays, lambda other: 1.0)
+    onnx.save(made, tmp_path / "x.onnx")
+    found, layers = quantized_layers(tmp_path / "x.onnx")
+    assert sum(x.layers for x in parts) == len(layers) == len(found) > 5
+    rounded = {x.input[0] for x in made.graph.node if x.op_type == "QuantizeLinear"}
+    made_by = {node.op_type for node in made.graph.node if rounded & set(node.output)}
+    assert not made_by & {"Softmax", "MatMul", "Exp", "TopK", "NonMaxSuppression", "Sub", "Gather"}
+    exported = open_exported(tmp_path / "x.onnx")
+    assert exported.description == description
+    exported.run(arrays[0])
+
+
+def test_the_table_says_what_stays_float():
+    parts = [Part("trunk", 20, 0.98, True), Part("heads", 8, 0.314, False)]
+    lines = table_of([part._asdict() for part in parts])
+    assert lines[1:] == ["trunk      20  98.0%, INT8", "heads       8  31.4%, stays float"]
+
+
+def test_a_part_that_is_destroyed_stays_float(tmp_path):
+    """By what is measured: here the towers alone, as if they changed every detection."""
+    model, description = to_onnx(lively("GFL"), **SIZE)
+    arrays = [fit_image(x, description)[0] for x in images()]
+    measured = iter([1.0, 0.2, 0.95])
+    made, parts = quantize(model, arrays, lambda other: next(measured))
+    assert [x.name for x in parts] == ["pyramid", "heads", LAST]
+    assert [x.quantized for x in parts] == [x.agreement > 0.5 for x in parts]
+    onnx.save(made, tmp_path / "x.onnx")
+    names = {x.input[1] for x in quantized_layers(tmp_path / "x.onnx")[0]}
+    assert names and not any("subnet" in x for x in names)
+    assert {x.key for x in made.metadata_props} == {x.key for x in model.metadata_props}
+
+
+def test_the_command_keeps_the_digits(digits, tmp_path):
+    folder = digits.files[0].parent
+    custom = [["digits_of_int8", f"{folder}.json", str(folder)]]
+    data = "DATASETS.CUSTOM", str(custom), "DATASETS.TEST", "('digits_of_int8',)"
+    config, found = ROOT / "configs" / "quickstart" / "teacher.yaml", {}
+    for name in ("float.onnx", "int8.onnx", "int8.xml"):
+        int8 = ["--int8", "--calibrate", folder] if "int8" in name else []
+        output = tmp_path / name
+        done = d2kd("export", config, "--weights", TEACHER, "--output", output, *int8, *data)
+        assert done.exit_code == 0, done.output
+        assert ("same detections with it alone in INT8" in done.output) == bool(int8)
+        done = d2kd("eval", output, *data, "--output", tmp_path / f"{name}_eval", "--json")
+        found[name] = json.loads(done.output.splitlines()[-1])
+    assert abs(found["int8.onnx"]["AP"] - found["float.onnx"]["AP"]) < 5
+    assert abs(found["int8.xml"]["AP"] - found["float.onnx"]["AP"]) < 5
+    sizes = {name: x["results"]["file"]["MB"] for name, x in found.items()}
+    assert sizes["int8.onnx"] < 0.5 * sizes["float.onnx"]
+    assert sizes["int8.xml"] < 0.5 * sizes["float.onnx"]
+
+
+def test_calibration_images(tmp_path, squares):
+    cfg = get_d2kd_cfg()
+    with pytest.raises(MissingFileError, match="--calibrate .*none is no folder"):
+        calibration_images(cfg, tmp_path / "none")
+    with pytest.raises(ConfigError, match="no image to calibrate on"):
+        calibration_images(cfg, tmp_path)
+    for i in range(COUNT + 40):
+        Image.new("RGB", (8 + i, 8), (i, 0, 255)).save(tmp_path / f"{i:03}.png")
+    found = calibration_images(cfg, tmp_path)
+    assert len(found) == COUNT and found[0][0, 0].tolist() == [255, 0, 0]  # BGR
+    (tmp_path / "000.png").write_text("x")
+    with pytest.raises(ConfigError, match="--calibrate .*000.png"):
+        calibration_images(cfg, tmp_path)
+    cfg.DATASETS.CUSTOM = [["gone_train", "gone.json", "gone"]]
+    cfg.DATASETS.TRAIN = ("gone_train",)
+    with pytest.raises(MissingFileError, match="--int8 calibrates on DATASETS.TRAIN: .*Give"):
+        calibration_images(cfg)
+
+
+@pytest.mark.parametrize(("name", "options", "said"), [
+    ("x.pt2", {}, "is for .onnx and .xml files"), ("x.onnx", {"fp16": True}, "without fp16"),
+])  # fmt: skip
+def test_what_has_no_int8(tmp_path, name, options, said):
+    with pytest.raises(ConfigError, match=said):
+        export_int8(lively("GFL"), tmp_path / name, images(1), **SIZE, **options)
+    with pytest.raises(ConfigError, match="needs images to calibrate on"):
+        export_int8(lively("GFL"), tmp_path / "x.onnx", [], **SIZE)
