@@ -2,13 +2,11 @@
 
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeShortestEdge
 from torch import nn
 
 from ..data import load_dataset, register_custom_datasets
@@ -25,6 +23,7 @@ from .int8 import table_of
 from .kinds import graph_of, padded_size
 from .measure import measure_export
 from .runner import open_exported
+from .size import about_fit, largest, resized
 from .write import require
 
 _HALF, _QUANTIZED = (1.0, 0.01), (4.0, 0.1)  # px and score
@@ -54,8 +53,8 @@ def export_student(
         weights: its checkpoint.
         run: folder of the run, for the class names; None for those of the data set.
         output: an .onnx, .xml or .pt2 file, or a folder, which any detector fits into; it is made.
-        size: height and width, px, enlarged to what the detector pads to; None for that of the
-            first test image as INPUT.MIN_SIZE_TEST resizes it.
+        size: height and width, px, enlarged to what the detector pads to; None for the smallest
+            that all test images fit into, as INPUT.MIN_SIZE_TEST resizes them.
         no_nms: write all boxes and scores.
         score_threshold: in [0, 1]; None for the config's.
         masks, dynamic_batch, dynamic_size, fp16: see `Options`.
@@ -85,8 +84,10 @@ def export_student(
         register_custom_datasets(cfg)
     predictor = Predictor(cfg, weights)
     graph_of(predictor.detector)
-    images = list(islice(test_images(cfg), count)) if count else []
-    size = padded_size(predictor.detector, size or _resized(cfg, images[0]))
+    records = _test_records(cfg) if count else []
+    images = list(_images(cfg, records[:count]))
+    sizes = resized(cfg, records) or [x.shape[:2] for x in images]
+    size = padded_size(predictor.detector, size or largest(sizes))
     output.parent.mkdir(parents=True, exist_ok=True)
     write = SUFFIXES[output.suffix].write
     if int8:
@@ -107,6 +108,7 @@ def export_student(
     )
     nms = "without NMS" if no_nms else "with NMS"
     yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
+    yield from [about_fit(size, sizes)] if sizes and not dynamic_size else ()
     yield f"metadata: {shown_from(weights)[1]}"
     yield from table_of(description["int8"]) if int8 else ()
     if check_images:
@@ -144,18 +146,20 @@ def _verify(
     )
 
 
-def test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
-    """Images of DATASETS.TEST, (h, w, 3) uint8 in the order of INPUT.FORMAT."""
+def _test_records(cfg: CfgNode) -> List[Dict[str, Any]]:
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: give --size H W and --check-images 0.")
-    sets = (load_dataset(name, "DATASETS.TEST") for name in cfg.DATASETS.TEST)
-    for record in chain.from_iterable(sets):
+    return [x for name in cfg.DATASETS.TEST for x in load_dataset(name, "DATASETS.TEST")]
+
+
+def _images(cfg: CfgNode, records: Sequence[Dict[str, Any]]) -> Iterator[np.ndarray]:
+    for record in records:
         try:
             yield read_pixels(record["file_name"], cfg.INPUT.FORMAT)
         except PixelError as error:
             raise ConfigError(f"DATASETS.TEST: {error}") from None
 
 
-def _resized(cfg: CfgNode, image: np.ndarray) -> Tuple[int, int]:
-    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    return tuple(resize.get_transform(image).apply_image(image).shape[:2])
+def test_images(cfg: CfgNode) -> Iterator[np.ndarray]:
+    """Images of DATASETS.TEST, (h, w, 3) uint8 in the order of INPUT.FORMAT."""
+    return _images(cfg, _test_records(cfg))

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from d2kd.config.loading import load_config
 from d2kd.errors import ConfigError
 from d2kd.export import export_student, open_exported
+from d2kd.export.size import about_fit, largest, resized
 from tests.helpers import write_config
 
 ONE_LEVEL = {
@@ -82,3 +84,19 @@ def test_what_cannot_be_exported_is_said_first(student, squares, tmp_path):
     with pytest.raises(ConfigError, match="GeneralizedRCNN cannot be a .pt2 file"):
         list(export_student(cfg, str(path), output=tmp_path / "student.pt2"))
     assert not list(tmp_path.glob("student.*"))
+
+
+@pytest.mark.parametrize(("size", "said"), [
+    ((256, 256), "size: takes all 3 images"),
+    ((192, 256), "1 of 3 images of DATASETS.TEST are larger than that and are shrunk, which costs "
+                 "AP; --size 256 256 takes all"),
+])  # fmt: skip
+def test_upright_and_wide_images_need_a_square(size, said):
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 192, 320
+    shapes = ((768, 1024), (1024, 768), (100, 100))
+    sizes = resized(cfg, [{"height": h, "width": w} for h, w in shapes] + [{"file_name": "x"}])
+    assert sizes == [(192, 256), (256, 192), (192, 192)] and largest(sizes) == (256, 256)
+    assert said in about_fit(size, sizes)
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    assert resized(cfg, [{"height": 5, "width": 7}]) == [(5, 7)]
