@@ -60,6 +60,8 @@ def export(
         raise ConfigError("--bundle FOLDER holds model.onnx: leave out --output and --format.")
     target = bundle or output_of(output, format_name)
     refuse_existing(target, overwrite, option="--bundle" if bundle else "--output")
+    if target.suffix == ".xml":
+        refuse_existing(target.with_suffix(".bin"), overwrite)
     cfg = resolve_config(namespace(config, options))
     run = Path(config) if os.path.isdir(config) else None
     write = export_device_bundle if bundle else export_student

@@ -28,7 +28,8 @@ def calibration_images(cfg: CfgNode, folder: Optional[Path] = None) -> List[np.n
     files = _of_folder(folder) if folder else _of_training(cfg)
     if not files:
         raise ConfigError(f"{where}: no image to calibrate on; give a folder with some dozens.")
-    return _read(files[:: max(1, len(files) // COUNT)][:COUNT], cfg.INPUT.FORMAT, where)
+    chosen = np.linspace(0, len(files) - 1, min(COUNT, len(files))).round().astype(int)
+    return _read([files[i] for i in chosen], cfg.INPUT.FORMAT, where)
 
 
 def _of_folder(folder: Path) -> List[Path]:

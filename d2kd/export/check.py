@@ -133,9 +133,11 @@ def _add_image(
         result.missing += len(wanted[0]) - len(rows)
         result.added += len(found[0]) - len(columns)
         wanted, found = tuple(x[rows] for x in wanted), tuple(x[columns] for x in found)
-    box, score = (
-        float(np.abs(x - y).max(initial=0)) for x, y in zip(wanted[:2], found[:2], strict=True)
-    )
+    boxes, scores = (np.abs(x - y) for x, y in zip(wanted[:2], found[:2], strict=True))
+    if len(wanted) == 2:
+        far = (boxes.max(1) > tolerances[0]) | (scores.max(1) > tolerances[1])
+        result.missing += int(far.sum())
+    box, score = (float(x.max(initial=0)) for x in (boxes, scores))
     result.box_difference = max(result.box_difference, box)
     result.score_difference = max(result.score_difference, score)
     for mask, other in zip(*(x[3:] for x in (wanted, found)), strict=True):

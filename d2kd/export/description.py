@@ -1,7 +1,7 @@
 """What a file says of itself: all that is needed to use it."""
 
 import json
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from torch import nn
 
@@ -14,6 +14,13 @@ from .options import LIMITS, Options
 RT_INFO = ("d2kd", "description")
 """Where an OpenVINO file has it, as JSON."""
 _DYNAMIC = ("batch", "size")
+_LARGEST = 16_384  # px, and classes
+_NEEDED = {
+    "size", "channels", "multiple", "pad_value", "classes", "num_classes", "nms", "score_threshold",
+}  # fmt: skip
+_KEYS = {
+    *_NEEDED, *LIMITS, "detector", "dynamic", "masks", "fp16", "int8", "best_f1", "d2kd_version",
+}  # fmt: skip
 
 
 def describe(graph: Graph) -> Dict[str, Any]:
@@ -70,5 +77,32 @@ def to_strings(description: Dict[str, Any]) -> Dict[str, str]:
 
 
 def from_strings(metadata: Dict[str, str]) -> Dict[str, Any]:
-    """The reverse of `to_strings`."""
-    return {key: json.loads(value) for key, value in metadata.items()}
+    """The reverse of `to_strings`; what other tools have added is left out."""
+    return {key: json.loads(value) for key, value in metadata.items() if key in _KEYS}
+
+
+def checked(description: Any) -> Dict[str, Any]:
+    """The description of a file, which may come from anybody.
+
+    Raises:
+        ValueError: it lacks what is needed, or holds what none of ours does.
+    """
+    found = description if isinstance(description, dict) else {}
+    if absent := _NEEDED - set(found):
+        raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
+    whole = [*_list(found["size"]), found["multiple"], found["num_classes"]]
+    names = _list(found["classes"])
+    well = (
+        len(whole) == 4
+        and all(type(x) is int and 1 <= x <= _LARGEST for x in whole)
+        and all(isinstance(x, str) for x in names)
+        and len(names) in (0, found["num_classes"])
+        and found["channels"] in ("BGR", "RGB")
+    )
+    if not well:
+        raise ValueError("its description has a size, classes or channels that cannot be.")
+    return found
+
+
+def _list(value: Any) -> List[Any]:
+    return value if isinstance(value, list) else [None]

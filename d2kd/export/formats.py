@@ -64,7 +64,9 @@ def export_int8(
 
     model, description = to_onnx(detector, **options)
     images = [fit_image(x, description)[0] for x in calibration]
-    made, parts = quantize(model, images, agreement_with(model, images[:_MEASURED]))
+    made, parts = quantize(
+        model, images, agreement_with(model, images[:: max(1, len(images) // _MEASURED)])
+    )
     description["int8"] = [part._asdict() for part in parts]
     onnx.helper.set_model_props(made, to_strings(description))
     if path.suffix == ".xml":

@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 Agreement = Callable[["ModelProto"], float]
-"""How many of the float model's detections another one has too, 0 to 1; nan where it has none."""
+"""How much the detections of another model are those of the float one, 0 to 1."""
 
 LEAST = 0.8  # agreement of a part that is quantized
 _WEIGHTED = ("Conv", "Gemm")
 _BETWEEN = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "HardSigmoid", "HardSwish",
             "MaxPool", "Mul", "Relu", "Resize", "Sigmoid")  # fmt: skip
 _PASSED = (*_BETWEEN, "InstanceNormalization", "GroupNormalization", "Reshape", "Flatten", "Pad")
-_TRUNK, _PYRAMID, _TOWERS = "trunk", "pyramid", "heads"
-LAST = "last convolutions"
+_TRUNK, _PYRAMID, _TOWERS, _UNNAMED = "trunk", "pyramid", "heads", "layers"
+LAST, ALL = "last convolutions", "the file"
 
 
 class Part(NamedTuple):
     """A part of the network, and what its quantization alone does.
 
     Attributes:
-        name: "trunk", "pyramid", "heads" or `LAST`, those that predict.
+        name: "trunk", "pyramid", "heads" or `LAST`, those that predict; "layers", if they have lost
+            their names; `ALL`, all that are quantized together.
         layers: convolutions and linear layers.
         agreement: see `Agreement`, with this part in INT8 and all others in float.
         quantized: whether it is in the file.
@@ -59,7 +60,7 @@ def quantize(
         The model, with its metadata, and what was found of each part.
 
     Raises:
-        ConfigError: there is nothing to quantize.
+        ConfigError: there is nothing to quantize, or nothing that keeps the detections.
     """
     with tempfile.TemporaryDirectory() as name:
         prepared, ranges = _prepare(model, images, Path(name))
@@ -70,9 +71,14 @@ def quantize(
     for part, nodes in parts.items():
         share = agreement(_quantized(prepared, ranges, nodes))
         layers = sum(kind in _WEIGHTED for _, kind in nodes)
-        found.append(Part(part, layers, share, not share < LEAST))
+        found.append(Part(part, layers, share, share >= LEAST))
     chosen = [x for part in found if part.quantized for x in parts[part.name]]
-    made = _quantized(prepared, ranges, chosen) if chosen else prepared
+    if not chosen:
+        raise ConfigError(f"--int8: each part of this detector changes its detections too much: "
+                          f"{'; '.join(table_of([x._asdict() for x in found])[1:])}.")  # fmt: skip
+    made = _quantized(prepared, ranges, chosen)
+    layers = sum(part.layers for part in found if part.quantized)
+    found.append(Part(ALL, layers, agreement(made), True))
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
     return made, found
@@ -166,7 +172,9 @@ def _between_weighted(
 
 
 def _part_of(weight: str) -> str:
-    """Of the name of a weight, as the detector has it."""
+    """Of the name of a weight, as the detector has it; tracing loses some names."""
+    if not re.match(r"[A-Za-z_]\w*\.", weight):
+        return _UNNAMED
     if not re.search(r"backbone\.", weight):
         return _TOWERS
     return _TRUNK if re.search(r"backbone\.(bottom_up|net|body)\.", weight) else _PYRAMID
@@ -179,6 +187,6 @@ def table_of(measured: Sequence[Dict[str, Any]]) -> List[str]:
     lines = [f"{'part'.ljust(widest)}  layers  same detections with it alone in INT8"]
     for part in parts:
         word = "INT8" if part.quantized else "stays float"
-        share = "nothing found" if np.isnan(part.agreement) else f"{part.agreement:.1%}"
+        share = f"{part.agreement:.1%}"
         lines.append(f"{part.name.ljust(widest)}  {part.layers:>6}  {share}, {word}")
     return lines

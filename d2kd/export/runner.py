@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import ConfigError, MissingFileError
-from .description import RT_INFO, from_strings
+from .description import RT_INFO, checked, from_strings
 from .write import ENTRY, require
 
 Forward = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
@@ -68,12 +68,12 @@ def _open_onnx(path: Path) -> Exported:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    metadata = _checked(session.get_modelmeta().custom_metadata_map)
+    description = checked(from_strings(session.get_modelmeta().custom_metadata_map))
 
     def run(images: np.ndarray) -> Tuple[np.ndarray, ...]:
         return tuple(session.run(None, {"image": images}))
 
-    return Exported(run, from_strings(metadata))
+    return Exported(run, description)
 
 
 def _open_openvino(path: Path) -> Exported:
@@ -90,7 +90,7 @@ def _open_openvino(path: Path) -> Exported:
         found = compiled({"image": images})
         return tuple(found[index] for index in range(len(compiled.outputs)))
 
-    return Exported(run, _checked(json.loads(text)))
+    return Exported(run, checked(json.loads(text)))
 
 
 def _open_pt2(path: Path) -> Exported:
@@ -101,18 +101,9 @@ def _open_pt2(path: Path) -> Exported:
     def run(image: np.ndarray) -> Tuple[np.ndarray, ...]:
         return tuple(x.numpy() for x in module(torch.from_numpy(image)))
 
-    return Exported(run, _checked(json.loads(extra[ENTRY] or "{}")))
+    return Exported(run, checked(json.loads(extra[ENTRY] or "{}")))
 
 
-def _checked(description: Dict[str, Any]) -> Dict[str, Any]:
-    """The description of a file of ours; that of another tool lacks what is needed."""
-    absent = _NEEDED - set(description)
-    if absent:
-        raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
-    return description
-
-
-_NEEDED = {"size", "channels", "pad_value", "classes", "nms", "score_threshold"}
 _OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_pt2}
 _PACKAGES = {".onnx": ("onnxruntime",), ".xml": ("openvino",)}
 

@@ -59,13 +59,15 @@ def export_student(
         score_threshold: in [0, 1]; None for the config's.
         masks, dynamic_batch, dynamic_size, fp16: see `Options`.
         int8: quantize it, see `export_int8`.
-        calibrate: folder of images for that; None for the first of DATASETS.TRAIN.
+        calibrate: folder of images for that; None for those of DATASETS.TRAIN.
         check_images: first images of DATASETS.TEST to compare; 0 for none.
 
     Raises:
         ConfigError: the config, the checkpoint, the detector or an option cannot work.
         RunError: the file does not give the detector's detections.
     """
+    if calibrate and not int8:
+        raise ConfigError("--calibrate is for --int8: add it.")
     if not output.suffix:
         dynamic = dynamic_batch or dynamic_size or fp16 or int8
         if size or no_nms or score_threshold is not None or masks != "raw" or dynamic:
@@ -139,6 +141,8 @@ def _verify(
             f"within {found.box_difference:.1g} px and scores within {found.score_difference:.1g}"
         )
     found = compare_export(open_exported(output), detector, images, *near)
+    if not found.detections:
+        raise NothingToCompare(f"{output}: the detector finds nothing in {found.images} images.")
     return (
         f"compared on {found.images} images: {found.detections - found.missing:,} of PyTorch's "
         f"{found.detections:,} boxes within {near[0]:g} px and scores within {near[1]:g}; "

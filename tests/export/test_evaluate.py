@@ -85,9 +85,7 @@ def _foreign(path):
 def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, data, tmp_path):
     _foreign(tmp_path / "yolo.onnx")
     done = d2kd("eval", tmp_path / "yolo.onnx", *data)
-    assert (
-        "its description lacks channels, classes, nms, pad_value, score_threshold." in done.output
-    )
+    assert "its description lacks channels, classes, multiple, " in done.output
     done = d2kd("eval", teacher_onnx)
     assert done.exit_code == 1 and "A file has no data of its own: add --data" in done.output
     done = d2kd("eval", tmp_path / "none.onnx", *data)

@@ -42,9 +42,10 @@ def test_a_student_is_written_checked_and_timed(student, tmp_path):
     point = {"threshold": 0.3, "F1": 0.5, "precision": 0.6, "recall": 0.4}
     results = json.dumps({"results": {"bbox": {"AP": 1.0}, "best_f1": point}})
     Path(student[1]).with_name("results.json").write_text(results)
-    wrote, stored, checked, cost = export_student(*student, output=output, check_images=3)
+    wrote, fits, stored, checked, cost = export_student(*student, output=output, check_images=3)
     assert stored == "metadata: score threshold 0.3: the best F1 (0.50) in validation"
     assert wrote == f"wrote {output}: GFL with NMS, 96x96 px"
+    assert fits.startswith("size: takes all ")
     assert checked.startswith("checked on 3 images: the same ") and " 0 boxes" not in checked
     assert " ms per image on one CPU thread" in cost
     about = open_exported(output).description
