@@ -6,7 +6,7 @@ from typing import Callable, Type, TypeVar
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import SimpleTrainer, create_ddp_model
+from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 
 from .steps import MixedStep, Step
@@ -32,7 +32,7 @@ def wrap_ddp(model: torch.nn.Module) -> torch.nn.Module:
     return create_ddp_model(model, broadcast_buffers=False, **device)
 
 
-def step_class(cfg: CfgNode) -> Type[SimpleTrainer]:
+def step_class(cfg: CfgNode) -> Type[Step] | Type[MixedStep]:
     """The trainer of single steps, in mixed precision where SOLVER.AMP and a GPU are."""
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         logging.getLogger(__name__).warning(

@@ -1,6 +1,7 @@
 """Detectron2's steps, whose losses come to the host in one copy."""
 
-from typing import Any, Dict, Mapping
+import contextlib
+from typing import Any, ContextManager, Dict, Mapping
 
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
@@ -17,9 +18,27 @@ class _InOneCopy(SimpleTrainer):
 class Step(_InOneCopy):
     """Of `SimpleTrainer`."""
 
+    def autocast(self) -> ContextManager[None]:
+        """The context of the forward pass."""
+        return contextlib.nullcontext()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss, a scalar, as its gradient is computed; waits for no device."""
+        return loss
+
 
 class MixedStep(_InOneCopy, AMPTrainer):
     """Of `AMPTrainer`, in mixed precision."""
+
+    def autocast(self) -> ContextManager[None]:
+        """The context of the forward pass, as `run_step` has it."""
+        context: ContextManager[None] = torch.cuda.amp.autocast(dtype=self.precision)
+        return context
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss, a scalar, times the current scale; waits for no device."""
+        found: Tensor = self.grad_scaler.scale(loss)
+        return found
 
 
 def to_host(losses: Mapping[str, Tensor]) -> Dict[str, Tensor]:

@@ -15,8 +15,11 @@ from torch.testing import assert_close
 
 from d2kd import DistillationTrainer
 from d2kd.data import register_custom_datasets
+from d2kd.engine.capsule import read_capsule
+from d2kd.engine.hooks import gradient_guard
 from d2kd.engine.steps import MixedStep
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
+from tests.helpers import d2kd
 
 KEYS = {
     "SOLVER__AMP__ENABLED": True, "SOLVER__EMA__DECAY": 0.5, "SOLVER__OPTIMIZER": "AdamW",
@@ -89,3 +92,22 @@ def test_resumed_with_the_same_bits(tmp_path, squares, half):
     assert whole[3]["skipped_steps"] > 1
     for a, b in zip(whole, parts, strict=True):
         assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+
+
+def test_an_overflow_is_repeated_and_named(tmp_path, squares, half, monkeypatch):
+    """With the scale that the step began with: the scaler has lowered it before the run ends."""
+    huge = partial(torch.amp.GradScaler, "cpu", init_scale=2.0**30)
+    monkeypatch.setattr("torch.cuda.amp.GradScaler", huge)
+    monkeypatch.setattr(gradient_guard, "_MAX_SKIPPED", 1)
+    monkeypatch.setattr("d2kd.inspection.replay.repeat.step_class", lambda cfg: MixedStep)
+    cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, "out", **KEYS)
+    with pytest.raises(FloatingPointError, match="in a row"):
+        train(cfg)
+    folder = next((tmp_path / "out" / "replay").iterdir())
+    number = int(folder.name)
+    assert read_capsule(folder).record["scaler"]["scale"] == 2.0 ** (30 - number)
+    said = d2kd("replay", folder).output
+    assert "The step fails here as it did, bit by bit." in said, said
+    assert "Gradients of losses: the first that is not finite is" in said, said
+    assert f"the gradients below are times its scale, {2.0 ** (30 - number):g}" in said
+    assert "Backward: the first module that is not finite" in said or "where it reaches" in said

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -55,6 +57,7 @@ class StepRecorder:
         self._cfg, self._model = cfg, model
         self._limit = int(cfg.SOLVER.GUARD.REPLAY_MB * 1e6)
         self._moment = Moment(model)
+        self._one = torch.ones((), device=next(model.parameters()).device)
 
     @contextlib.contextmanager
     def step(self, trainer: Any) -> Iterator[None]:
@@ -63,6 +66,7 @@ class StepRecorder:
             yield
             return
         self._moment.take()
+        self._scale = trainer._trainer.scaled(self._one)
         self._guard: Dict[str, Any] = trainer.guard.state_dict()
         trainer.guard.norm = 0.0  # of a step that fails before it
         try:
@@ -99,9 +103,15 @@ class StepRecorder:
         step = FailedStep(
             self._cfg, trainer.iter, self._model, inner.optimizer, batch, self._moment,
             self._guard, losses, trainer.guard.norm, error,
-            tried("the scale", scaler.state_dict, {}, missing) if scaler else {}, missing,
+            tried("the scale", partial(self._scaler, scaler), {}, missing) if scaler else {},
+            missing,
         )  # fmt: skip
         return write_capsule(step, folder, source, self._limit)
+
+    def _scaler(self, scaler: torch.amp.GradScaler) -> Dict[str, float]:
+        """Its state, with the scale before the step, which may have lowered it."""
+        state: Dict[str, float] = scaler.state_dict()
+        return {**state, "scale": self._scale.item()} if state else {}
 
 
 def logged_losses(iteration: int) -> Dict[str, float]:

@@ -6,9 +6,10 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 import torch
 from detectron2.utils.events import EventStorage
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...engine.capsule.write import origin
+from ...engine.steps import MixedStep, Step
 from ...text import plain
 from .rebuild import Scene
 from .watch import Call, Numbers, Watch, numbers_of
@@ -36,43 +37,52 @@ class Backward:
 class Found(NamedTuple):
     """What one watched step gave.
 
-    `stopped` says where an exception stopped it, "" if none did.
+    `stopped` says where an exception stopped it, "" if none did. Gradients in `backward` are times
+    `scale`, which is 1 but in mixed precision.
     """
 
     calls: List[Call]
     backward: Dict[str, Backward]
     losses: Dict[str, Loss]
     stopped: str
+    scale: float
 
 
-def watch_step(scene: Scene) -> Found:
+def watch_step(scene: Scene, trainer: Step | MixedStep) -> Found:
     """Run the step once more, watched; slower, and never with the optimizer's turn.
+
+    It is in the precision, and with the scale, of the trainer.
 
     Gradients are those of the first loss whose gradient is not finite, or of all.
     """
     watch, losses, stopped = Watch(scene.model), {}, ""
+    one = torch.ones((), device=next(scene.model.parameters()).device)
+    scale = trainer.scaled(one).item()
     scene.reset()
     try:
         with EventStorage(0), watch.watching():
-            terms = scene.model(scene.batch)
-            losses = _look_at(terms, scene.model)
+            with trainer.autocast():
+                terms = scene.model(scene.batch)
+            losses = _look_at(terms, trainer, scale)
             bad = _first_bad_of(losses, _KEYS["Gradients of losses"])
             watch.on = True
-            sum(x.sum() for x in ([terms[bad]] if bad else terms.values())).backward()
+            looked_at = [terms[bad]] if bad else terms.values()
+            trainer.scaled(torch.stack([x.sum() for x in looked_at]).sum()).backward()
     except Exception as raised:  # noqa: BLE001 - it is what is looked for
         stopped = _place(watch, origin(raised))
-    return Found(watch.calls, _by_module(watch), losses, stopped)
+    return Found(watch.calls, _by_module(watch), losses, stopped, scale)
 
 
-def _look_at(terms: Dict[str, Tensor], model: nn.Module) -> Dict[str, Loss]:
-    parameters = [x for x in model.parameters() if x.requires_grad]
+def _look_at(terms: Dict[str, Tensor], trainer: Step | MixedStep, scale: float) -> Dict[str, Loss]:
+    parameters = [x for x in trainer.model.parameters() if x.requires_grad]
     losses = {}
     for name, x in terms.items():
         found = () if not x.requires_grad else torch.autograd.grad(
-            x.sum(), parameters, retain_graph=True, allow_unused=True
+            trainer.scaled(x.sum()), parameters, retain_graph=True, allow_unused=True
         )  # fmt: skip
         norms = [g.norm() for g in found if g is not None]
-        losses[name] = Loss(x.sum().item(), torch.stack(norms).norm().item() if norms else 0.0)
+        norm = torch.stack(norms).norm().item() / scale if norms else 0.0
+        losses[name] = Loss(x.sum().item(), norm)
     return losses
 
 
@@ -100,6 +110,8 @@ def describe(found: Found, scene: Scene) -> Iterator[str]:
     yield from _forward(found.calls)
     yield from _losses(found.losses)
     if found.losses:
+        if found.scale != 1:
+            yield f"Mixed precision: the gradients below are times its scale, {found.scale:g}."
         yield from _backward(found.backward)
     if found.stopped:
         yield f"An exception is raised {plain(found.stopped, 1000)}."

@@ -13,6 +13,7 @@ from ...engine.capsule.recorder import logged_losses
 from ...engine.capsule.write import origin
 from ...engine.hooks.gradient_guard import GradientGuard
 from ...engine.ranks import step_class
+from ...engine.steps import MixedStep, Step
 from .rebuild import Scene
 
 
@@ -24,22 +25,29 @@ class Outcome(NamedTuple):
     norm: float
 
 
-def repeat(scene: Scene, capsule: Capsule) -> Outcome:
-    """Run the step up to where it failed."""
-    cfg, iteration = scene.cfg, capsule.record["iteration"]
+def trainer_of(scene: Scene, capsule: Capsule) -> Step | MixedStep:
+    """What runs the step, with the scale and the guard of the run."""
+    cfg = scene.cfg
     optimizer = Builders.build_optimizer(cfg, scene.model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # a step that does not fail leaves the weights as they are
     trainer = step_class(cfg)(scene.model, [scene.batch], optimizer)
     options = cfg.SOLVER.GUARD
     amp = isinstance(trainer, AMPTrainer)
-    guard = GradientGuard(options.NON_FINITE, options.SPIKE, options.ON_SPIKE, amp)
+    trainer.guard = GradientGuard(options.NON_FINITE, options.SPIKE, options.ON_SPIKE, amp)
     with naming_damage(capsule.folder):
         norms = capsule.files["state"]["norms"].tolist()
-        guard.load_state_dict({**capsule.record["guard"], "norms": norms})
-        if amp and capsule.record["scaler"]:
+        trainer.guard.load_state_dict({**capsule.record["guard"], "norms": norms})
+        if isinstance(trainer, AMPTrainer) and capsule.record["scaler"]:
             trainer.grad_scaler.load_state_dict(capsule.record["scaler"])
-    trainer.register_hooks([guard])
+    trainer.register_hooks([trainer.guard])
+    return trainer
+
+
+def repeat(scene: Scene, capsule: Capsule) -> Outcome:
+    """Run the step up to where it failed."""
+    trainer, iteration = trainer_of(scene, capsule), capsule.record["iteration"]
+    guard = trainer.guard
     on_gpu = next(scene.model.parameters()).is_cuda
     with EventStorage(iteration), torch.jit.optimized_execution(on_gpu):
         trainer.iter = iteration

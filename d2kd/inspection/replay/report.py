@@ -7,7 +7,7 @@ from ...engine.capsule.read import Capsule, read_capsule
 from ...text import plain
 from .diagnosis import describe, watch_step
 from .rebuild import rebuild
-from .repeat import differences, repeat
+from .repeat import differences, repeat, trainer_of
 
 
 def replay(folder: Path, options: Sequence[str] = ()) -> Tuple[List[str], bool]:
@@ -28,7 +28,8 @@ def replay(folder: Path, options: Sequence[str] = ()) -> Tuple[List[str], bool]:
     found = differences(repeat(scene, capsule), capsule)
     lines = [*_heading(capsule), *(f"Missing: {x}." for x in scene.missing)]
     lines += _verdict(found)
-    return [*lines, *describe(watch_step(scene), scene)], not found
+    seen = watch_step(scene, trainer_of(scene, capsule))
+    return [*lines, *describe(seen, scene)], not found
 
 
 def _heading(capsule: Capsule) -> Iterator[str]:
