@@ -185,7 +185,7 @@ def mask_run(squares, tmp_path_factory):
     return config, folder / "model.pth"
 
 
-@pytest.mark.parametrize("words", [["--masks", "raw"], ["--masks", "pasted", "--fp16"]])
+@pytest.mark.parametrize("words", [[], ["--masks", "pasted", "--fp16"], ["--int8"]])
 def test_masks_are_expected_too(mask_run, words, tmp_path):
     config, weights = mask_run
     done = d2kd("export", config, "--weights", weights, "--bundle", tmp_path / "x", *words,

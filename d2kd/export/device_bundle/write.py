@@ -53,7 +53,6 @@ def export_device_bundle(
             "--bundle takes its example from DATASETS.TEST, which is empty: add the keys "
             "DATASETS.CUSTOM and DATASETS.TEST of a data set."
         )
-    output.mkdir(parents=True, exist_ok=True)
     yield from export_student(cfg, weights, run, output=output / MODEL, **options)
     from . import run as runner  # which needs onnxruntime
 
