@@ -1,7 +1,9 @@
 """Jobs in processes of their own through submitit: on a Slurm cluster, or on this machine."""
 
 import os
+import re
 import signal
+import subprocess
 import time
 import traceback
 from collections import deque
@@ -17,12 +19,17 @@ KINDS = ("local", "slurm")
 _YEAR = 365 * 24 * 60  # minutes; submitit's own limit is two
 _DAY = 24 * 60
 _POLL = {"local": 0.1, "slurm": 5.0}  # seconds
+_PATIENCE = 60.0  # seconds, for an answer of Slurm's
 _GPUS = "CUDA_VISIBLE_DEVICES"
 Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
 
 
 class Job(Protocol):
     """What submitit gives for a function that runs elsewhere."""
+
+    @property
+    def job_id(self) -> str:
+        """Slurm's number of it."""
 
     @property
     def paths(self) -> Any:
@@ -90,7 +97,11 @@ class Executor:
         return self._executor.submit(_begin, os.environ.get(_GPUS), function, *args)
 
     def run(
-        self, calls: Sequence[Call], limit: int, busy: Callable[[int], bool] = lambda index: False
+        self,
+        calls: Sequence[Call],
+        limit: int,
+        busy: Callable[[int], bool] = lambda index: False,
+        notes: Sequence[Path] = (),
     ) -> List[Ended]:
         """Run calls, so many at the same time, and give what became of each.
 
@@ -99,17 +110,31 @@ class Executor:
             limit: jobs at the same time, those of others that are `busy` among them.
             busy: whether another process, such as a job of a scheduler that was killed, is at the
                 same; it is waited for then, and the call follows, which finds what was done.
+            notes: a file of each call, which gets the number of its job in Slurm; a job that one
+                names from before is waited for as well, while it is queued or runs.
         """
+        known = notes if self.kind == "slurm" else ()
+
+        def taken(index: int) -> bool:
+            return busy(index) or (bool(known) and is_queued(known[index]))
+
+        def call(index: int) -> Job:
+            job = self.submit(calls[index][0], *calls[index][1])
+            for path in known[index : index + 1]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(str(job.job_id))
+            return job
+
         waiting = deque(range(len(calls)))
         running: Dict[int, Optional[Job]] = {}
         ended: Dict[int, Ended] = {}
         while waiting or running:
             while waiting and len(running) < limit:
                 i = waiting.popleft()
-                running[i] = None if busy(i) else self._call(calls[i])
+                running[i] = None if taken(i) else call(i)
             for i, job in list(running.items()):
-                if job is None and not busy(i):
-                    running[i] = self._call(calls[i])
+                if job is None and not taken(i):
+                    running[i] = call(i)
                 elif job is not None and job.done():
                     found = _outcome(job)
                     if found.error and busy(i):  # what a killed job has started goes on
@@ -120,8 +145,24 @@ class Executor:
             time.sleep(_POLL[self.kind])
         return [ended[i] for i in range(len(calls))]
 
-    def _call(self, call: Call) -> Job:
-        return self.submit(call[0], *call[1])
+
+def is_queued(note: Path) -> bool:
+    """Whether Slurm has the job that a file names, waiting or running; also if it does not say."""
+    try:
+        number = note.read_text(encoding="ascii", errors="replace").strip()
+        if not re.fullmatch(r"[0-9]{1,12}", number):
+            return False
+        command = ["squeue", "--noheader", "--format=%T", "--jobs", number]
+        found = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    except OSError:
+        return False
+    if found.returncode:
+        return "Invalid job id" not in found.stderr
+    return bool(found.stdout.strip())
 
 
 def _begin(gpus: Optional[str], function: Callable[..., Any], *args: Any) -> Ended:

@@ -18,6 +18,7 @@ from .commands import Run
 from .plan import Study
 
 _LOCK = ".study.lock"  # in the folder of a run
+_JOB = ".job"  # beside it: the number of its job in Slurm
 _FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
 
 
@@ -51,7 +52,8 @@ def _submit(runs: List[Run], metric: str, jobs: int, executor: Executor, threads
     """As `run_study`, by jobs of an executor; those on one machine share its cores."""
     share = jobs if executor.kind == "local" else 1
     calls = [(execute, (run, metric, share, threads)) for run in runs]
-    ended = executor.run(calls, jobs, lambda i: is_locked(runs[i].folder / _LOCK))
+    notes = [run.folder / _JOB for run in runs]
+    ended = executor.run(calls, jobs, lambda i: is_locked(runs[i].folder / _LOCK), notes)
     errors = []
     for run, x in zip(runs, ended, strict=True):
         lost = Finished(error=f"{run.name}: its job was stopped: {x.error}")

@@ -118,13 +118,41 @@ exec "$@\"""",
 }  # of a cluster: they run everything here
 
 
-def test_a_job_of_slurm(tmp_path, warm_python, monkeypatch):
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
     for name, text in SLURM.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SUBMITTED", str(tmp_path / "submitted"))
     monkeypatch.setitem(jobs._POLL, "slurm", 0.1)
+
+
+SQUEUE = """echo "$@" >> asked
+[ $(wc -l < asked) -lt 3 ] && echo PENDING && exit 0
+ls submitted.* > before 2> /dev/null
+echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1"""
+
+
+def test_a_job_that_slurm_has_is_not_submitted_again(tmp_path, warm_python, slurm, monkeypatch):
+    """A scheduler that was killed has left its number."""
+    monkeypatch.chdir(tmp_path)
+    Path("squeue").write_text(f"#!/bin/sh\n{SQUEUE}\n")
+    Path("squeue").chmod(0o755)
+    Path(".job").write_text("4711")
+    executor = Executor("slurm", tmp_path / "submitit")
+    executor._executor._executor.python = warm_python
+    ended = executor.run([(work, (tmp_path, 0))], 1, notes=[tmp_path / ".job"])
+    assert ended[0].error == ""
+    asked = Path("asked").read_text().splitlines()
+    assert asked == ["--noheader --format=%T --jobs 4711"] * 3
+    assert Path("before").read_text() == "" and list(tmp_path.glob("submitted.*"))
+    assert Path(".job").read_text() not in ("", "4711")
+    Path(".job").write_text("1; rm -r x")
+    assert not jobs.is_queued(tmp_path / ".job") and len(asked) == 3
+
+
+def test_a_job_of_slurm(tmp_path, warm_python, slurm):
     executor = Executor("slurm", tmp_path / "submitit", {"partition": "gpu", "time": "600"})
     executor._executor._executor.python = warm_python
     ended = executor.run([(work, (tmp_path, 0)), (work, (tmp_path, 0, True))], 2)

@@ -49,9 +49,7 @@ class Found(NamedTuple):
 
 
 def watch_step(scene: Scene, trainer: Step | MixedStep) -> Found:
-    """Run the step once more, watched; slower, and never with the optimizer's turn.
-
-    It is in the precision, and with the scale, of the trainer.
+    """Run the trainer's step once more, watched; slower, never with the optimizer's turn.
 
     Gradients are those of the first loss whose gradient is not finite, or of all.
     """
