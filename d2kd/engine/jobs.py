@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
 from ..errors import ConfigError
-from ..file_io import has_locks
+from ..file_io import has_locks, read_head
 from ..text import plain
 
 KINDS = ("local", "slurm")
@@ -148,10 +148,10 @@ class Executor:
 
 def is_queued(note: Path) -> bool:
     """Whether Slurm has the job that a file names, waiting or running; also if it does not say."""
+    number = read_head(note, 20).decode(errors="replace").strip()
+    if not re.fullmatch(r"[0-9]{1,12}", number):
+        return False
     try:
-        number = note.read_text(encoding="ascii", errors="replace").strip()
-        if not re.fullmatch(r"[0-9]{1,12}", number):
-            return False
         command = ["squeue", "--noheader", "--format=%T", "--jobs", number]
         found = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE
