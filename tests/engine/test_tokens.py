@@ -198,7 +198,7 @@ def test_stage_two_goes_on_with_its_tokens_and_its_warmup(tmp_path, squares):
         paths[name].DISTILL.HEADS, paths[name].DISTILL.MasKD.WARMUP = ("MasKD",), 4
         paths[name].DISTILL.MasKD.TOKENS = str(tmp_path / "tokens" / FILE)
         paths[name].DISTILL.TEACHER = cfg.DISTILL.TEACHER.clone()
-        paths[name].OUTPUT_DIR = str(tmp_path / name)
+        paths[name].OUTPUT_DIR, paths[name].SOLVER.BASE_LR = str(tmp_path / name), 1e-4
     train(paths["whole"])
     with pytest.raises(Interruption):
         train(paths["parts"], 5)

@@ -87,7 +87,7 @@ class GradientGuard(HookBase):
         self._norms.extend(state["norms"])
 
     def _on_non_finite(self) -> None:
-        names = self._non_finite()
+        names = self._non_finite() or "all parameters together (their norm)"
         self._skip()
         if self.stop or self._in_a_row > _MAX_SKIPPED:
             self._broken = f"the gradients of {names} are NaN or infinite"

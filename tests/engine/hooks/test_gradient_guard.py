@@ -55,6 +55,11 @@ def test_a_gradient_that_is_nan_stops_the_run_and_keeps_the_weights():
     assert before[-1] == pytest.approx(1 - 0.2 - 0.2 * 1.9, abs=1e-6) and not model_weights
 
 
+def test_gradients_whose_norm_alone_is_infinite_stop_the_run():
+    with pytest.raises(FloatingPointError, match="of all parameters together .* at iteration 1"):
+        run([1, 1e30, 1])
+
+
 def test_skipped_steps_are_counted_and_change_nothing(event_storage, caplog):
     with caplog.at_level(logging.WARNING):
         weights, guard = run([1, float("nan"), float("inf"), 1], non_finite="skip")
