@@ -43,7 +43,8 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test-faults: $(STAMP)
-	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py tests/test_gpu_check.py
+	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py \
+		tests/test_gpu_check.py tests/device tests/export tests/reproduce
 
 # Needs coco/ in DETECTRON2_DATASETS; a part of it will do.
 reproduce-check: $(STAMP)

@@ -10,6 +10,7 @@ from d2kd.export.graph import Detections, classwise_nms
 from d2kd.export.kinds import prepare
 from tests.export.conftest import VARIANTS, lively
 from tests.export.test_regions import lively as regions
+from tests.faults.conftest import FULL
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
 run = pytest.importorskip("d2kd.export.device_bundle.run", reason="it needs onnxruntime")
@@ -53,7 +54,7 @@ def test_nms_suppresses_within_an_image_only():
     (export_onnx, "ATSS", {"dynamic_size": True}),
     (export_onnx, "SDGQP", {"dynamic_batch": True, "dynamic_size": True, "nms": False}),
     (export_pt2, "RetinaNet", {"dynamic_batch": True, "dynamic_size": True, "size": (160, 192)}),
-])  # fmt: skip
+][: 4 if FULL else 2])  # fmt: skip
 def test_files_are_checked_in_batches_and_at_their_sizes(write, variant, options, digits, tmp_path):
     model = lively(variant, levels=2)
     path = tmp_path / ("x.onnx" if write is export_onnx else "x.pt2")

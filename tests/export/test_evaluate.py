@@ -13,6 +13,7 @@ from d2kd.quickstart.teacher import TEACHER
 from tests.conftest import ROOT
 from tests.export.conftest import lively
 from tests.export.test_regions import lively as regions
+from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
@@ -49,6 +50,7 @@ def test_the_file_has_the_ap_of_the_detector(teacher_onnx, data, tmp_path):
     assert "AP50 " in done.output and " MB; ms per image on one CPU thread" in done.output
 
 
+@pytest.mark.skipif(not FULL, reason="takes long: make test-faults")
 def test_a_pt2_file_of_any_batch_is_timed_with_eight_too(teacher, data, tmp_path):
     path = tmp_path / "x.pt2"
     export_pt2(teacher, path, size=(128, 128), input_format="RGB", class_names=DIGITS,

@@ -23,6 +23,7 @@ from d2kd.quickstart.teacher import TEACHER
 from tests.conftest import ROOT
 from tests.export.conftest import lively
 from tests.export.test_regions import lively as regions
+from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
@@ -118,6 +119,7 @@ def test_the_format_names_the_file():
         output_of(Path("a.xml"), "pt2")
 
 
+@pytest.mark.skipif(not FULL, reason="takes long: make test-faults")
 @needs_openvino
 def test_the_command_writes_openvino_in_half_precision(digits, tmp_path):
     folder = digits.files[0].parent

@@ -18,6 +18,7 @@ from d2kd.quickstart.teacher import TEACHER
 from tests.conftest import ROOT
 from tests.export.conftest import lively
 from tests.export.test_regions import lively as two_stage
+from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 
 onnx = pytest.importorskip("onnx")
@@ -119,6 +120,7 @@ def test_the_command_keeps_the_digits(digits, tmp_path):
     assert "y.bin exists: name another" in str(done.exception)
 
 
+@pytest.mark.skipif(not FULL, reason="takes long: make test-faults")
 @needs_openvino
 def test_openvino_computes_the_same_graph(teacher, digits, tmp_path):
     openvino_file = tmp_path / "x.xml"

@@ -8,6 +8,7 @@ import pytest
 
 import d2kd.reproduce as room
 from d2kd.reproduce import load_pairs
+from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 from tests.ranks import run_d2kd
 
@@ -15,6 +16,7 @@ PAIR = "retinanet_R_18_FPN_bckd_pkd_from_retinanet_R_50_FPN_1x"
 COCO = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco")
 
 
+@pytest.mark.skipif(not FULL, reason="takes long: make test-faults")
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
 def test_every_stage_runs(tmp_path):
     console, out = tmp_path / "console.txt", tmp_path / "out"
