@@ -126,6 +126,7 @@ def _run(
 def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, ...]) -> List[str]:
     from ..errors import ConfigError
     from ..reproduce import (
+        drop_weights,
         plan_of,
         prepare_dry_run,
         reason_against_dry_run,
@@ -145,6 +146,7 @@ def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, .
             errors = [f"{pair.name}: {error}"]
         failed += errors
         done += not errors
+        drop_weights(study)
         for line in values_of(study) if len(pairs) == 1 else ():
             echo(line)
     echo(f"{done} of {len(pairs)} pairs went through every stage; the AP mean nothing")

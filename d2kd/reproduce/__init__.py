@@ -1,7 +1,7 @@
 """Published pairs of teacher and student, trained again and compared; rows of studies likewise."""
 
 from .costs import Cost, cost_of
-from .dry_run import prepare_dry_run, reason_against_dry_run
+from .dry_run import drop_weights, prepare_dry_run, reason_against_dry_run
 from .needs import check_needs
 from .pairs import Pair, load_pair, load_pairs
 from .plan import plan_of, run_stages
@@ -16,6 +16,7 @@ __all__ = [
     "Report",
     "check_needs",
     "cost_of",
+    "drop_weights",
     "folder_of_report",
     "load_pair",
     "load_pairs",

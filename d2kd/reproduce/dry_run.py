@@ -8,6 +8,7 @@ import torch
 
 from ..data.coco_json import read_coco
 from ..engine.provenance import write_json
+from ..study import Study
 from .needs import count_images, places
 from .pairs import Pair
 
@@ -62,6 +63,14 @@ def reason_against_dry_run(pair: Pair) -> str:
     if pair.needs_tokens:
         return f"its method learns tokens first, d2kd train {pair.tokens_config}"
     return ""
+
+
+def drop_weights(study: Study) -> None:
+    """Remove checkpoints of students, which nobody reads again: all pairs' are some 40 GB."""
+    for row, runs in study.rows.items():
+        if not row.startswith("teacher_"):
+            for file in (x for run in runs for x in run.folder.glob("*.pth")):
+                file.unlink()
 
 
 def _first(coco: Dict[str, Any]) -> Dict[str, Any]:
