@@ -13,7 +13,7 @@ from ..checkpoint.of_run import BEST
 from ..engine.provenance import write_json
 from ..errors import ConfigError
 from ..evaluation.best_f1 import TASK, stored_best_f1
-from ..file_io import read_json, write_atomically
+from ..file_io import read_json, write_atomically, write_text
 from ..inference.predict import Predictor, class_names
 
 _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
@@ -59,15 +59,11 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
         write_json(output / best.name, read_json(best))
     else:
         write_json(output / "results.json", {"results": {TASK: stored_best_f1(weights)}})
-        _write_text(output / "last_checkpoint", FINAL)
-    _write_text(output / "config.yaml", _plain_config(cfg))
+        write_text(output / "last_checkpoint", FINAL)
+    write_text(output / "config.yaml", _plain_config(cfg))
     write_atomically(output / name, lambda x: torch.save({"model": detector.state_dict()}, x))
     size = sum(x.stat().st_size for x in output.iterdir()) / 2**20
     yield f"wrote {output}: {type(detector).__name__}, {size:.1f} MB, a folder for d2kd predict"
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
 
 
 def _plain_config(cfg: CfgNode) -> str:

@@ -1,6 +1,6 @@
 """Files: written completely or not at all, and read within bounds where a user brought them."""
 
-from .files import CONFIGS, append, sha256_of, write_atomically, write_yaml
+from .files import CONFIGS, append, sha256_of, write_atomically, write_text, write_yaml
 from .kinds import LAZY_YAML, expect, kind_of, told
 from .locks import LOCK, has_locks, holder_of, is_locked, locked
 from .places import check_output
@@ -36,5 +36,6 @@ __all__ = [
     "sha256_of",
     "told",
     "write_atomically",
+    "write_text",
     "write_yaml",
 ]

@@ -44,7 +44,7 @@ def write_yaml(path: Path, data: Dict[str, Any]) -> None:
     """Write a dictionary in its order, completely or not at all; its folder is made."""
     text = yaml.dump(data, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=200)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    write_text(path, text)
 
 
 def append(path: Path, text: str) -> None:
@@ -69,3 +69,8 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, completely or not at all; its folder exists."""
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))

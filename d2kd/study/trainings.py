@@ -13,7 +13,7 @@ from ..config.locate import moved_config
 from ..cores import usable_cores
 from ..engine.jobs import Executor
 from ..engine.run_folder import holds_run
-from ..file_io import LOCK, holder_of, is_locked, locked, write_atomically
+from ..file_io import LOCK, holder_of, is_locked, locked, write_text
 from .commands import Run
 from .plan import Study
 
@@ -103,8 +103,7 @@ def _train(run: Run, metric: str, jobs: int, threads: int, lock: int) -> Finishe
         reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"
         return Finished(error=f"{run.name}: {reason}, see {run.folder / 'console.txt'}")
     result = {"command": run.command, metric: value, "seconds": round(time.time() - start)}
-    text = json.dumps(result, indent=1)
-    write_atomically(run.folder / "result.json", lambda path: path.write_text(text))
+    write_text(run.folder / "result.json", json.dumps(result, indent=1))
     return Finished(f"{run.name}: {metric} {value:.1f}, {result['seconds']} s")
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from ...checkpoint.safetensors_file import write_safetensors
 from ...checkpoint.values import digest, digest_of, tensors_in
 from ...cores import cpu_kind
-from ...file_io import write_atomically
+from ...file_io import write_text
 from ...text import plain
 from ..provenance import describe_run, write_json
 from .batch import Batch, pack
@@ -63,7 +63,7 @@ def write_capsule(step: FailedStep, folder: Path, source: Source, limit: int) ->
         new.mkdir(parents=True)
         for name, tensors in files.items():
             write_safetensors(tensors, new / f"{name}.safetensors")
-        write_atomically(new / CONFIG, lambda part: part.write_text(step.cfg.dump(), "utf-8"))
+        write_text(new / CONFIG, step.cfg.dump())
         write_json(new / RECORD, record)
         if (folder / RECORD).is_file():
             shutil.rmtree(folder)

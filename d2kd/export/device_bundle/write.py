@@ -13,8 +13,9 @@ from PIL import Image
 
 from ...engine.run_folder import holds_run
 from ...errors import ConfigError
-from ...file_io import write_atomically
+from ...file_io import write_atomically, write_text
 from ...text import plain
+from ..options import LIMITS
 from ..student import export_student, test_images
 
 HERE = Path(__file__).parent
@@ -23,7 +24,6 @@ TOLERANCES = {"box": 1.0, "score": 0.02, "mask_iou": 0.95}
 """Of the example on another machine: px of the picture, scores in [0, 1], IoU of masks."""
 _SOURCES = "run.py", "requirements.txt"
 _PREPARING = "size", "channels", "pad_value", "dynamic", "multiple"
-_LIMITS = "score_threshold", "nms_threshold", "topk", "max_detections"
 _TRIED = 100  # test images
 
 
@@ -101,19 +101,15 @@ def _example(
 
 def _write_texts(folder: Path, about: Dict[str, Any], threshold: float) -> None:
     names = about["classes"] or range(about["num_classes"])
-    _write_text(folder / "labels.txt", "".join(f"{plain(name)}\n" for name in names))
+    write_text(folder / "labels.txt", "".join(f"{plain(name)}\n" for name in names))
     values = {"input": "image", "layout": "NCHW", "dtype": "float32", "scale": 1.0}
-    values |= {key: about[key] for key in (*_PREPARING, *_LIMITS) if key in about}
+    values |= {key: about[key] for key in (*_PREPARING, *LIMITS) if key in about}
     _write_json(folder / "preprocessing.json", {**values, "shown_from": threshold})
     readme = (HERE / "README.md").read_text("utf-8").format(
         detector=about["detector"], classes=about["num_classes"], threshold=threshold,
         version=about["d2kd_version"])  # fmt: skip
-    _write_text(folder / "README.md", readme)
+    write_text(folder / "README.md", readme)
 
 
 def _write_json(path: Path, data: Dict[str, Any]) -> None:
-    _write_text(path, json.dumps(data) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    write_text(path, json.dumps(data) + "\n")
