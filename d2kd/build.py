@@ -73,6 +73,7 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
         "input_format": cfg.INPUT.FORMAT,
         "class_maps": class_maps,
         "stored": stored,
+        "assign_with": cfg.DISTILL.ASSIGN_WITH,
     }
 
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from .adapters import DetectorOutput, build_adapter
 from .adapters.class_map import ClassMap
 from .adapters.joined_sets import with_sets
+from .adapters.output import STUDENT_ONLY
 from .adapters.to_device import to_device
 from .build import build_distiller
-from .detectors.loss_normalizer import moving_averages, undo_normalizer
+from .detectors.loss_normalizer import Average, moving_averages, undo_normalizer
 from .heads import DistillationHead
 from .losses import mean_over_ranks
 from .losses.labels import positives_per_batch
-from .teachers.class_map import Named
-from .teachers.readers import all_of, ask_for_sets, check_formats, check_heads
+from .teachers.panel import Panel
 from .teachers.stored import StoredSets
 from .teachers.teacher import Teacher
 
@@ -49,6 +49,7 @@ class Distiller(nn.Module):
         input_format: str = "BGR",
         class_maps: Optional[Dict[int, ClassMap]] = None,
         stored: Optional[StoredSets] = None,
+        assign_with: str = "own",
     ) -> None:
         """Wire student, teachers and heads.
 
@@ -60,26 +61,24 @@ class Distiller(nn.Module):
             class_maps: how the classes of a teacher, by its index, stand for the student's, where
                 they are not the same; for heads that compare class by class.
             stored: detections that come with the images, behind the last teacher.
+            assign_with: "own", or "teacher": what teacher 0 predicts assigns the student's objects,
+                in place of what the student predicts.
 
         Raises:
-            ValueError: a negative weight, a teacher index or a channel order that does not exist.
+            ValueError: a negative weight, a teacher index or a channel order that does not exist,
+                or detectors of which one cannot assign the other's objects.
         """
         super().__init__()
-        check_heads(heads, count := len(teachers), stored is not None)
-        check_formats([input_format, *(t.input_format for t in teachers)])
-        ask_for_sets(heads, teachers)
+        self.panel = Panel(teachers, stored, heads, input_format, assign_with == "teacher")
         self.student = student
         self.heads = nn.ModuleDict({name: head for name, (head, _, _) in heads.items()})
         self.weights = {name: weight for name, (_, weight, _) in heads.items()}
         self.teacher_of = {name: index for name, (_, _, index) in heads.items()}
-        self.teachers_of = {name: all_of(head, i, count) for name, (head, _, i) in heads.items()}
-        self.reads_of = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}
         self.requests = {name: head.sets for name, (head, _, _) in heads.items()}
-        self.teachers, self.stored = list(teachers), stored
-        self.read: List[Named] = [*teachers, *([stored] if stored else [])]
         self.input_format = input_format
         self.class_maps = class_maps or {}
         self.adapter = build_adapter(student)
+        self.panel.check_assigner(self.adapter, 0 not in self.class_maps)
         spec = self.adapter.spec()
         reads = (head.reads_of_student(spec) for head, _, _ in heads.values())
         self.need: FrozenSet[str] = frozenset().union(*reads)
@@ -95,6 +94,11 @@ class Distiller(nn.Module):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         """See `d2kd.build.build_distiller`."""
         return build_distiller(cfg)
+
+    @property
+    def teachers(self) -> List[Teacher]:
+        """Frozen, and no part of the module."""
+        return self.panel.teachers
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +139,7 @@ class Distiller(nn.Module):
         """What a head compares: both outputs, in the classes that both have where it matters."""
         index, request = self.teacher_of[name], self.requests[name]
         if request is not None:
-            outputs = {i: teachers[i] for i in self.teachers_of[name]}
+            outputs = {i: teachers[i] for i in self.panel.teachers_of[name]}
             return student, with_sets(outputs, self.class_maps, request.union)
         if index not in self.class_maps or not self.heads[name].by_class:
             return student, teachers[index]
@@ -144,15 +148,28 @@ class Distiller(nn.Module):
 
     def check_heads(self) -> None:
         """Let every head check its teacher before a training; see `check_teacher`."""
+        teachers = self.panel.all
         for name, head in self.heads.items():
-            cast(DistillationHead, head).check_teacher(self.read[self.teacher_of[name]].adapter)
+            cast(DistillationHead, head).check_teacher(teachers[self.teacher_of[name]].adapter)
 
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
-        """The student's losses, zero for unlabelled images, and what the heads read of it."""
+        """The student's losses, zero for unlabelled images, and what the heads read of it.
+
+        Losses and labels are missing until `run_teachers` where a teacher assigns the objects.
+        """
         images = self.adapter.preprocess(batched_inputs, self.divisor)
         gt = [to_device(x["instances"], self.device) for x in batched_inputs]
+        if self.panel.assigns:
+            output = self.adapter(images, None, self.need - STUDENT_ONLY | {"logits"})
+            output.gt = gt
+            return output
         averages = moving_averages(self.student)
         output = self.adapter(images, gt, self.need)
+        return self._counted(batched_inputs, output, averages)
+
+    def _counted(
+        self, batched_inputs: List[dict], output: DetectorOutput, averages: Dict[str, Average]
+    ) -> DetectorOutput:
         if batched_inputs[0].get("unlabelled", False):
             output.losses = {name: value * 0 for name, value in output.losses.items()}
             undo_normalizer(self.student, averages)
@@ -165,32 +182,16 @@ class Distiller(nn.Module):
         self, batched_inputs: List[dict], student: DetectorOutput
     ) -> Dict[int, DetectorOutput]:
         """What the heads read of each teacher, by its index."""
-        outputs = {}
-        for index in sorted({i for indices in self.teachers_of.values() for i in indices}):
-            need = self.teacher_need(index)
-            outputs[index] = self.ask(index, batched_inputs, student, need)
-            if need & {"roi", "masks"}:
-                self.teachers[index].add_regions(outputs[index], student, need)
+        outputs = self.panel.run(batched_inputs, self.divisor, student)
+        if self.panel.assigns:
+            averages = moving_averages(self.student)
+            self.adapter.supervise_by(student, student.gt, outputs[0])
+            self._counted(batched_inputs, student, averages)
         return outputs
 
     def look_ahead(self, batched_inputs: List[dict]) -> None:
         """Tell the teachers of a training batch that is to come; see `AheadTeacher`."""
-        for index, teacher in enumerate(self.teachers):
-            need = self.teacher_need(index)
-            teacher.look_ahead(batched_inputs, self.divisor, self.input_format, need)
-
-    def ask(
-        self, index: int, batched_inputs: List[dict], student: DetectorOutput, need: FrozenSet[str]
-    ) -> DetectorOutput:
-        """What is needed of one teacher; of stored detections where the index is behind all."""
-        if self.stored is not None and index == len(self.teachers):
-            return self.stored(batched_inputs, student)
-        return self.teachers[index](batched_inputs, self.divisor, self.input_format, need)
-
-    def teacher_need(self, index: int) -> FrozenSet[str]:
-        """Fields that the heads read of a teacher; none of one that they do not read."""
-        names = (name for name, indices in self.teachers_of.items() if index in indices)
-        return frozenset().union(*(self.reads_of[name] for name in names))
+        self.panel.look_ahead(batched_inputs, self.divisor)
 
     def __getattr__(self, name: str) -> Any:
         """The student's, if it is not the distiller's: names of its state dict lead to modules."""

@@ -28,6 +28,7 @@ class DetectorAdapter:
     replays: ClassVar[Tuple[Callable, ...]] = ()
     provides: FrozenSet[str] = frozenset({"features", "gt"})
     conditions: ClassVar[Dict[str, str]] = {}
+    by_prediction: ClassVar[bool] = False  # whether it assigns objects by what is predicted
     least_score: float = 0.05  # from which on boxes of a teacher's set count
 
     def __init__(self, detector: nn.Module) -> None:
@@ -99,6 +100,18 @@ class DetectorAdapter:
             output: of `forward` on the same images.
             features: maps by stride, of the shapes of `output.features`.
             gt: targets.
+        """
+        raise NotImplementedError
+
+    def supervise_by(
+        self, output: DetectorOutput, gt: List[Instances], predicted: DetectorOutput
+    ) -> None:
+        """Fill a student's losses, labels and boxes, with its objects assigned by a teacher.
+
+        Args:
+            output: of `forward` on the same images, without targets.
+            gt: targets.
+            predicted: what the teacher, a detector of the same kind, predicts at the same cells.
         """
         raise NotImplementedError
 

@@ -20,6 +20,7 @@ class DDODAdapter(AnchorPointDetectorAdapter):
     """As for ATSS; `labels` and `matched_boxes` are those of the classification."""
 
     detector: DDOD
+    by_prediction = True
     replays: ClassVar[Tuple[Callable, ...]] = (DenseDetector.forward, DDOD.forward_training)
 
     def _assign(
@@ -27,6 +28,14 @@ class DDODAdapter(AnchorPointDetectorAdapter):
     ) -> Tuple[List[Tensor], List[Tensor]]:
         maps = (list(x.values()) for x in (output.logits, output.deltas))
         return self.detector.label_anchors(list(output.anchors.values()), gt, *maps)
+
+    def supervise_by(
+        self, output: DetectorOutput, gt: List[Instances], predicted: DetectorOutput
+    ) -> None:
+        """See the base class."""
+        seen = copy.copy(output)
+        seen.logits, seen.deltas = predicted.logits, predicted.deltas
+        self._supervise(output, gt, seen)
 
     def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
         """See the base class. A place's logit is that of its box's class."""

@@ -152,10 +152,13 @@ class DenseDetectorAdapter(DetectorAdapter):
         """See the base class."""
         return logits.float().sigmoid()
 
-    def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
+    def _supervise(
+        self, out: DetectorOutput, gt: List[Instances], by: Optional[DetectorOutput] = None
+    ) -> None:
+        """Fill losses, labels and boxes; `by` has the predictions that objects are assigned by."""
         m = self.detector
         anchors, logits, deltas = (list(x.values()) for x in (out.anchors, out.logits, out.deltas))
-        labels, boxes = self._assign(out, gt)
+        labels, boxes = self._assign(by or out, gt)
         more = [list(getattr(out, name).values()) for name in self.predicted[2:]]
         out.losses = m.losses(anchors, logits, labels, deltas, boxes, *filter(None, more))
         out.gt, (out.labels, out.matched_boxes) = gt, self._labels(labels, boxes)

@@ -30,6 +30,7 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.DISTILL.STUDENT = ""  # a meta-architecture, of those that `d2kd detectors` prints
     cfg.DISTILL.HEADS = ()  # names in DISTILLATION_HEAD_REGISTRY
     cfg.DISTILL.SCHEDULE = (0, -1)  # warm-up iterations, last distilled iteration (-1: no end)
+    cfg.DISTILL.ASSIGN_WITH = "own"  # own | teacher, whose predictions assign a DDOD's objects
     cfg.DISTILL.INIT_FROM_TEACHER = "none"  # none | neck | neck+head, from teacher 0
     cfg.DISTILL.LR_FACTOR = 1.0  # of the heads' own layers, on top of SOLVER.BASE_LR
     cfg.DISTILL.COMPILE = False  # torch.compile of backbones and dense heads, in place

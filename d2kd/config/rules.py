@@ -128,6 +128,7 @@ CHOICES: Dict[str, Tuple[Any, ...]] = {
     "DISTILL.TEACHER.PRECISION": ("fp32", "bf16", "fp16", "auto"),
     "DISTILL.TEACHER.CACHE_BITS": (32, 16),
     "DISTILL.TEACHER.SIZE": ("student", "own"),
+    "DISTILL.ASSIGN_WITH": ("own", "teacher"),
     "DISTILL.INIT_FROM_TEACHER": ("none", "neck", "neck+head"),
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),

@@ -30,7 +30,7 @@ def find_blame(model: nn.Module) -> Blame:
     if not isinstance(model, Distiller) or not model.batch:
         return Blame()
     batch, need = model.batch, model.need - STUDENT_ONLY - {"roi", "masks"}
-    read = {i for indices in model.teachers_of.values() for i in indices}
+    read = {i for indices in model.panel.teachers_of.values() for i in indices}
     for index in sorted(read & set(range(len(model.teachers)))):
         teacher = model.teachers[index]
         alone = teacher(batch, model.divisor, model.input_format, need & teacher.adapter.provides)

@@ -58,7 +58,8 @@ def check_teachers(cfg: CfgNode, model: Distiller) -> None:
             f"{len(found)} of {len(ours)} classes of {data!r} are not those of teacher {index} "
             f"({cfg.DISTILL.TEACHER.CONFIG_FILES[index]}), in order ({found[0]})"
         )
-        heads = [name for name, head in model.heads.items() if index in model.teachers_of[name]]
+        readers = model.panel.teachers_of
+        heads = [name for name in model.heads if index in readers[name]]
         logging.getLogger(__name__).warning(
             "%s. %s reads no classes and goes on; check that this is the right teacher.",
             text, ", ".join(heads) or "No method",

@@ -40,7 +40,8 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
     heads = {k: x for k, x in distiller.heads.items() if isinstance(x, DistillationHead)}
     for name, head in heads.items():
         need, indices = head.reads_of_teacher(), _asked(distiller, name, batch)
-        outputs = {i: distiller.ask(i, batch, student, need) for i in indices}
+        asked = batch, distiller.divisor, student, need
+        outputs = {i: distiller.panel.ask(i, *asked) for i in indices}
         nothing = student, DetectorOutput(images, student.adapter, {})
         seen = distiller.seen_by(name, student, outputs) if outputs else nothing
         for label, levels in head.maps(*seen).items():
@@ -57,7 +58,7 @@ def _asked(distiller: Distiller, name: str, batch: List[dict]) -> List[int]:
     """Indices of a head's teachers; no stored detections where no image brings any."""
     networks = len(distiller.teachers)
     there = any("set" in x for x in batch)
-    return [i for i in distiller.teachers_of[name] if i < networks or there]
+    return [i for i in distiller.panel.teachers_of[name] if i < networks or there]
 
 
 def draw_maps(image: np.ndarray, boxes: np.ndarray, maps: Maps) -> Figure:

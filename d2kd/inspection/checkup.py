@@ -104,7 +104,7 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
         options = {key.upper(): cfg.DISTILL[name][key.upper()] for key in head_defaults(type(head))}
         text = ", ".join(f"{key} {value}" for key, value in options.items())
         reads = ", ".join(sorted(head.requires))
-        teachers = " ".join(map(str, model.teachers_of[name]))
+        teachers = " ".join(map(str, model.panel.teachers_of[name]))
         rows.append((name, model.weights[name], teachers, reads, f"{parameters(head):.2f}", text))
     headers = ("method", "weight", "teacher", "reads", "M parameters", "options")
     yield format_table(rows, headers, widest=60)

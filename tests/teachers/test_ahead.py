@@ -197,7 +197,7 @@ def test_two_ranks(tmp_path, squares):
 def ahead_of(model, make_runner):
     """The same distiller, whose teacher computes in advance."""
     other = clone(model)
-    other.teachers = [AheadTeacher(t, make_runner(t)) for t in other.teachers]
+    other.panel.teachers = [AheadTeacher(t, make_runner(t)) for t in other.teachers]
     return other
 
 

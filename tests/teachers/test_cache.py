@@ -122,7 +122,7 @@ def test_other_weights_other_settings_other_needs(tmp_path, event_storage):
 
 def test_half_precision_is_kept(tmp_path):
     _, model = pair(heads=("PKD", "BCKD"))
-    model.teachers = [Teacher(model.teachers[0].detector, precision="bf16")]
+    model.panel.teachers = [Teacher(model.teachers[0].detector, precision="bf16")]
     batch = make_batch()
     expected = losses_of(model, batch)
     losses_of(cached(model, tmp_path), batch)

@@ -41,7 +41,7 @@ class TeacherTrial(HookBase):
         batch = next(iter(build_train_loader(cfg, self.trainer.start_iter)))
         arguments = batch, distiller.divisor, distiller.input_format
         for index, teacher in enumerate(distiller.teachers):
-            if not (need := distiller.teacher_need(index)):
+            if not (need := distiller.panel.need(index)):
                 continue
             if teacher.undecided:
                 trial = try_precision(teacher, *arguments, need)

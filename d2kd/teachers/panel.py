@@ -1,0 +1,117 @@
+"""The teachers of a training, and which head reads what of which."""
+
+from typing import Dict, FrozenSet, List, Optional, Sequence
+
+from ..adapters import DetectorAdapter, DetectorOutput, DetectorSpec
+from ..errors import ConfigError
+from .class_map import Named
+from .readers import Heads, all_of, ask_for_sets, check_formats, check_heads
+from .stored import StoredSets
+from .teacher import Teacher
+
+
+class Panel:
+    """Frozen teachers and, behind the last one, stored detections; no module.
+
+    Attributes:
+        teachers_of: indices of the teachers that each head reads, by its name.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        stored: Optional[StoredSets],
+        heads: Heads,
+        input_format: str,
+        assigns: bool = False,
+    ) -> None:
+        """Check that the heads and the images of a batch fit the teachers.
+
+        Args:
+            teachers: frozen teachers.
+            stored: detections that come with the images.
+            heads: name -> (head, weight >= 0, index of its teacher).
+            input_format: channel order of the images in a batch, "BGR" or "RGB".
+            assigns: whether what teacher 0 predicts assigns the student's objects.
+
+        Raises:
+            ValueError: a negative weight, a teacher index or a channel order that does not exist.
+        """
+        check_heads(heads, count := len(teachers), stored is not None)
+        check_formats([input_format, *(t.input_format for t in teachers)])
+        ask_for_sets(heads, teachers)
+        self.teachers, self.stored, self.input_format = list(teachers), stored, input_format
+        self.teachers_of = {name: all_of(head, i, count) for name, (head, _, i) in heads.items()}
+        self._reads = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}
+        self.assigns = assigns
+
+    def check_assigner(self, student: DetectorAdapter, same_classes: bool) -> None:
+        """Check that what teacher 0 predicts can assign the student's objects, if it is to.
+
+        Raises:
+            ConfigError: there is no teacher, the student does not assign by predictions, or the
+                teacher has other cells, classes or coding of boxes.
+        """
+        if not self.assigns:
+            return
+        mine, theirs = student.spec(), self.teachers[0].adapter.spec() if self.teachers else None
+        if not student.by_prediction:
+            raise ConfigError(
+                f"DISTILL.ASSIGN_WITH teacher: {mine.name} assigns its objects by their boxes, not "
+                "by what is predicted; set it to own, or take a DDOD student."
+            )
+        if theirs is None or not same_classes or _cells_of(mine) != _cells_of(theirs):
+            raise ConfigError(
+                "DISTILL.ASSIGN_WITH teacher needs a teacher 0 of the student's kind, with its "
+                f"classes in their order, its strides and anchors: the student is {_cells_of(mine)}, teacher 0 is "
+                f"{_cells_of(theirs) if theirs else 'not there'}. Set it to own, or take another "
+                "teacher."
+            )
+
+    @property
+    def all(self) -> List[Named]:
+        """The teachers and, behind them, stored detections."""
+        return [*self.teachers, *([self.stored] if self.stored else [])]
+
+    def need(self, index: int) -> FrozenSet[str]:
+        """Fields that are read of one teacher; none of one that nothing reads."""
+        names = (name for name, indices in self.teachers_of.items() if index in indices)
+        assigned = frozenset({"logits", "deltas"} if self.assigns and index == 0 else ())
+        return assigned.union(*(self._reads[name] for name in names))
+
+    def run(
+        self, batched_inputs: List[dict], divisor: int, student: DetectorOutput
+    ) -> Dict[int, DetectorOutput]:
+        """What is read of each teacher, by its index."""
+        outputs = {}
+        read = {i for indices in self.teachers_of.values() for i in indices}
+        for index in sorted(read | {0} if self.assigns else read):
+            need = self.need(index)
+            outputs[index] = self.ask(index, batched_inputs, divisor, student, need)
+            if need & {"roi", "masks"}:
+                self.teachers[index].add_regions(outputs[index], student, need)
+        return outputs
+
+    def ask(
+        self,
+        index: int,
+        batched_inputs: List[dict],
+        divisor: int,
+        student: DetectorOutput,
+        need: FrozenSet[str],
+    ) -> DetectorOutput:
+        """What is needed of one teacher; of stored detections where the index is behind all."""
+        if self.stored is not None and index == len(self.teachers):
+            return self.stored(batched_inputs, student)
+        return self.teachers[index](batched_inputs, divisor, self.input_format, need)
+
+    def look_ahead(self, batched_inputs: List[dict], divisor: int) -> None:
+        """Tell the teachers of a training batch that is to come; see `AheadTeacher`."""
+        for index, teacher in enumerate(self.teachers):
+            teacher.look_ahead(batched_inputs, divisor, self.input_format, self.need(index))
+
+
+def _cells_of(spec: DetectorSpec) -> str:
+    strides = ", ".join(map(str, spec.features))
+    kind = f"{spec.name} with {spec.num_classes} classes and {spec.box_coding} boxes"
+    return f"a {kind}, {spec.num_anchors} a cell of strides {strides} px"

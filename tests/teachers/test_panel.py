@@ -1,0 +1,79 @@
+"""DISTILL.ASSIGN_WITH: objects of a student that are assigned by what its teacher predicts."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from d2kd import Distiller, Teacher, build_adapter
+from d2kd.adapters.class_map import ClassMap
+from d2kd.errors import ConfigError
+from d2kd.heads.pgd import PGD
+from d2kd.heads.pkd import PKD
+from d2kd.testing import make_batch
+from tests.detectors.test_ddod import build
+from tests.helpers import detector
+
+
+def distiller(student, *teachers, head=PGD, **options):
+    """Assigned by the first teacher, which one head reads."""
+    read = [Teacher(x) for x in teachers]
+    specs = build_adapter(student).spec(), (build_adapter(teachers[0]).spec() if teachers else None)
+    heads = {head.__name__: (head(*specs), 1.0, 0)} if teachers else {}
+    keys = {"assign_with": "teacher", **options}
+    return Distiller(student=student, teachers=read, heads=heads, **keys).train()
+
+
+@pytest.mark.parametrize("head", [PGD, PKD])
+def test_losses_are_those_of_the_teachers_assignment(head):
+    """PKD reads no predictions of the teacher, which are asked for all the same."""
+    student, teacher, batch = build(), build(seed=1), make_batch()
+    other = copy.deepcopy(student)
+    model = distiller(student, teacher, head=head)
+    seen = model.run_student(batch)
+    theirs = model.run_teachers(batch, seen)[0]
+    anchors, logits, deltas, quality = (
+        list(x.values()) for x in (seen.anchors, seen.logits, seen.deltas, seen.quality)
+    )
+    maps = [list(x.values()) for x in (theirs.logits, theirs.deltas)]
+    labels, boxes = other.label_anchors(anchors, seen.gt, *maps)
+    expected = other.losses(anchors, logits, labels, deltas, boxes, quality)
+    assert_close(seen.losses, expected, rtol=0, atol=0)
+    assert torch.equal(seen.labels, torch.stack(labels)[..., 0])
+    own = torch.stack(other.label_anchors(anchors, seen.gt, logits, deltas)[0])[..., 0]
+    assert not torch.equal(seen.labels, own)
+    assert torch.equal(student.level_counts, other.level_counts)
+
+
+def test_a_teacher_like_the_student_assigns_as_it_does_itself():
+    batch, losses = make_batch(), []
+    for choice in ("own", "teacher"):
+        student = build()
+        losses.append(distiller(student, copy.deepcopy(student), assign_with=choice)(batch))
+    assert losses[0].keys() == losses[1].keys()
+    assert_close(*losses, rtol=0, atol=0)
+
+
+def test_images_without_labels_count_nothing():
+    student, batch = build(), make_batch()
+    model = distiller(student, build(seed=1))
+    losses = model([{**x, "unlabelled": True} for x in batch])
+    assert all(losses[name] == 0 for name in ("loss_cls", "loss_box_reg", "loss_quality"))
+    assert losses["loss_PGD_cls"] > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: distiller(*[detector("ATSS", MODEL__ATSS__QUALITY="iou") for _ in range(2)]),
+         "ASSIGN_WITH teacher: ATSS assigns its objects by their boxes"),
+        (lambda: distiller(build(), detector("ATSS"), head=PKD), "teacher 0 is an? ATSS with 3"),
+        (lambda: distiller(build()), "teacher 0 is not there"),
+        (lambda: distiller(build(), build(), class_maps={0: ClassMap(3, (0,), ((0,),))}),
+         "with its classes in their order"),
+    ],
+)  # fmt: skip
+def test_what_cannot_assign_is_refused(make, line):
+    with pytest.raises(ConfigError, match=line):
+        make()
