@@ -54,18 +54,19 @@ class Panel:
         """
         if not self.assigns:
             return
-        mine, theirs = student.spec(), self.teachers[0].adapter.spec() if self.teachers else None
+        mine = _cells_of(student.spec())
         if not student.by_prediction:
             raise ConfigError(
-                f"DISTILL.ASSIGN_WITH teacher: {mine.name} assigns its objects by their boxes, not "
-                "by what is predicted; set it to own, or take a DDOD student."
+                f"DISTILL.ASSIGN_WITH teacher: the student is {mine}, which assigns its objects by "
+                "their boxes, not by what is predicted; set it to own, or take a DDOD student."
             )
-        if theirs is None or not same_classes or _cells_of(mine) != _cells_of(theirs):
+        there = bool(self.teachers)
+        theirs = _cells_of(self.teachers[0].adapter.spec()) if there else "not there"
+        if theirs != mine or not same_classes:
             raise ConfigError(
                 "DISTILL.ASSIGN_WITH teacher needs a teacher 0 of the student's kind, with its "
-                f"classes in their order, its strides and anchors: the student is {_cells_of(mine)}, teacher 0 is "
-                f"{_cells_of(theirs) if theirs else 'not there'}. Set it to own, or take another "
-                "teacher."
+                f"classes in their order, its strides and anchors: the student is {mine}, teacher "
+                f"0 is {theirs}. Set it to own, or take another teacher."
             )
 
     @property
@@ -113,5 +114,7 @@ class Panel:
 
 def _cells_of(spec: DetectorSpec) -> str:
     strides = ", ".join(map(str, spec.features))
-    kind = f"{spec.name} with {spec.num_classes} classes and {spec.box_coding} boxes"
-    return f"a {kind}, {spec.num_anchors} a cell of strides {strides} px"
+    return (
+        f"{spec.name} with {spec.num_classes} classes, boxes as {spec.box_coding} and "
+        f"{spec.num_anchors} a cell of strides {strides} px"
+    )

@@ -67,8 +67,8 @@ def test_images_without_labels_count_nothing():
     ("make", "line"),
     [
         (lambda: distiller(*[detector("ATSS", MODEL__ATSS__QUALITY="iou") for _ in range(2)]),
-         "ASSIGN_WITH teacher: ATSS assigns its objects by their boxes"),
-        (lambda: distiller(build(), detector("ATSS"), head=PKD), "teacher 0 is an? ATSS with 3"),
+         "ASSIGN_WITH teacher: the student is ATSS with 3 .*by their boxes"),
+        (lambda: distiller(build(), detector("ATSS"), head=PKD), "teacher 0 is ATSS with 3"),
         (lambda: distiller(build()), "teacher 0 is not there"),
         (lambda: distiller(build(), build(), class_maps={0: ClassMap(3, (0,), ((0,),))}),
          "with its classes in their order"),

@@ -59,7 +59,7 @@ def test_a_file_teaches_without_a_network(tmp_path, squares, meta):
     cfg = config(tmp_path, squares, stored(tmp_path, squares, ("Red", "green")), meta)
     trainer = DistillationTrainer(cfg)
     model = trainer.distiller
-    assert not model.teachers and model.stored.classes in (["Red", "green"], ["green", "Red"])
+    assert not model.teachers and model.panel.stored.classes in (["Red", "green"], ["green", "Red"])
     batch = next(iter(trainer.data_loader))
     student = model.run_student(batch)
     out = model.run_teachers(batch, student)
@@ -92,7 +92,9 @@ def test_a_class_that_the_file_lacks(tmp_path, squares, caplog):
     with caplog.at_level(logging.WARNING, "d2kd"):
         trainer = DistillationTrainer(config(tmp_path, squares, file, "RetinaNet", *options))
     maps = trainer.distiller.class_maps
-    assert maps == {0: ClassMap(2, (0,), ((trainer.distiller.stored.classes.index("crimson"),),))}
+    assert maps == {
+        0: ClassMap(2, (0,), ((trainer.distiller.panel.stored.classes.index("crimson"),),))
+    }
     assert "it does not teach green" in caplog.text
     with pytest.raises(ConfigError, match="SetKD: the student .* have no class in common"):
         DistillationTrainer(config(tmp_path, squares, file))
