@@ -112,12 +112,12 @@ def test_beside_a_teacher(tmp_path, squares):
     )  # fmt: skip
     trainer = DistillationTrainer(config(tmp_path, squares, file, "RetinaNet", *options))
     model = trainer.distiller
-    assert model.teachers_of == {"SetKD": (0, 1)} and len(model.teachers) == 1
+    assert model.panel.teachers_of == {"SetKD": (0, 1)} and len(model.teachers) == 1
     batch = next(iter(trainer.data_loader))
     assert model(batch)["loss_SetKD_box"] > 0
     alone = config(tmp_path, squares, file, "RetinaNet", *options[:4])
     model = DistillationTrainer(alone).distiller
-    assert model.teachers_of == {"SetKD": (1,)}
+    assert model.panel.teachers_of == {"SetKD": (1,)}
 
 
 def test_nothing_to_inherit(tmp_path, squares):
