@@ -68,6 +68,14 @@ def quick_starts(warm_python, monkeypatch):
 
 
 @pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Programs of Slurm in `tmp_path`, see `tests.slurm`."""
+    from tests.slurm import install
+
+    install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
 def data_root() -> Path:
     """Folder with `coco/` and `BCCD/`, from DETECTRON2_DATASETS or beside the repository."""
     for folder in (os.environ.get("DETECTRON2_DATASETS"), ROOT.parent / "shared" / "data"):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import tensor
 
 from d2kd.inference.detections import draw_detections
-from d2kd.robustness.evaluations import result_path
 from d2kd.robustness.plan import build_plan
+from d2kd.robustness.results import result_path
 from d2kd.study import load_study
 from d2kd.study.markdown import write_report
 from d2kd.text import file_name, for_markdown, make_output_plain, markdown_code, plain, plain_lines

@@ -7,6 +7,7 @@ import click
 
 from ..errors import ConfigError
 from .base import debug_option, echo, echo_lines
+from .executor import build_executor, with_executor
 from .output import Output
 
 
@@ -21,16 +22,18 @@ from .output import Output
               help="Evaluations at the same time, spread over the GPUs.")  # fmt: skip
 @click.option("--import", "imports", multiple=True, metavar="FILE",
               help="Python file of yours that registers detectors or data sets.")  # fmt: skip
+@with_executor
 @debug_option
 def robustness(
     sources: Tuple[Path, ...], output: Path | None, quick: bool, report: bool,
-    jobs: int, imports: Tuple[str, ...],
+    jobs: int, imports: Tuple[str, ...], executor: str | None, slurm: Tuple[str, ...],
 ) -> None:  # fmt: skip
     """Compare models under corruptions and attacks, and by errors.
 
     PLAN is a yaml that names models, corruptions, other data sets and attacks. With the folders of
     RUNS instead, their best checkpoints get all corruptions, the attacks and the errors; the first
-    is the baseline. Killed and started again, it goes on with what is not finished.
+    is the baseline. Killed and started again, it goes on with what is not finished. With
+    --executor, jobs go on if this command is killed, and the same command waits for them.
 
     \b
     d2kd robustness output/student output/distilled output/teacher --quick
@@ -45,7 +48,8 @@ def robustness(
         plan = load_plan(str(sources[0]), quick)
     else:
         raise ConfigError("give one yaml, whose output is in it, or the folders of runs.")
+    where = None if report else build_executor(executor, slurm, plan.output)
     if not report:
-        run_plan(plan, jobs, imports)
+        run_plan(plan, jobs, imports, where)
     echo_lines(write_report(plan, collect(plan)))
     echo(f"wrote {plan.output / 'report.md'}")

@@ -1,12 +1,12 @@
 """`d2kd study`: methods and seeds, run after run."""
 
 import sys
-from pathlib import Path
-from typing import Any, List, Tuple
+from typing import List, Tuple
 
 import click
 
 from .base import debug_option, echo_lines
+from .executor import build_executor, with_executor
 
 
 @click.command()
@@ -17,10 +17,7 @@ from .base import debug_option, echo_lines
 @click.option("--tune", is_flag=True, help="Run the tries of its section tune, nothing else.")
 @click.option("--import", "imports", multiple=True, metavar="FILE",
               help="Python file of yours; those that PLAN imports must be named here.")  # fmt: skip
-@click.option("--executor", type=click.Choice(["local", "slurm"]),
-              help="Run each as a job of submitit; --jobs of them at the same time.")  # fmt: skip
-@click.option("--slurm", multiple=True, metavar="KEY=VALUE",
-              help="Option of sbatch, such as partition=gpu or time=600 (minutes).")  # fmt: skip
+@with_executor
 @debug_option
 def study(
     plan: str, jobs: int, report: bool, tune: bool, imports: Tuple[str, ...],
@@ -47,7 +44,7 @@ def study(
     found = room.load_study(plan)
     room.check_imports(found, f"d2kd study {plan}", imports)
     import_files(imports)
-    where = None if report else _executor(executor, slurm, found.output)
+    where = None if report else build_executor(executor, slurm, found.output)
     if tune:
         _exit_with(room.tune_study(found, jobs, where))
         echo_lines("\n".join(room.table_of_tries(found)))
@@ -61,17 +58,6 @@ def study(
     more = room.collect_more(found) | (room.collect_robustness(found) if found.robustness else {})
     echo_lines(room.write_report(found, room.collect(found), more))
     _exit_with(failed)
-
-
-def _executor(kind: str | None, slurm: Tuple[str, ...], output: Path) -> Any:
-    from ..engine.jobs import Executor
-
-    pairs = [option.partition("=") for option in slurm]
-    if (slurm and kind != "slurm") or not all(key and sign for key, sign, _ in pairs):
-        raise click.UsageError("--slurm takes KEY=VALUE, and goes with --executor slurm.")
-    if kind is None:
-        return None
-    return Executor(kind, output / "submitit", {key: value for key, _, value in pairs})
 
 
 def _exit_with(failed: List[str]) -> None:

@@ -1,52 +1,23 @@
 """Jobs in processes of their own through submitit: on a Slurm cluster, or on this machine."""
 
 import os
-import re
 import signal
-import subprocess
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, List, Optional
 
 from ..errors import ConfigError
-from ..file_io import has_locks, read_head
+from ..file_io import has_locks
 from ..text import plain
+from .turns import Call, Ended, Job, Turns, is_queued
 
 KINDS = ("local", "slurm")
 _YEAR = 365 * 24 * 60  # minutes; submitit's own limit is two
 _DAY = 24 * 60
 _POLL = {"local": 0.1, "slurm": 5.0}  # seconds
-_PATIENCE = 60.0  # seconds, for an answer of Slurm's
 _GPUS = "CUDA_VISIBLE_DEVICES"
-Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
-
-
-class Job(Protocol):
-    """What submitit gives for a function that runs elsewhere."""
-
-    @property
-    def job_id(self) -> str:
-        """Slurm's number of it."""
-
-    @property
-    def paths(self) -> Any:
-        """Of its files."""
-
-    def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
-
-    def result(self) -> Any:
-        """What `_begin` returned; raises if it did not."""
-
-
-class Ended(NamedTuple):
-    """What a job's function returned or, if it was stopped or raised, why there is nothing."""
-
-    value: Any
-    error: str = ""
 
 
 class Executor:
@@ -81,8 +52,7 @@ class Executor:
         if not has_locks(own):
             raise ConfigError(
                 f"--executor: the file system of {folder} has no locks, so that two jobs could "
-                "train into one folder: leave --executor out, or name a folder elsewhere in the "
-                "plan (output: FOLDER)."
+                "write into one folder: leave --executor out, or name an output folder elsewhere."
             )
         try:
             self._executor = submitit.AutoExecutor(own, cluster=kind)
@@ -113,56 +83,20 @@ class Executor:
             notes: a file of each call, which gets the number of its job in Slurm; a job that one
                 names from before is waited for as well, while it is queued or runs.
         """
-        known = notes if self.kind == "slurm" else ()
-
-        def taken(index: int) -> bool:
-            return busy(index) or (bool(known) and is_queued(known[index]))
-
-        def call(index: int) -> Job:
-            job = self.submit(calls[index][0], *calls[index][1])
-            for path in known[index : index + 1]:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(str(job.job_id))
-            return job
-
-        waiting = deque(range(len(calls)))
-        running: Dict[int, Optional[Job]] = {}
-        ended: Dict[int, Ended] = {}
-        while waiting or running:
-            while waiting and len(running) < limit:
-                i = waiting.popleft()
-                running[i] = None if taken(i) else call(i)
-            for i, job in list(running.items()):
-                if job is None and not taken(i):
-                    running[i] = call(i)
-                elif job is not None and job.done():
-                    found = _outcome(job)
-                    if found.error and busy(i):  # what a killed job has started goes on
-                        running[i] = None
-                        continue
-                    ended[i] = found
-                    del running[i]
+        turns = Turns(self.submit, calls, busy, notes if self.kind == "slurm" else ())
+        while turns.waiting or turns.running:
+            turns.begin(limit)
+            turns.look()
             time.sleep(_POLL[self.kind])
-        return [ended[i] for i in range(len(calls))]
+        return [turns.ended[i] for i in range(len(calls))]
 
-
-def is_queued(note: Path) -> bool:
-    """Whether Slurm has the job that a file names, waiting or running; also if it does not say."""
-    number = read_head(note, 20).decode(errors="replace").strip()
-    if not re.fullmatch(r"[0-9]{1,12}", number):
-        return False
-    try:
-        command = ["squeue", "--noheader", "--format=%T", "--jobs", number]
-        found = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_PATIENCE
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    except OSError:
-        return False
-    if found.returncode:
-        return "Invalid job id" not in found.stderr
-    return bool(found.stdout.strip())
+    def wait_for_earlier(self, notes: Sequence[Path]) -> None:
+        """Wait while Slurm has jobs that an earlier command noted, see `run`."""
+        for note in notes if self.kind == "slurm" else ():
+            if is_queued(note):
+                print(f"waits for a job of Slurm that {plain(note)} names", flush=True)
+            while is_queued(note):
+                time.sleep(_POLL[self.kind])
 
 
 def _begin(gpus: Optional[str], function: Callable[..., Any], *args: Any) -> Ended:
@@ -180,11 +114,3 @@ def _begin(gpus: Optional[str], function: Callable[..., Any], *args: Any) -> End
     except Exception as error:  # noqa: BLE001 - who submitted it says so
         traceback.print_exc()
         return Ended(None, plain(f"{type(error).__name__}: {error}".split("\n")[0], 500))
-
-
-def _outcome(job: Job) -> Ended:
-    try:
-        found: Ended = job.result()
-    except Exception:  # noqa: BLE001 - submitit's: there is no result
-        return Ended(None, f"it was stopped, what it said is in {job.paths.stderr}")
-    return found

@@ -1,6 +1,5 @@
 """Running a plan: one evaluation after another, finished ones are never run again."""
 
-import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import (
@@ -10,26 +9,23 @@ from multiprocessing import (
     set_start_method,
 )
 from multiprocessing.context import BaseContext
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 
-from ..config.defaults import get_d2kd_cfg
-from ..config.keys import flatten
 from ..cores import share_cores
 from ..engine.jobs import Executor
 from ..engine.main import import_files
-from ..engine.provenance import dataset_fingerprint, json_values
-from ..errors import ConfigError, RunError
-from ..file_io import LOCK, locked, write_atomically
-from ..text import file_name, plain
+from ..errors import RunError
+from ..file_io import LOCK, locked
+from ..text import plain
 from .cells import Cell
 from .plan import Plan
-from .subject import Results, Subject, evaluate_cell, load_subject
+from .results import load_subjects, read_result, result_path, write_result
+from .subject import Subject, evaluate_cell
 
-_SECTIONS = ("MODEL.", "INPUT.", "TEST.")
-_FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE")
+_JOB = ".job-"  # in the folder of results, with a number behind it: a share's job in Slurm
+Share = List[Tuple[str, Cell]]
 
 
 def run_plan(
@@ -52,6 +48,8 @@ def run_plan(
         ConfigError: a config, checkpoint or data set that does not fit, or a result that was made
             with other settings.
     """
+    if executor is not None:
+        executor.wait_for_earlier(sorted(plan.output.glob(f"{_JOB}*")))
     subjects = load_subjects(plan)
     pairs = [(subject, cell) for subject in subjects for cell in plan.cells]
     missing = [
@@ -72,20 +70,21 @@ def run_plan(
         list(pool.map(_job, [plan] * jobs, shares, range(jobs)))
 
 
-def _submit(
-    plan: Plan, shares: List[List[Tuple[str, Cell]]], imports: Sequence[str], executor: Executor
-) -> None:
+def _submit(plan: Plan, shares: List[Share], imports: Sequence[str], executor: Executor) -> None:
     count, threads = len(shares), torch.get_num_threads()
     start = imports, count if executor.kind == "local" else 1, threads, get_start_method()
     calls = [(_submitted, (start, plan, share, i)) for i, share in enumerate(shares)]
-    errors = [x.error for x in executor.run(calls, max(count, 1)) if x.error]
-    if errors:
+    notes = [plan.output / f"{_JOB}{i}" for i in range(count)]
+    ended = executor.run(calls, max(count, 1), notes=notes)
+    for line in (line for x in ended for line in x.value or []):
+        print(line, flush=True)
+    if errors := [x.error for x in ended if x.error]:
         raise RunError(f"evaluations were stopped: {errors[0]} The same command goes on.")
 
 
-def _submitted(start: Tuple, plan: Plan, share: List[Tuple[str, Cell]], number: int) -> None:
+def _submitted(start: Tuple, plan: Plan, share: Share, number: int) -> List[str]:
     _start(*start)
-    _job(plan, share, number)
+    return _job(plan, share, number)
 
 
 def _context() -> BaseContext:
@@ -108,100 +107,31 @@ def _start(imports: Sequence[str], jobs: int, threads: int, method: str) -> None
     import_files(imports)
 
 
-def _job(plan: Plan, share: List[Tuple[str, Cell]], number: int) -> None:
+def _job(plan: Plan, share: Share, number: int) -> List[str]:
     """A share of the evaluations, on one of the GPUs."""
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
-    _run(plan, load_subjects(plan), share)
+    return _run(plan, load_subjects(plan), share)
 
 
-def _run(plan: Plan, subjects: List[Subject], share: List[Tuple[str, Cell]]) -> None:
-    """Evaluations of models by name, one after another."""
+def _run(plan: Plan, subjects: List[Subject], share: Share) -> List[str]:
+    """Evaluations of models by name, one after another; what was said of each."""
     by_name = {subject.name: subject for subject in subjects}
+    said = []
     for name, cell in share:
         lock = result_path(plan, name, cell).with_suffix(LOCK)
         with locked(lock, wait=True):  # another scheduler's job may be at it
             if read_result(plan, by_name[name], cell) is None:
-                _evaluate(plan, by_name[name], cell)
+                said.append(_evaluate(plan, by_name[name], cell))
+    return said
 
 
-def _evaluate(plan: Plan, subject: Subject, cell: Cell) -> None:
+def _evaluate(plan: Plan, subject: Subject, cell: Cell) -> str:
     start = time.time()
     results = evaluate_cell(plan, subject, cell)
     seconds = round(time.time() - start, 1)
     write_result(plan, subject, cell, {"seconds": seconds, "results": results})
     ap = results["bbox"]["AP"]
-    print(f"{plain(subject.name)}, {plain(cell.name)}: AP {ap:.1f}, {seconds} s", flush=True)
-
-
-def load_subjects(plan: Plan) -> List[Subject]:
-    """Read the configs of all models.
-
-    Raises:
-        ConfigError: see `load_subject`, or the models are tested on different data.
-    """
-    subjects = [load_subject(plan, name) for name in plan.models]
-    tested = {x.name: x.cfg.DATASETS.TEST[0] for x in subjects}
-    if len({dataset_fingerprint(name) or name for name in tested.values()}) > 1:
-        raise ConfigError(
-            f"the models are tested on different data sets: {tested}. Name one in the plan: "
-            "dataset, and its entry in datasets if no config registers it."
-        )
-    return subjects
-
-
-def identity(plan: Plan, subject: Subject, cell: Cell) -> Dict[str, Any]:
-    """What a result depends on: weights, model, data and the cell's options."""
-    # through JSON, where a tuple of the defaults and a list of a run's yaml are the same
-    defaults, values = (json.loads(json.dumps(flatten(x))) for x in (get_d2kd_cfg(), subject.cfg))
-    changed = {key: x for key, x in values.items() if defaults.get(key) != x}
-    dataset = cell.options.get("dataset", subject.cfg.DATASETS.TEST[0])
-    return {
-        "weights": next(iter(subject.run["weights"].values())),
-        "config": {k: x for k, x in changed.items() if k.startswith(_SECTIONS) and k not in _FREE},
-        "dataset": {dataset: dataset_fingerprint(dataset)},
-        "images": plan.images,
-        "cell": json_values(cell.options),
-    }
-
-
-def result_path(plan: Plan, model: str, cell: Cell) -> Path:
-    """The file of one result."""
-    return plan.output / file_name(model) / f"{file_name(cell.name)}.json"
-
-
-def write_result(plan: Plan, subject: Subject, cell: Cell, result: Dict[str, Any]) -> None:
-    """Store a result with its identity and circumstances."""
-    path = result_path(plan, subject.name, cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"identity": identity(plan, subject, cell), **json_values(result), "run": subject.run}
-    text = json.dumps(data, indent=1)
-    write_atomically(path, lambda part: part.write_text(text))
-
-
-def read_result(plan: Plan, subject: Subject, cell: Cell) -> Optional[Results]:
-    """The stored result of an evaluation, None if it is not finished.
-
-    Raises:
-        ConfigError: it was made with other settings.
-    """
-    path = result_path(plan, subject.name, cell)
-    if not path.is_file():
-        return None
-    data = json.loads(path.read_text())
-    now = json.loads(json.dumps(identity(plan, subject, cell)))
-    if other := [key for key in now if data["identity"].get(key) != now[key]]:
-        raise ConfigError(
-            f"{path} was made with another {' and '.join(other)}. Remove it to evaluate again, or "
-            "give the plan another output folder."
-        )
-    return data["results"]
-
-
-def collect(plan: Plan) -> Dict[str, Dict[str, Results]]:
-    """Every finished result: model -> cell -> results."""
-    found = {}
-    for subject in load_subjects(plan):
-        results = {cell.name: read_result(plan, subject, cell) for cell in plan.cells}
-        found[subject.name] = {cell: x for cell, x in results.items() if x is not None}
-    return found
+    line = f"{plain(subject.name)}, {plain(cell.name)}: AP {ap:.1f}, {seconds} s"
+    print(line, flush=True)
+    return line

@@ -9,8 +9,8 @@ from ..engine.jobs import Executor
 from ..engine.main import config_of
 from ..engine.pace import Pace, device_name, measure_pace
 from ..errors import RunError
-from ..file_io import write_yaml
-from ..text import plain
+from ..file_io import LOCK, locked, write_yaml
+from ..text import file_name, plain
 from .found import PACE, read_paces
 from .plan import Study
 
@@ -39,18 +39,32 @@ def measure_paces(study: Study, jobs: int = 1, executor: Optional[Executor] = No
 def _measure_there(
     study: Study, name: str, other: str, jobs: int, executor: Optional[Executor]
 ) -> None:
-    if executor is None:
-        return _measure(study, name, other, jobs)
-    share = jobs if executor.kind == "local" else 1
-    (ended,) = executor.run([(_measure, (study, name, other, share))], 1)
-    if ended.error:
-        raise RunError(ended.error)
+    if executor is not None:
+        note = study.output / f".{file_name(name)}.job"
+        executor.wait_for_earlier([note])
+        if not _is_timed(study, name, other):
+            share = jobs if executor.kind == "local" else 1
+            (ended,) = executor.run([(_measure, (study, name, other, share))], 1, notes=[note])
+            if ended.error:
+                raise RunError(ended.error)
+    _measure(study, name, other, jobs)
 
 
 def _measure(study: Study, name: str, other: str, jobs: int) -> None:
-    found, commands = read_paces(study.data), [list(study.trained[x]) for x in (name, other)]
+    with locked(study.output / f".{PACE}{LOCK}", wait=True):  # a job of a command that was killed
+        _measure_alone(study, name, other, jobs)
+
+
+def _is_timed(study: Study, name: str, other: str) -> bool:
+    found = read_paces(study.data).get(name, {})
+    return found.get("commands") == [study.trained[name], study.trained[other]]
+
+
+def _measure_alone(study: Study, name: str, other: str, jobs: int) -> None:
+    commands = [list(study.trained[x]) for x in (name, other)]
     configs = [config_of(words) for words in commands]
-    if found.get(name, {}).get("commands") != commands:
+    found = read_paces(study.data)
+    if not _is_timed(study, name, other):
         print(f"{plain(name)}: its steps and those of {plain(other)} are timed", flush=True)
         share_cores(jobs)
         pace = measure_pace(*configs)

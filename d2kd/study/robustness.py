@@ -5,8 +5,9 @@ from typing import Dict, Optional
 
 from ..engine.jobs import Executor
 from ..evaluation.error_types import ERROR_TYPES
-from ..robustness.evaluations import collect, run_plan
+from ..robustness.evaluations import run_plan
 from ..robustness.plan import Plan, build_plan
+from ..robustness.results import collect
 from ..robustness.subject import Results
 from ..robustness.summary import ap_of, cells_of, summarize
 from .plan import Study

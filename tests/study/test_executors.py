@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from d2kd.engine import jobs
 from d2kd.engine.jobs import Executor
 from d2kd.errors import ConfigError
 from d2kd.file_io import holder_of, locked
@@ -102,64 +101,6 @@ def test_a_failed_run_is_reported_with_its_console(tmp_path, squares, executor):
     assert [x.split(",")[0] for x in failed] == ["plain", "fast"]
     assert "exit code 1, see out/plain/seed_1/console.txt" in failed[0]
     assert "SOLVER.STEPS" in Path("out/plain/seed_1/console.txt").read_text()
-
-
-SLURM = {
-    "sbatch": """export SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here SLURM_NTASKS=1
-export SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
-cp "$1" "$SUBMITTED.$$"
-sh "$SUBMITTED.$$" > /dev/null 2>&1 &
-echo Submitted batch job $$""",
-    "srun": """while [ "${1#-}" != "$1" ]; do
-case $1 in --output|--error) shift 2;; *) shift;; esac
-done
-exec "$@\"""",
-    "sacct": "echo 'JobID|State'",
-}  # of a cluster: they run everything here
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    for name, text in SLURM.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("SUBMITTED", str(tmp_path / "submitted"))
-    monkeypatch.setitem(jobs._POLL, "slurm", 0.1)
-
-
-SQUEUE = """echo "$@" >> asked
-[ $(wc -l < asked) -lt 3 ] && echo PENDING && exit 0
-ls submitted.* > before 2> /dev/null
-echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1"""
-
-
-def test_a_job_that_slurm_has_is_not_submitted_again(tmp_path, warm_python, slurm, monkeypatch):
-    """A scheduler that was killed has left its number."""
-    monkeypatch.chdir(tmp_path)
-    Path("squeue").write_text(f"#!/bin/sh\n{SQUEUE}\n")
-    Path("squeue").chmod(0o755)
-    Path(".job").write_text("4711")
-    executor = Executor("slurm", tmp_path / "submitit")
-    executor._executor._executor.python = warm_python
-    ended = executor.run([(work, (tmp_path, 0))], 1, notes=[tmp_path / ".job"])
-    assert ended[0].error == ""
-    asked = Path("asked").read_text().splitlines()
-    assert asked == ["--noheader --format=%T --jobs 4711"] * 3
-    assert Path("before").read_text() == "" and list(tmp_path.glob("submitted.*"))
-    assert Path(".job").read_text() not in ("", "4711")
-    Path(".job").write_text("1; rm -r x")
-    assert not jobs.is_queued(tmp_path / ".job") and len(asked) == 3
-
-
-def test_a_job_of_slurm(tmp_path, warm_python, slurm):
-    executor = Executor("slurm", tmp_path / "submitit", {"partition": "gpu", "time": "600"})
-    executor._executor._executor.python = warm_python
-    ended = executor.run([(work, (tmp_path, 0)), (work, (tmp_path, 0, True))], 2)
-    assert ended[0].error == "" and ended[0].value[1] == 0
-    assert ended[1] == (None, "ValueError: it cannot work")
-    text = next(tmp_path.glob("submitted.*")).read_text()
-    assert "#SBATCH --partition=gpu" in text and "#SBATCH --time=600" in text
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path, squares):
