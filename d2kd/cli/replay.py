@@ -1,5 +1,6 @@
 """`d2kd replay`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Tuple
 
@@ -24,22 +25,27 @@ def replay(
     """Repeat the step in which a run stopped, and say where its numbers went wrong.
 
     FOLDER is OUTPUT_DIR/replay/<iteration>, which a run leaves where a step fails: NaN, a spike, an
-    assertion, an exception. KEY VALUE pairs name files that have moved, such as
+    assertion, an exception. The step of several ranks is repeated by as many processes, where all
+    have left a capsule and no GPU is used. KEY VALUE pairs name files that have moved, such as
     DISTILL.TEACHER.WEIGHTS. The exit code is 1 if the step does not fail as it did, bit by bit.
 
     \b
     d2kd replay output/distilled/replay/1234
     """
     refuse_options([str(folder), *options])
-    from ..config.lazy import trust
-    from ..engine.main import import_files
     from ..inspection.replay import replay as replay_step
 
-    import_files(imports)
-    for path in trust_config:
-        trust(path)
-    lines, same = replay_step(folder, options)
+    lines, same = replay_step(folder, options, partial(_prepare, imports, trust_config))
     for line in lines:
         echo(line)
     if not same:
         raise SystemExit(1)
+
+
+def _prepare(imports: Tuple[str, ...], trust_config: Tuple[str, ...]) -> None:
+    from ..config.lazy import trust
+    from ..engine.main import import_files
+
+    import_files(imports)
+    for path in trust_config:
+        trust(path)

@@ -89,6 +89,11 @@ def read_capsule(folder: Path) -> Capsule:
     return Capsule(folder, record, files)
 
 
+def name_of(iteration: int, rank: int) -> str:
+    """The name of the folder of a rank's capsule."""
+    return f"{iteration}_rank{rank}" if rank else f"{iteration}"
+
+
 def _records(output: Path) -> List[Path]:
     """Those of a run's capsules, without one that a kill has left unfinished."""
     found = output.glob(f"{REPLAY}/*/{RECORD}")

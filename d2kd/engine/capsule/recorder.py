@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional
@@ -14,10 +15,11 @@ from torch import nn
 
 from ...errors import RunError
 from .moment import Moment
-from .read import REPLAY
+from .read import REPLAY, name_of
 from .weights import source_of
-from .write import FailedStep, tried, write_capsule
+from .write import RECORD, FailedStep, origin, tried, write_capsule
 
+_PATIENCE = 30.0  # seconds, for other ranks, which need not stop or see this disk
 Batch = List[Dict[str, Any]]
 logger = logging.getLogger(__name__)
 
@@ -80,9 +82,9 @@ class StepRecorder:
             raise
 
     def _try_to_write(self, trainer: Any, batch: Batch, error: Exception) -> None:
-        rank = comm.get_rank()
-        name = f"{trainer.iter}_rank{rank}" if rank else f"{trainer.iter}"
-        folder = Path(self._cfg.OUTPUT_DIR, REPLAY, name)
+        place = Path(self._cfg.OUTPUT_DIR, REPLAY)
+        folders = [place / name_of(trainer.iter, i) for i in range(comm.get_world_size())]
+        folder = folders[comm.get_rank()]
         try:
             size = self._write(trainer, batch, error, folder)
         except Exception as other:  # noqa: BLE001 - the step's own error is what counts
@@ -92,6 +94,8 @@ class StepRecorder:
             "What the step computed with is in %s (%.1f MB): d2kd replay %s repeats it.",
             folder, size / 1e6, folder,
         )  # fmt: skip
+        if isinstance(origin(error), FloatingPointError):
+            _wait_for(folders)
 
     def _write(self, trainer: Any, batch: Batch, error: Exception, folder: Path) -> int:
         inner, losses = trainer._trainer, logged_losses(trainer.iter)
@@ -112,6 +116,13 @@ class StepRecorder:
         """Its state, with the scale before the step, which may have lowered it."""
         state: Dict[str, float] = scaler.state_dict()
         return {**state, "scale": self._scale.item()} if state else {}
+
+
+def _wait_for(folders: List[Path]) -> None:
+    """Wait for the capsules of ranks that stop alike: the end of one ends the others."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end and not all((x / RECORD).is_file() for x in folders):
+        time.sleep(0.05)
 
 
 def logged_losses(iteration: int) -> Dict[str, float]:

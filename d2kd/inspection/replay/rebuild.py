@@ -50,12 +50,13 @@ class Scene(NamedTuple):
         self.model.zero_grad(set_to_none=True)
 
 
-def rebuild(capsule: Capsule, options: Sequence[str] = ()) -> Scene:
+def rebuild(capsule: Capsule, options: Sequence[str] = (), ranks: int = 1) -> Scene:
     """Build the model of a capsule and put it where its step began.
 
     Args:
         capsule: of the step.
         options: KEY VALUE pairs, for files that have moved.
+        ranks: that repeat the step together.
 
     Raises:
         ConfigError: what cannot do without is damaged or missing, such as a teacher's config; or
@@ -77,7 +78,7 @@ def rebuild(capsule: Capsule, options: Sequence[str] = ()) -> Scene:
         state, moment = capsule.files["state"], Moment(model)
         _set_factors(model, state)
         moment.load(capsule.record["random"], state)
-        _compare(cfg, capsule.record, missing)
+        _compare(cfg, capsule.record, missing, ranks)
     return Scene(cfg, model, moment, batch, missing)
 
 
@@ -165,7 +166,7 @@ def _read_checkpoint(folder: Path, record: Dict[str, Any]) -> Tuple[str, Dict[st
     return str(path), read_weights(str(path))
 
 
-def _compare(cfg: CfgNode, record: Dict[str, Any], missing: List[str]) -> None:
+def _compare(cfg: CfgNode, record: Dict[str, Any], missing: List[str], ranks: int) -> None:
     """Name what else bits depend on, where it is another than in the run."""
     then, now = record["run"], describe_run(cfg)
     for key, name in _SAID.items():
@@ -175,5 +176,5 @@ def _compare(cfg: CfgNode, record: Dict[str, Any], missing: List[str]) -> None:
         missing.append(f"a CPU of the kind {plain(record['cpu'])}: here it is {cpu_kind()}")
     if then.get("device") != now["device"]:
         missing.append(f"the device {plain(then.get('device'))}: here it is {now['device']}")
-    if then.get("ranks") != 1:
+    if then.get("ranks") != ranks:
         missing.append(f"the other of {plain(then.get('ranks'))} ranks, whose batches counted too")

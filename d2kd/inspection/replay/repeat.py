@@ -12,7 +12,7 @@ from ...engine.capsule.read import Capsule, naming_damage
 from ...engine.capsule.recorder import logged_losses
 from ...engine.capsule.write import origin
 from ...engine.hooks.gradient_guard import GradientGuard
-from ...engine.ranks import step_class
+from ...engine.ranks import step_class, wrap_ddp
 from ...engine.steps import MixedStep, Step
 from .rebuild import Scene
 
@@ -26,12 +26,12 @@ class Outcome(NamedTuple):
 
 
 def trainer_of(scene: Scene, capsule: Capsule) -> Step | MixedStep:
-    """What runs the step, with the scale and the guard of the run."""
+    """What runs the step, among its ranks, with the scale and the guard of the run."""
     cfg = scene.cfg
     optimizer = Builders.build_optimizer(cfg, scene.model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # a step that does not fail leaves the weights as they are
-    trainer = step_class(cfg)(scene.model, [scene.batch], optimizer)
+    trainer = step_class(cfg)(wrap_ddp(scene.model), [scene.batch], optimizer)
     options = cfg.SOLVER.GUARD
     amp = isinstance(trainer, AMPTrainer)
     trainer.guard = GradientGuard(options.NON_FINITE, options.SPIKE, options.ON_SPIKE, amp)
