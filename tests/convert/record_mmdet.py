@@ -7,8 +7,8 @@ Not run by pytest. It needs an environment of its own, without d2kd and Detectro
 
 writes tests/convert/data/<detector>.{json,npz}: names and shapes of all tensors, and outputs for
 one input. `--full FOLDER` writes full-size checkpoints and outputs instead, and names of detectors
-record these alone. mmcv's compiled operators are stubs here, but for RoIAlign and RepPoints'
-deformable convolution, which are torchvision's. GFLv2 is not part of mmdetection: its head is put
+record these alone. mmcv's compiled operators are stubs here, but for RoIAlign and deformable
+convolutions, which are torchvision's. GFLv2 is not part of mmdetection: its head is put
 together from mmdetection's GFL and the paper's formula.
 """
 
@@ -47,6 +47,18 @@ class DeformConv2d(nn.Conv2d):
         return deform_conv2d(x, offset, self.weight, padding=self.padding)
 
 
+class DeformConv2dPack(DeformConv2d):
+    """What mmcv calls DCN: it predicts its own offsets."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride, padding, bias, **keys):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        count = 2 * self.kernel_size[0] * self.kernel_size[1]
+        self.conv_offset = nn.Conv2d(in_channels, count, kernel_size, stride, padding)
+
+    def forward(self, x):
+        return super().forward(x, self.conv_offset(x))
+
+
 class StubOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Lets `mmcv.ops` be imported without its compiled extension."""
 
@@ -74,8 +86,10 @@ class StubOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 sys.meta_path.insert(0, StubOps())
 import mmdet.models  # noqa: E402, F401
+import mmengine.registry  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 
+mmengine.registry.MODELS.register_module("DCN", module=DeformConv2dPack)
 TEST = {"nms_pre": 1000, "score_thr": 0.05, "nms": None, "max_per_img": 100}
 ANCHOR = {"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8,
           "scales_per_octave": 1, "strides": [8, 16, 32, 64, 128]}  # fmt: skip
@@ -85,6 +99,12 @@ POINTS_TRAIN = {
     "refine": {"assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4,
                             "min_pos_iou": 0}, "pos_weight": -1},
 }  # fmt: skip
+QUALITY_TRAIN = {
+    "assigner": {"type": "ATSSAssigner", "topk": 9, "alpha": 0.8},
+    "reg_assigner": {"type": "ATSSAssigner", "topk": 9, "alpha": 0.5},
+    "allowed_border": -1, "pos_weight": -1,
+}  # fmt: skip
+TRAIN = {"reppoints": POINTS_TRAIN, "ddod": QUALITY_TRAIN}
 RCNN_RPN = {"type": "RPNHead", "anchor_generator": {
     "type": "AnchorGenerator", "scales": [8], "ratios": [0.5, 1.0, 2.0],
     "strides": [4, 8, 16, 32, 64]}}  # fmt: skip
@@ -141,6 +161,9 @@ def models(full: bool) -> dict:
     retina = {"anchor_generator": {**ANCHOR, "ratios": [0.5, 1.0, 2.0], "octave_base_scale": 4,
                                    "scales_per_octave": 3}}  # fmt: skip
     atss = {"anchor_generator": ANCHOR, "bbox_coder": CODER}
+    focal = {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25}
+    giou = {"type": "GIoULoss", "loss_weight": 2.0}
+    bce = {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0}
     gfl = {"anchor_generator": ANCHOR, "reg_max": 16}
     points = {"strides": [8, 16, 32, 64, 128]}
     tricks = {**points, "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
@@ -157,6 +180,8 @@ def models(full: bool) -> dict:
         "fcos_tricks": dense("FCOSHead", n, tricks, relu_before_extra_convs=True),
         "autoassign": dense("AutoAssignHead", n, auto, "on_input", relu_before_extra_convs=True),
         "atss": dense("ATSSHead", n, atss),
+        "ddod": dense("DDODHead", n, {**atss, "loss_cls": focal, "loss_bbox": giou,
+                                        "loss_iou": bce}),  # fmt: skip
         "gfl": dense("GFLHead", {**n, "base": 64}, gfl, depth=18),
         "gflv2": dense("GFLHead", {**n, "classes": n["classes"] + 1}, gfl),
         "reppoints": dense("RepPointsHead", n, reppoints, "on_input", **norm),
@@ -172,8 +197,8 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone, self.neck = MODELS.build(parts["backbone"]), MODELS.build(parts["neck"])
         if "head" in parts:
-            train = POINTS_TRAIN if name == "reppoints" else None
-            self.bbox_head = MODELS.build({**parts["head"], "test_cfg": None, "train_cfg": train})
+            more = {"test_cfg": None, "train_cfg": TRAIN.get(name)}
+            self.bbox_head = MODELS.build({**parts["head"], **more})
             if name == "gflv2":
                 self.bbox_head.reg_conf = nn.Sequential(
                     nn.Conv2d(20, 64, 1), nn.ReLU(), nn.Conv2d(64, 1, 1), nn.Sigmoid()
@@ -214,7 +239,7 @@ def run_dense(name: str, model: Detector, features: tuple, size: tuple) -> dict:
 
 
 def run_losses(model: Detector, features: tuple, size: tuple) -> dict:
-    """Of AutoAssign, which has no assignment that could be recorded instead."""
+    """Of detectors that assign by what they predict."""
     from mmengine.structures import InstanceData
 
     gt = InstanceData(bboxes=torch.tensor(BOXES), labels=torch.tensor(CLASSES))
@@ -262,7 +287,7 @@ def record(name: str, parts: dict, x: torch.Tensor) -> tuple:
     features, size = model.neck(model.backbone(x)), tuple(x.shape[2:])
     run = run_dense(name, model, features, size) if "head" in parts else run_two_stage(
         model, features, size)  # fmt: skip
-    if name == "autoassign":
+    if name in ("autoassign", "ddod"):
         run |= run_losses(model, features, size)
     return state, {key: np.asarray(v) for key, v in run.items()}
 

@@ -24,7 +24,7 @@ from tests.convert.formula import BOXES, CLASSES, image, state
 from tests.helpers import d2kd
 
 DATA, ROOT = Path(__file__).parent / "data", Path(__file__).resolve().parents[2]
-DENSE = ["retinanet", "fcos", "fcos_tricks", "autoassign", "atss", "gfl"]
+DENSE = ["retinanet", "fcos", "fcos_tricks", "autoassign", "atss", "ddod", "gfl"]
 TEXT = {"fcos_tricks": "bbox_head=dict(norm_on_bbox=True, centerness_on_reg=True, "
         "center_sampling=True)"}  # fmt: skip
 
@@ -117,9 +117,17 @@ def test_detections_before_suppression(converted, name):
     assert bool(near.any(1).all()) and bool(near.any(0).all())
 
 
-def test_losses_of_autoassign(converted):
+LOSSES = {
+    "autoassign": {name: name for name in ("loss_pos", "loss_neg", "loss_center")},
+    "ddod": {"loss_cls": "loss_cls", "loss_box_reg": "loss_bbox", "loss_quality": "loss_iou"},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_where_predictions_assign(converted, name):
     """One image with four boxes, the last of which contains no cell, and one without any."""
-    model, recorded, _ = converted("autoassign")
+    model, recorded, _ = converted(name)
+    model.counters = "shared"  # as mmdetection counts DDOD's positives
     images = ImageList(image().repeat(2, 1, 1, 1), [(64, 96), (64, 96)])
     objects = [Instances((64, 96)), Instances((64, 96))]
     for x, boxes, classes in zip(objects, (BOXES, []), (CLASSES, []), strict=True):
@@ -127,9 +135,9 @@ def test_losses_of_autoassign(converted):
         x.gt_classes = torch.tensor(classes, dtype=torch.int64)
     features = [model.backbone(images.tensor)[f] for f in model.head_in_features]
     losses = model.forward_training(images, features, model.head(features), objects)
-    assert set(losses) == {"loss_pos", "loss_neg", "loss_center"}
-    for name, value in losses.items():
-        close(value.detach(), recorded[name])
+    assert set(losses) == set(LOSSES[name])
+    for mine, theirs in LOSSES[name].items():
+        assert_close(losses[mine].item(), float(recorded[theirs].sum()), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", ["faster", "mask"])
