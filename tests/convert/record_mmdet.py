@@ -180,8 +180,9 @@ def models(full: bool) -> dict:
         "fcos_tricks": dense("FCOSHead", n, tricks, relu_before_extra_convs=True),
         "autoassign": dense("AutoAssignHead", n, auto, "on_input", relu_before_extra_convs=True),
         "atss": dense("ATSSHead", n, atss),
-        "ddod": dense("DDODHead", n, {**atss, "loss_cls": focal, "loss_bbox": giou,
-                                        "loss_iou": bce}),  # fmt: skip
+        "ddod": dense(
+            "DDODHead", n, {**atss, "loss_cls": focal, "loss_bbox": giou, "loss_iou": bce}
+        ),  # fmt: skip
         "gfl": dense("GFLHead", {**n, "base": 64}, gfl, depth=18),
         "gflv2": dense("GFLHead", {**n, "classes": n["classes"] + 1}, gfl),
         "reppoints": dense("RepPointsHead", n, reppoints, "on_input", **norm),
