@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from ...engine.capsule.read import Capsule, name_of
 from ...engine.capsule.write import RECORD
 from ...errors import ConfigError
+from ...file_io import read_json, write_text
 from ...text import plain
 
 _MOST = 64
@@ -47,14 +48,14 @@ def in_ranks(function: Callable[..., Any], args: Tuple[Any, ...], ranks: int) ->
             mp.start_processes(_rank, (place, ranks, function, args), ranks, start_method=_METHOD)
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise ConfigError(plain(str(error).strip().splitlines()[-1], 1000)) from None
-        return [json.loads(Path(place, str(rank)).read_text()) for rank in range(ranks)]
+        return [read_json(Path(place, str(rank))) for rank in range(ranks)]
 
 
 def _rank(
     rank: int, place: str, ranks: int, function: Callable[..., Any], args: Tuple[Any, ...]
 ) -> None:
     found = function(rank, partial(_group, rank, place, ranks), *args)
-    Path(place, str(rank)).write_text(json.dumps(found))
+    write_text(Path(place, str(rank)), json.dumps(found))
 
 
 @contextmanager
