@@ -50,18 +50,22 @@ def _check_ids(name: str, key: str, records: list[dict[str, Any]]) -> None:
 
 def _check_objects(name: str, key: str, records: list[dict[str, Any]]) -> None:
     """Check boxes, sizes and category ids."""
-    annotations = [a for r in records for a in r.get("annotations", [])]
+    pairs = [(r, a) for r in records for a in r.get("annotations", [])]
+    annotations = [a for _, a in pairs]
     boxless = sum("bbox" not in a for a in annotations)
     if boxless:
         raise ConfigError(f"{key}: {name!r} has {boxless:,} annotations without a 'bbox'.")
     _check_types(name, key, records)
-    categories = {a["category_id"] for a in annotations}
     classes = MetadataCatalog.get(name).get("thing_classes")
-    bad = [c for c in categories if classes is not None and c not in range(len(classes))]
-    if bad:
+    if classes is None:
+        return
+    known = range(len(classes))
+    bad = [(r["file_name"], c) for r, a in pairs if (c := a["category_id"]) not in known]
+    for file, category in bad:
+        more = f" (and {len(bad) - 1:,} more such objects)" if bad[1:] else ""
         raise ConfigError(
-            f"{key}: {name!r} has category ids {sorted(bad)[:5]}, but {len(classes)} classes: ids "
-            f"must be 0 to {len(classes) - 1} in Detectron2's records."
+            f"{key}: {name!r}: {file} has category_id {category!r}{more}, but there are "
+            f"{len(classes)} classes: ids must be 0 to {len(classes) - 1} in Detectron2's records."
         )
 
 

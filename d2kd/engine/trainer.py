@@ -24,7 +24,7 @@ from ..config.validate import check_config
 from ..data import build_train_loader
 from ..data.ahead import AheadLoader, Batch
 from ..distiller import Distiller
-from ..evaluation.classes import check_classes
+from ..evaluation.classes import check_classes, class_count
 from ..evaluation.inputs import check_inputs
 from ..solver import group_options, scale_learning_rate, use_options
 from .builders import Builders
@@ -91,7 +91,7 @@ class DistillationTrainer(Builders):
         depth = self.cfg.DISTILL.TEACHER.AHEAD
         if depth and isinstance(model, Distiller):
             loader = AheadLoader(loader, model.look_ahead, depth)
-        self.batches = LastBatch(loader)
+        self.batches = LastBatch(loader, *class_count(model))
         return self.batches
 
     @property

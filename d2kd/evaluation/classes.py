@@ -1,6 +1,7 @@
 """The classes of data sets, of a model and of its teachers."""
 
 import logging
+from typing import Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -28,12 +29,11 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
             unknown or empty; or CrowdHuman's evaluator finds no class "person" in a test set of
             several.
     """
+    num_classes, key = class_count(model)
     if isinstance(model, TokenLearner):
-        check_data(cfg, model.num_classes)
-        return check_datasets(cfg, model.num_classes, "DISTILL.TEACHER")
-    detector = model.student if isinstance(model, Distiller) else model
-    num_classes = build_adapter(detector).spec().num_classes
-    check_datasets(cfg, num_classes, class_count_key(type(detector).__name__), train)
+        check_data(cfg, num_classes)
+        return check_datasets(cfg, num_classes, key)
+    check_datasets(cfg, num_classes, key, train)
     for name in cfg.DATASETS.TEST:
         if evaluator_type(name) == "crowdhuman":
             evaluated_class(name)
@@ -41,6 +41,15 @@ def check_classes(cfg: CfgNode, model: nn.Module, train: bool = True) -> None:
         check_teachers(cfg, model)
     if train:
         _warn_of_start(cfg)
+
+
+def class_count(model: nn.Module) -> Tuple[int, str]:
+    """How many classes a trained model has, and the config key that says so."""
+    if isinstance(model, TokenLearner):
+        return model.num_classes, "DISTILL.TEACHER"
+    detector = model.student if isinstance(model, Distiller) else model
+    key = class_count_key(type(detector).__name__)
+    return build_adapter(detector).spec().num_classes, key
 
 
 def check_teachers(cfg: CfgNode, model: Distiller) -> None:

@@ -287,7 +287,10 @@ def test_category_out_of_range_and_unknown_classes():
     with pytest.raises(ValueError, match=r"set MetadataCatalog.get\('own'\).thing_classes"):
         check_datasets(cfg, 2, KEY)
     MetadataCatalog.get("own").thing_classes = ["a", "b"]
-    with pytest.raises(ValueError, match=r"category ids \[2\], but 2 classes: ids must be 0 to 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"/test_data.py has category_id 2, but there are 2 classes: ids must be 0 to 1",
+    ):
         build_train_loader(cfg)
 
 

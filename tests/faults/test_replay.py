@@ -10,11 +10,12 @@ from tests.helpers import d2kd
 
 FAULTS = faults()
 SHORT = ["input 0", "weights 2", "teacher 1", "loss 3", "gradient 4", "exception 0", "exception 7",
-         "spike 2", "label 0", "label 5"]  # fmt: skip
+         "spike 2", "label 3", "label 5"]  # fmt: skip
 CHOSEN = [name for name in FAULTS if FULL or any(name.startswith(f"{x},") for x in SHORT)]
 NAMED = {"teacher": "teacher 0.backbone", "loss": "is loss_Trap_feat", "gradient": "is heads.Trap",
-         "exception": "in heads.Trap (Trap)", "spike": "is loss_Trap_feat", "label": "An exception",
-         "input": "Image 3 of the batch", "weights": "is not finite"}  # fmt: skip
+         "exception": "in heads.Trap (Trap)", "spike": "is loss_Trap_feat",
+         "label": "has an object of class", "input": "Image 3 of the batch",
+         "weights": "is not finite"}  # fmt: skip
 SIZES = []
 
 

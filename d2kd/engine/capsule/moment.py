@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from ...detectors.loss_normalizer import moving_averages, set_moving_averages
@@ -16,7 +17,8 @@ _WORDS = 624  # of a Mersenne twister
 class Moment:
     """Random states, buffers (statistics of batch norm) and averages of losses at one time.
 
-    Parameters are not among them: until the optimizer's turn a step does not change them.
+    Parameters and frozen norms are not among them: until the optimizer's turn a step does not
+    change them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,7 +26,7 @@ class Moment:
         student = model.student if isinstance(model, Distiller) else model
         self._detector: nn.Module = getattr(student, "detector", student)
         self._device = next(model.parameters()).device
-        self._owners = [x for x in model.modules() if any(True for _ in x.buffers(recurse=False))]
+        self._owners = [x for x in model.modules() if _may_change(x)]
         self._kept: List[Tensor] = []
 
     def take(self) -> None:
@@ -90,3 +92,9 @@ class Moment:
         found = {k.removeprefix("average."): x for k, x in tensors.items() if "average." in k}
         self._averages = {key: x.tolist() for key, x in found.items()}
         self.put_back()
+
+
+def _may_change(module: nn.Module) -> bool:
+    """Whether it has buffers of its own that are not frozen."""
+    frozen = isinstance(module, FrozenBatchNorm2d)
+    return not frozen and any(True for _ in module.buffers(recurse=False))

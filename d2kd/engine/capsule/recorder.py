@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ...data.labels import check_labels
 from ...errors import RunError
 from .moment import Moment
 from .read import REPLAY, name_of
@@ -25,23 +26,28 @@ logger = logging.getLogger(__name__)
 
 
 class LastBatch:
-    """The batches of another loader, of which it has the last one.
+    """The batches of another loader, with their labels checked, of which it has the last one.
 
     Attributes:
         batch: that a step computes with; None while the next one is awaited.
         dataset: of the loader.
     """
 
-    def __init__(self, loader: Iterable[Batch]) -> None:
-        """Wrap a loader."""
-        self._loader = loader
+    def __init__(self, loader: Iterable[Batch], classes: int, key: str) -> None:
+        """Wrap a loader; see `check_labels`."""
+        self._loader, self._classes, self._key = loader, classes, key
         self.batch: Optional[Batch] = None
         self.dataset = getattr(loader, "dataset", None)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches."""
+        """The batches.
+
+        Raises:
+            ConfigError: see `check_labels`.
+        """
         for batch in self._loader:
             self.batch = batch
+            check_labels(batch, self._classes, self._key)
             yield batch
             self.batch = None
 

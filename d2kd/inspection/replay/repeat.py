@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ...engine.builders import Builders
 from ...engine.capsule.read import Capsule, naming_damage
-from ...engine.capsule.recorder import logged_losses
+from ...engine.capsule.recorder import LastBatch, logged_losses
 from ...engine.capsule.write import origin
 from ...engine.hooks.gradient_guard import GradientGuard
 from ...engine.ranks import step_class, wrap_ddp
 from ...engine.steps import MixedStep, Step
+from ...evaluation.classes import class_count
 from .rebuild import Scene
 
 
@@ -31,7 +32,8 @@ def trainer_of(scene: Scene, capsule: Capsule) -> Step | MixedStep:
     optimizer = Builders.build_optimizer(cfg, scene.model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # a step that does not fail leaves the weights as they are
-    trainer = step_class(cfg)(wrap_ddp(scene.model), [scene.batch], optimizer)
+    batches = LastBatch([scene.batch], *class_count(scene.model))
+    trainer = step_class(cfg)(wrap_ddp(scene.model), batches, optimizer)
     options = cfg.SOLVER.GUARD
     amp = isinstance(trainer, AMPTrainer)
     trainer.guard = GradientGuard(options.NON_FINITE, options.SPIKE, options.ON_SPIKE, amp)
