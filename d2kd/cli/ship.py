@@ -81,9 +81,11 @@ def report(runs: Tuple[Path, ...], output: Path, images: int, last: bool) -> Non
     """Write a page that compares the folders of RUNS.
 
     It has curves, AP, speed, pictures and commands. A page that is there is replaced.
+    Folders that d2kd eval wrote for exported files stand in a table beside the runs.
 
     \b
     d2kd report output/student output/distilled
+    d2kd report output/distilled output/eval/student.onnx
     """
     from ..report import write_report
 

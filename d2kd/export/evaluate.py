@@ -1,5 +1,6 @@
 """AP, latency and size of an exported file."""
 
+import logging
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from ..config.defaults import get_d2kd_cfg
 from ..config.shortcuts import use_data
 from ..data import load_dataset, register_custom_datasets
-from ..data.class_names import is_reordered
+from ..data.class_names import difference, is_reordered
 from ..data.pixels import read_pixels
 from ..engine.main import import_files
 from ..engine.provenance import describe_run, write_results
@@ -29,6 +30,7 @@ from .runner import Exported, fit_image, open_exported
 
 BATCHES = (1, 8)
 _TIMED = 20  # images
+logger = logging.getLogger(__name__)
 
 
 class ExportedDetector(nn.Module):
@@ -78,6 +80,8 @@ def evaluate_file(path: Path, args: Namespace, folder: Path) -> Dict[str, Any]:
     """
     if holds_run(folder):
         raise ConfigError(f"{folder} holds a run, which stays as it is: give another --output.")
+    if path.suffix == ".pt2":
+        logger.warning("torch.export.load can run code that %s brings: open your own only.", path)
     exported = open_exported(path)
     if not exported.description["nms"]:
         raise ConfigError(f"{path} has all boxes, without NMS: export it without --no-nms.")
@@ -110,6 +114,11 @@ def _evaluate(exported: Exported, path: Path, cfg: CfgNode, name: str) -> Dict[s
     if len(ours) != about["num_classes"] or is_reordered(ours, about["classes"]):
         theirs = ", ".join(about["classes"])[:500] or about["num_classes"]
         raise ConfigError(f"{path} has the classes {theirs}; {name!r} has {', '.join(ours)[:500]}.")
+    if other := difference(ours, about["classes"]):
+        logger.warning(
+            "%d of %d classes of %r are not those of %s, in order (%s).",
+            len(other), len(ours), name, path, other[0],
+        )  # fmt: skip
     masks = any("segmentation" in x for record in records for x in record["annotations"])
     loader = build_detection_test_loader(
         dataset=records,

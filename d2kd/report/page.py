@@ -15,11 +15,13 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from ..data.pixels import PixelError, read_pixels
+from ..errors import ConfigError
 from ..file_io import write_atomically
 from ..text import plain
 from .charts import ap_charts, curve_charts, run_charts
 from .detection_charts import confusion_charts, detection_charts
 from .doubts import doubts, teachers_of
+from .exported import file_table, is_of_file, other_data
 from .intervals import found_by
 from .models import look_at_models
 from .runs import RunFolder, different_keys, read_run
@@ -36,7 +38,7 @@ def write_report(
     """Write one self-contained HTML page about runs, side by side.
 
     Args:
-        folders: of runs that d2kd trained, complete or not.
+        folders: of runs that d2kd trained, complete or not, and of exported files' evaluations.
         output: the file.
         images: of the first run's DATASETS.TEST to draw detections on.
         last: look at the last checkpoints of the runs, not at the best.
@@ -46,14 +48,19 @@ def write_report(
         were looked at, and what the runs lack, a sentence each, as the page shows it.
 
     Raises:
-        ConfigError: a folder is not that of a run.
+        ConfigError: a folder is not that of a run, or none is.
     """
     paths = list(dict.fromkeys(os.path.realpath(x) for x in folders))
-    runs = [read_run(Path(x), name) for x, name in zip(paths, _names(paths), strict=True)]
+    read = [read_run(Path(x), name) for x, name in zip(paths, _names(paths), strict=True)]
+    runs, files = [x for x in read if not is_of_file(x)], [x for x in read if is_of_file(x)]
+    if not runs:
+        raise ConfigError(
+            "All of these are evaluations of exported files: give a run's folder too."
+        )
     judged, teachers = verdicts(runs), teachers_of(runs)
     for run in runs:
         found_by(run)
-    warnings = doubts(runs, teachers)
+    warnings = [*doubts(runs, teachers), *other_data(runs, files)]
     pictures = look_at_models(runs, images, last)
     environment = Environment(
         loader=PackageLoader("d2kd.report"), autoescape=True, undefined=StrictUndefined,
@@ -64,6 +71,8 @@ def write_report(
         verdicts=judged,
         warnings=warnings,
         rows=summary(runs, teachers),
+        files=[x.name for x in files],
+        file_rows=file_table(runs, files),
         curves=curve_charts(runs, teachers),
         detections=[*detection_charts(runs), *ap_charts(runs)],
         teachers=teachers,

@@ -84,7 +84,7 @@ def _foreign(path):
     onnx.save(model, path)
 
 
-def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, data, tmp_path):
+def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, data, tmp_path, caplog):
     _foreign(tmp_path / "yolo.onnx")
     done = d2kd("eval", tmp_path / "yolo.onnx", *data)
     assert "its description lacks channels, classes, multiple, " in done.output
@@ -99,3 +99,12 @@ def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, data, tmp_path):
     export_pt2(lively("GFL"), tmp_path / "x.pt2", **options)
     done = d2kd("eval", tmp_path / "x.pt2", *data)
     assert "x.pt2 has the classes 3; 'digits_of_export' has 0, 1, 2" in done.output
+    assert "torch.export.load can run code that" in caplog.text
+
+
+def test_other_class_names_are_said(teacher, data, tmp_path, caplog):
+    path, names = tmp_path / "x.onnx", [*DIGITS[:9], "zero"]
+    export_onnx(teacher, path, size=(128, 128), input_format="RGB", class_names=names)
+    assert d2kd("eval", path, *data, "--output", tmp_path / "file").exit_code == 0
+    assert "1 of 10 classes of 'digits_of_export' are not those of" in caplog.text
+    assert "(9: '9' and 'zero')" in caplog.text
