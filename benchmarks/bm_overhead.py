@@ -2,8 +2,9 @@
 
 Steps of one trainer take turns: bare (Detectron2's own), with the guard of gradients, and whole, as
 `d2kd train` makes them: with the guard, the recorder of capsules, the check of labels and what
-explains failures. "again" is the bare step once more: what it differs by is noise. Locks of folders
-are held by a run, not by its steps. Batches are read before, so that steps are at their shortest.
+explains failures. "again" is the bare step once more: what it differs by is noise. "alone" is what
+whole adds, timed without a step. Locks of folders are held by a run, not by its steps. Batches are
+read before, so that steps are at their shortest.
 
     OMP_NUM_THREADS=1 python benchmarks/bm_overhead.py --rounds 40
 """
@@ -105,10 +106,13 @@ class Turns:
         (self.trainer if whole else self.inner).run_step()
         self.trainer.iter += 1
 
-    def record(self) -> None:
-        """What the recorder does around a step, without the step."""
-        with self.trainer._recorder.step(self.trainer):
-            pass
+    def watch(self) -> None:
+        """What is done around a step, without the step: on the gradients of the last one."""
+        trainer = self.trainer
+        with trainer._recorder.step(trainer):
+            next(self.streams[True])
+            trainer.guard.after_backward()
+            trainer.guard.check()
 
 
 def added(times: Dict[str, List[float]], kind: str) -> Dict[str, float]:
@@ -128,16 +132,18 @@ def main() -> None:
         turns = Turns(config_of(args, Path(name)))
         with turns.trainer.storage, torch.jit.optimized_execution(device == "cuda"):
             times = alternate(turns.functions(), args.rounds, device)
-            recorder = statistics.median(timed(turns.record, device) for _ in range(100))
-    results = {kind: added(times, kind) for kind in KINDS} | {"recorder": {"ms": recorder}}
-    print(f"\nbare {statistics.median(times['bare']):.1f} ms")
+            alone = statistics.median(timed(turns.watch, device) for _ in range(100))
+    bare = statistics.median(times["bare"])
+    results = {kind: added(times, kind) for kind in KINDS}
+    results["alone"] = {"ms": alone, "added": alone / bare}
+    print(f"\nbare {bare:.1f} ms")
     for kind in KINDS:
         x = results[kind]
         low, high = x["quartiles"]
         print(f"{kind:6} {x['ms']:8.1f} ms   added {100 * x['added']:+.2f} % (quartiles "
               f"{100 * low:+.2f} to {100 * high:+.2f}, standard error of the mean "
               f"{100 * x['error']:.2f})")  # fmt: skip
-    print(f"The recorder alone takes {recorder:.2f} ms.")
+    print(f"alone  {alone:8.2f} ms   {100 * alone / bare:.3f} % of the bare step")
     if args.output:
         Path(args.output).write_text(json.dumps({"header": head, "results": results}, indent=1))
 

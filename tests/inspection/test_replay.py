@@ -108,6 +108,12 @@ def test_a_moment_brings_back_random_numbers_and_statistics():
     assert draw() == expected and other._detector.loss_normalizer == 12.5
 
 
+def test_a_moment_has_no_part_in_frozen_norms():
+    moving, frozen = (Moment(detector(MODEL__RETINANET__NORM=x)) for x in ("BN", "FrozenBN"))
+    plain = Moment(detector())._buffers()
+    assert len(moving._buffers()) > len(plain) == len(frozen._buffers())
+
+
 def test_a_capsule_has_the_step_and_names_a_checkpoint(place):
     folder, cfg, path = place
     capsule = read_capsule(path)
