@@ -19,7 +19,8 @@ _NEEDED = {
     "size", "channels", "multiple", "pad_value", "classes", "num_classes", "nms", "score_threshold",
 }  # fmt: skip
 _KEYS = {
-    *_NEEDED, *LIMITS, "detector", "dynamic", "masks", "fp16", "int8", "best_f1", "d2kd_version",
+    *_NEEDED, *LIMITS, "detector", "dynamic", "least", "masks", "fp16", "int8", "best_f1",
+    "d2kd_version",
 }  # fmt: skip
 
 
@@ -90,10 +91,11 @@ def checked(description: Any) -> Dict[str, Any]:
     found = description if isinstance(description, dict) else {}
     if absent := _NEEDED - set(found):
         raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
-    whole = [*_list(found["size"]), found["multiple"], found["num_classes"]]
+    whole = [*_list(found["size"]), *(found[x] for x in ("multiple", "num_classes"))]
+    whole.append(found.get("least", 1))
     names = _list(found["classes"])
     well = (
-        len(whole) == 4
+        len(whole) == 5
         and all(type(x) is int and 1 <= x <= _LARGEST for x in whole)
         and all(isinstance(x, str) for x in names)
         and len(names) in (0, found["num_classes"])

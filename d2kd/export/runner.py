@@ -125,7 +125,8 @@ def fit_image(image: np.ndarray, description: Dict[str, Any]) -> Tuple[np.ndarra
     h, w = (max(1, round(x * scale)) for x in image.shape[:2])
     resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
     if "size" in description.get("dynamic", ()):
-        height, width = (-(-x // description["multiple"]) * description["multiple"] for x in (h, w))
+        multiple, least = description["multiple"], description.get("least", 1)
+        height, width = (-(-max(x, least) // multiple) * multiple for x in (h, w))
     padded = np.empty((1, 3, height, width), np.float32)
     padded[:] = np.reshape(description["pad_value"], (1, 3, 1, 1))
     padded[0, :, :h, :w] = resized.transpose(2, 0, 1)

@@ -115,12 +115,21 @@ def export_pt2(detector: nn.Module, path: str | Path, **options: Any) -> Dict[st
         )
     if graph.options.fp16:
         raise ConfigError("fp16 (--fp16) is for .onnx and .xml files; a .pt2 file has float32.")
-    description, buffer = describe(graph), io.BytesIO()
+    description, buffer = {**describe(graph), "least": _least(graph)}, io.BytesIO()
     with _quiet():
         extra = {ENTRY: json.dumps(description)}
         torch.export.save(_exported(graph), buffer, extra_files=extra)
     write_atomically(Path(path), lambda file: file.write_bytes(buffer.getvalue()))
     return description
+
+
+def _least(graph: Graph) -> int:
+    """Shortest side, px, of an image of any size: torch.export takes no map whose side is 1."""
+    if not graph.options.dynamic_size:
+        return 1
+    detector = graph.detector
+    shapes, multiple = detector.backbone.output_shape(), max(detector.backbone.size_divisibility, 1)
+    return (max(shapes[x].stride for x in detector.head_in_features) // multiple + 1) * multiple
 
 
 def require(*packages: str) -> None:

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from d2kd.errors import ConfigError
-from d2kd.export import Options, check_export, export_onnx, export_pt2, open_exported
+from d2kd.export import Options, check_export, export_onnx, export_pt2, fit_image, open_exported
 from d2kd.export.graph import Detections, classwise_nms
 from d2kd.export.kinds import prepare
 from tests.export.conftest import VARIANTS, lively
@@ -71,6 +71,10 @@ def test_files_are_checked_in_batches_and_at_their_sizes(write, variant, options
     for shape in shapes:
         given = noise(shape[0], shape[1:]).numpy()
         assert len(exported.of_each(given)) == shape[0]
+    if pt2:
+        narrow, _ = fit_image(images[0][:, :20], exported.description)
+        assert narrow.shape[2:] == (160, 160) and exported.description["least"] == 160
+        assert len(exported.of_each(narrow)) == 1
     if path.suffix == ".onnx":
         onnx.checker.check_model(onnx.load(path), full_check=True)
     if options == {"dynamic_size": True}:
