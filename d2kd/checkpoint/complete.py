@@ -23,7 +23,7 @@ class StrictCheckpointer(SafeCheckpointer):
         return incompatible
 
 
-def load_detector(detector: nn.Module, path: str, key: str) -> None:
+def load_detector(detector: nn.Module, path: str, key: str, **beside: Any) -> None:
     """Fill a detector from a checkpoint, completely.
 
     Args:
@@ -31,13 +31,15 @@ def load_detector(detector: nn.Module, path: str, key: str) -> None:
         path: file, URL, `detectron2://` or model-zoo address; .pth, .pkl or .safetensors, maybe
             with `#sha256=<digits>` behind it.
         key: the option that named it, for error messages.
+        beside: what else the checkpoint has a state of, by its section, as far as it is there.
 
     Raises:
         ValueError: unreadable, not the pinned file, or it does not fill every tensor.
         FileNotFoundError: no such file.
     """
     try:
-        StrictCheckpointer(detector, save_to_disk=False).load(path, checkpointables=[])
+        checkpointer = StrictCheckpointer(detector, save_to_disk=False, **beside)
+        checkpointer.load(path, checkpointables=[*beside])
     except FileNotFoundError as error:
         if is_address(path):
             raise MissingFileError(f"{key}: {error}") from error

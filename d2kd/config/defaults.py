@@ -6,6 +6,7 @@ from ..backbones import add_backbone_config
 from ..data import add_data_config
 from ..detectors import add_detector_config
 from ..heads import DISTILLATION_HEAD_REGISTRY, head_defaults
+from ..quantize.parts import LAST
 from ..solver import add_solver_config
 
 
@@ -25,6 +26,11 @@ def add_d2kd_config(cfg: CfgNode) -> None:
     cfg.MODEL.LAZY_CONFIG = ""  # Detectron2's LazyConfig that a teacher is built from
     cfg.MODEL.CHANNELS_LAST = False  # the trained detector's maps in NHWC memory order
     cfg.DETERMINISTIC = False  # only operators that give the same bits again; on a GPU slower
+
+    cfg.QUANTIZE = CfgNode()  # see `d2kd.quantize`
+    cfg.QUANTIZE.ENABLED = False  # train the student to be INT8
+    cfg.QUANTIZE.START = 0  # iteration from which its values are rounded
+    cfg.QUANTIZE.FLOAT = (LAST,)  # parts that stay float: trunk, pyramid, heads, last convolutions
 
     cfg.DISTILL = CfgNode()
     cfg.DISTILL.STUDENT = ""  # a meta-architecture, of those that `d2kd detectors` prints

@@ -17,6 +17,7 @@ from detectron2.modeling import (
 from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.registry import Registry
 
+from ..quantize.parts import PARTS
 from ..solver import OPTIMIZERS, STOCK_SCHEDULES
 
 Holds = Callable[[Any], bool]
@@ -84,7 +85,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                    "REFERENCE_WORLD_SIZE REPEAT_THRESHOLD NUM_DECAYS BASE_LR_END FREEZE_AT "
                    "PROPOSAL_GENERATOR.MIN_SIZE DISTILL.*.WEIGHT DISTILL.*.TEACHER GLOBAL.HACK "
                    "MIN_KEYPOINTS_PER_IMAGE FED_LOSS* TOKENS.DICE FORCE_TOP_K "
-                   "TEACHER.AHEAD TEACHER.THREADS GUARD.REPLAY_MB"),
+                   "TEACHER.AHEAD TEACHER.THREADS GUARD.REPLAY_MB QUANTIZE.START"),
     "at most 100,000": (_at_most(100_000), "IMS_PER_BATCH OUT_CHANNELS *_OUT_CHANNELS CONV_DIM "
                         "FC_DIM POOLER_RESOLUTION NUM_GROUPS WIDTH_PER_GROUP REG_MAX NUM_CLASSES "
                         "PICTURES.IMAGES"),
@@ -106,6 +107,7 @@ _RULES: Dict[str, Tuple[Holds, str]] = {
                                  "ANCHOR_GENERATOR.ASPECT_RATIOS ROI_BOX_CASCADE_HEAD.*"),
     "a list of indices, counted from 0": (_each(lambda x: type(x) is int and x >= 0),
                                           "DISTILL.*.TEACHERS"),
+    f"a list of {', '.join(PARTS)}": (_each(lambda x: x in PARTS), "QUANTIZE.FLOAT"),
     "pairs of names": (_pairs, "DISTILL.TEACHER.CLASS_MAP"),
     "rising numbers": (_rising, "SOLVER.STEPS *.IOU_THRESHOLDS"),
     "a norm that Detectron2 knows (BN, SyncBN, FrozenBN, GN, LN or \"\")":

@@ -133,6 +133,16 @@ def _check_solver(values: Dict[str, Any]) -> None:
             "SOLVER.EMA.DECAY averages the statistics of batch norm, which TEST.PRECISE_BN.ENABLED "
             "would measure for other weights: switch one of them off."
         )
+    if values["QUANTIZE.ENABLED"] and values["DISTILL.COMPILE"]:
+        raise ConfigError(
+            "DISTILL.COMPILE cannot be used with QUANTIZE.ENABLED, whose ranges change in each "
+            "step: switch one of them off."
+        )
+    if values["QUANTIZE.ENABLED"] and values["QUANTIZE.START"] >= values["SOLVER.MAX_ITER"]:
+        raise ConfigError(
+            f"QUANTIZE.START is {values['QUANTIZE.START']}, but the run ends at SOLVER.MAX_ITER "
+            f"{values['SOLVER.MAX_ITER']}: give a lower one."
+        )
     if values["SOLVER.GUARD.SPIKE"] and values["SOLVER.AMP.ENABLED"]:
         raise ConfigError(
             "SOLVER.GUARD.SPIKE cannot be used with SOLVER.AMP.ENABLED, whose gradients are scaled "

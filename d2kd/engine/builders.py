@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..data import build_mapper, build_train_loader, load_dataset, loader_workers
 from ..evaluation import build_evaluator
+from ..quantize import quantize_student
 from ..solver import build_lr_scheduler, build_optimizer
 
 
@@ -21,10 +22,11 @@ class Builders(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The stock model; what is trained of it in the memory order of MODEL.CHANNELS_LAST."""
+        """The stock model; what is trained of it as MODEL.CHANNELS_LAST and QUANTIZE say."""
         model: nn.Module = super().build_model(cfg)
+        detector: nn.Module = getattr(model, "student", model)
+        quantize_student(detector, cfg)
         if cfg.MODEL.CHANNELS_LAST:
-            detector: nn.Module = getattr(model, "student", model)
             detector.to(memory_format=torch.channels_last)
         return model
 

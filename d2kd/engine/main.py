@@ -33,6 +33,7 @@ from ..data.detections import KEY as OFFLINE
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import expect, read_yaml
+from ..quantize import beside, quantize_student, say_unmeasured
 from ..text import make_output_plain
 from . import terminal
 from .changes import begun_teachers, check_resumed, read_record
@@ -207,9 +208,12 @@ def evaluate(cfg: CfgNode) -> Dict:
     say_unread_keys(cfg)
     cfg = without_pretrained(student_config(cfg))
     model = construct(cfg)
+    quantize_student(model, cfg)
     check_classes(cfg, model, train=False)
     check_recorded_classes(cfg, cfg.MODEL.WEIGHTS)
-    StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    ranges = beside(model)
+    StrictCheckpointer(model, **ranges).load(cfg.MODEL.WEIGHTS, checkpointables=[*ranges])
+    say_unmeasured(model, cfg.MODEL.WEIGHTS)
     results = DistillationTrainer.test(cfg, model)
     write_results(cfg, results, describe_run(cfg, [cfg.MODEL.WEIGHTS]))
     return results

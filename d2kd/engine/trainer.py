@@ -26,6 +26,7 @@ from ..data.ahead import AheadLoader, Batch
 from ..distiller import Distiller
 from ..evaluation.classes import check_classes, class_count
 from ..evaluation.inputs import check_inputs
+from ..quantize import beside
 from ..solver import group_options, scale_learning_rate, use_options
 from .builders import Builders
 from .capsule import LastBatch, StepRecorder, kept_checkpoints
@@ -33,6 +34,7 @@ from .failures import explained_failures, named_dead_workers
 from .hooks.build import adapt_stock_hooks, build_distillation_hooks, build_records, finish_step
 from .hooks.exact_resume import ExactResume
 from .hooks.gradient_guard import GradientGuard
+from .hooks.rounding import Rounding
 from .hooks.stop_on_signal import StopOnSignal
 from .hooks.weight_average import WeightAverage
 from .metrics_file import MetricsFile
@@ -44,8 +46,9 @@ class DistillationTrainer(Builders):
     """Trains teachers, plain students and distilled students.
 
     It differs from `DefaultTrainer` in what it builds, not in how it steps: projections are saved
-    under "distillation" beside the plain student, ranks without a GPU use gloo, checkpoints load
-    without running code, and data sets are checked before the first iteration.
+    under "distillation" beside the plain student, its ranges under "quantization", ranks without a
+    GPU use gloo, checkpoints load without running code, and data sets are checked before the first
+    iteration.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -81,7 +84,11 @@ class DistillationTrainer(Builders):
         self._trainer.register_hooks([self.guard])
         projections = {"distillation": model.heads} if isinstance(model, Distiller) else {}
         self.checkpointer = SafeCheckpointer(
-            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **projections
+            self.model,
+            cfg.OUTPUT_DIR,
+            trainer=weakref.proxy(self),
+            **projections,
+            **beside(getattr(model, "student", model)),
         )
         with naming_keys(cfg, "any section"):
             self.register_hooks(self.build_hooks())
@@ -152,12 +159,14 @@ class DistillationTrainer(Builders):
         self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
         resume = ExactResume(detector, cfg.SEED, solver.CHECKPOINT_PERIOD, self.metrics)
         self.average = WeightAverage(detector, solver.EMA.DECAY) if solver.EMA.DECAY else None
+        quantize = cfg.QUANTIZE
+        rounding = Rounding(self._evaluated, detector, quantize.START) if quantize.ENABLED else None
         before = [] if distiller is None else build_distillation_hooks(cfg)
         stock = adapt_stock_hooks(super().build_hooks(), cfg, self.evaluate, self.metrics, before)
         records = build_records(cfg, self._evaluated, self._unwrapped)
         teachers = [] if distiller is None else distiller.teachers
         stop = StopOnSignal(resume, lambda: next(filter(None, (t.lost() for t in teachers)), ""))
-        return [*before, resume, self.average, *stock, *records, stop]
+        return [*before, rounding, resume, self.average, *stock, *records, stop]
 
     def evaluate(self) -> Dict[str, Any]:
         """The measures of the model as it is, on DATASETS.TEST; empty behind the first rank."""

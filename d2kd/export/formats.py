@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
+from ..quantize import rounds
 from .agreement import agreement_with
 from .description import RT_INFO, to_strings
 from .int8 import quantize
@@ -57,6 +58,10 @@ def export_int8(
     path = Path(path)
     if path.suffix not in (".onnx", ".xml") or options.get("fp16"):
         raise ConfigError("INT8 (--int8) is for .onnx and .xml files, without fp16 (--fp16).")
+    if rounds(detector):
+        raise ConfigError(
+            "--int8: this run is quantized already (QUANTIZE.ENABLED): export it without."
+        )
     if not calibration:
         raise ConfigError("INT8 (--int8) needs images to calibrate on: give --calibrate FOLDER.")
     require("onnxscript", "onnx", "onnxruntime", *["openvino"] * (path.suffix == ".xml"))

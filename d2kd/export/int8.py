@@ -5,7 +5,6 @@ them stays float: GFL's distribution integral, box decoding, scores, NMS. So do 
 that change the detections too much; each part is measured alone.
 """
 
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Sequence, Set, Tuple
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Sequenc
 import numpy as np
 
 from ..errors import ConfigError
+from ..quantize.parts import LAST, TRUNK, part_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -25,8 +25,7 @@ _WEIGHTED = ("Conv", "Gemm")
 _BETWEEN = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "HardSigmoid", "HardSwish",
             "MaxPool", "Mul", "Relu", "Resize", "Sigmoid")  # fmt: skip
 _PASSED = (*_BETWEEN, "InstanceNormalization", "GroupNormalization", "Reshape", "Flatten", "Pad")
-_TRUNK, _PYRAMID, _TOWERS, _UNNAMED = "trunk", "pyramid", "heads", "layers"
-LAST, ALL = "last convolutions", "the file"
+ALL = "the file"
 
 
 class Part(NamedTuple):
@@ -141,9 +140,9 @@ def parts_of(model: "ModelProto") -> Dict[str, List[Tuple[str, str]]]:
     found: Dict[str, List[Tuple[str, str]]] = {}
     for node in model.graph.node:
         if node.op_type in _WEIGHTED:
-            part = _part_of(node.input[1]) if node.name in not_last else LAST
+            part = part_of(node.input[1]) if node.name in not_last else LAST
         else:
-            part = next((owner[x] for x in node.input if x in owner), _TRUNK)
+            part = next((owner[x] for x in node.input if x in owner), TRUNK)
         owner.update(dict.fromkeys(node.output, part))
         if node.name in inner:
             found.setdefault(part, []).append((node.name, node.op_type))
@@ -169,15 +168,6 @@ def _between_weighted(
             rest += node.input
             inner |= {node.name} if node.op_type in _BETWEEN else set()
     return inner, followed
-
-
-def _part_of(weight: str) -> str:
-    """Of the name of a weight, as the detector has it; tracing loses some names."""
-    if not re.match(r"[A-Za-z_]\w*\.", weight):
-        return _UNNAMED
-    if not re.search(r"backbone\.", weight):
-        return _TOWERS
-    return _TRUNK if re.search(r"backbone\.(bottom_up|net|body)\.", weight) else _PYRAMID
 
 
 def table_of(measured: Sequence[Dict[str, Any]]) -> List[str]:

@@ -15,9 +15,11 @@ from torch.export import Dim, ExportedProgram
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
+from ..quantize import fix_weights, rounds
 from .base import Graph
 from .description import describe, to_strings
 from .half import halve_weights
+from .integers import store_integers
 from .kinds import build_graph, prepare
 from .options import Options
 
@@ -68,6 +70,8 @@ def to_onnx(detector: nn.Module, **options: Any) -> Tuple["ModelProto", Dict[str
     onnx.helper.set_model_props(model, to_strings(description))
     if graph.options.fp16:
         halve_weights(model)
+    if rounds(graph.detector):
+        store_integers(model)
     return model, description
 
 
@@ -145,7 +149,11 @@ def require(*packages: str) -> None:
 
 
 def _prepared(detector: nn.Module, options: Options) -> Graph:
-    return build_graph(prepare(detector, options), options)
+    if rounds(detector) and options.fp16:
+        raise ConfigError("fp16 (--fp16) is not for a quantized run, whose file has INT8.")
+    prepared = prepare(detector, options)
+    fix_weights(prepared)
+    return build_graph(prepared, options)
 
 
 def _example(graph: Graph) -> torch.Tensor:

@@ -16,7 +16,6 @@ from torch import nn
 
 from ..adapters import build_adapter
 from ..build import student_config
-from ..checkpoint import load_detector
 from ..config.loading import without_pretrained
 from ..config.naming import construct
 from ..data import dataset_num_classes, register_custom_datasets
@@ -26,6 +25,7 @@ from ..data.listing import listed
 from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
 from ..file_io import expect, told
+from ..quantize import load_quantized, quantize_student
 from ..text import plain
 from .detections import drawing_metadata
 from .drawings import save_drawing
@@ -43,7 +43,7 @@ class Predictor:
             ValueError, OSError: the config or the checkpoint is wrong.
         """
         self.detector = build_student(cfg)
-        load_detector(self.detector, weights, "--weights")
+        load_quantized(self.detector, weights, "--weights")
         self.format = cfg.INPUT.FORMAT
         self._resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
@@ -73,8 +73,10 @@ class Predictor:
 
 
 def build_student(cfg: CfgNode) -> nn.Module:
-    """The plain detector of a config, in eval mode, with random weights; no teacher is built."""
-    return construct(without_pretrained(student_config(cfg))).eval()
+    """The detector of a config, in eval mode, with random weights; no teacher is built."""
+    detector = construct(without_pretrained(student_config(cfg))).eval()
+    quantize_student(detector, cfg)
+    return detector
 
 
 def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:

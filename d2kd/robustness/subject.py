@@ -10,7 +10,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
 from ..build import student_config
-from ..checkpoint import load_detector, run_checkpoint
+from ..checkpoint import run_checkpoint
 from ..checkpoint.address import is_address
 from ..checkpoint.weights_file import split_pin
 from ..config.loading import load_config, without_pretrained
@@ -33,6 +33,7 @@ from ..evaluation.corruptions import corrupted_mapper
 from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, map_classes
 from ..evaluation.groups import ErrorEvaluator
 from ..evaluation.records import RecordsEvaluator
+from ..quantize import load_quantized, quantize_student
 from .cells import Cell
 from .plan import Plan
 
@@ -128,9 +129,10 @@ def dataset_class_names(dataset: str) -> List[str]:
 def _detector(subject: Subject) -> nn.Module:
     if subject.detector is None:
         detector = construct(subject.cfg).eval()
+        quantize_student(detector, subject.cfg)
         check_classes(subject.cfg, detector, train=False)
         check_recorded_classes(subject.cfg, subject.cfg.MODEL.WEIGHTS)
-        load_detector(detector, subject.cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+        load_quantized(detector, subject.cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
         subject.detector = detector
     return subject.detector
 

@@ -11,6 +11,7 @@ from ...checkpoint import SafeCheckpointer
 from ...checkpoint.of_run import BEST, read_best
 from ...evaluation.best_f1 import point_of
 from ...file_io import write_atomically
+from ...quantize import beside
 
 
 class BestStudent(BestCheckpointer):
@@ -29,7 +30,9 @@ class BestStudent(BestCheckpointer):
             model: the trained model.
             folder: OUTPUT_DIR.
         """
-        super().__init__(period, _UntaggedCheckpointer(model, folder), metric, file_prefix=BEST)
+        super().__init__(
+            period, _UntaggedCheckpointer(model, folder, **beside(model)), metric, file_prefix=BEST
+        )
         self._folder, self._metric = Path(folder), metric
 
     def before_train(self) -> None:

@@ -11,6 +11,8 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ...quantize import load_with_ranges, with_ranges
+
 
 class WeightAverage(HookBase):
     """Averages the detector's weights after each step, and gives it the average after the last.
@@ -45,10 +47,10 @@ class WeightAverage(HookBase):
         """Begin with the weights that training begins with; a prolonged run has its own again."""
         start = self.trainer.start_iter
         if self._trained is not None and start < self.trainer.max_iter:
-            self._detector.load_state_dict(self._trained)
+            load_with_ranges(self._detector, self._trained)
             self._trained = None
         if not self._steps:
-            self.detector.load_state_dict(self._detector.state_dict())
+            load_with_ranges(self.detector, with_ranges(self._detector))
         if start > 0 and not self._steps:
             logging.getLogger(__name__).warning(
                 "SOLVER.EMA.DECAY: the run began without, so the average begins at step %d.", start
@@ -59,8 +61,8 @@ class WeightAverage(HookBase):
         self._update()
         self._steps += 1
         if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._trained = {k: v.clone() for k, v in self._detector.state_dict().items()}
-            self._detector.load_state_dict(self.detector.state_dict())
+            self._trained = {k: v.clone() for k, v in with_ranges(self._detector).items()}
+            load_with_ranges(self._detector, with_ranges(self.detector))
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -81,12 +83,12 @@ class WeightAverage(HookBase):
     def state_dict(self) -> Dict[str, Any]:
         """The steps so far, and whichever weights are not the detector's."""
         ended = self._trained is not None
-        weights = self._trained if ended else self.detector.state_dict()
+        weights = self._trained if ended else with_ranges(self.detector)
         return {"steps": self._steps, "ended": ended, "weights": weights}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Go on from there; the detector has its part of the checkpoint already."""
         self._steps = state["steps"]
         self._trained = state["weights"] if state["ended"] else None
-        average = self._detector.state_dict() if state["ended"] else state["weights"]
-        self.detector.load_state_dict(average)
+        average = with_ranges(self._detector) if state["ended"] else state["weights"]
+        load_with_ranges(self.detector, average)
