@@ -1,6 +1,6 @@
 """Weights and biases of a quantized graph as integers, with batch norm in them."""
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Network:
         self.made = {name: node for node in self.graph.node for name in node.output}
         self.users: Dict[str, List[NodeProto]] = {}
         for node in self.graph.node:
-            for name in node.input:
+            for name in _read_by(node):
                 self.users.setdefault(name, []).append(node)
         stored = [(x.name, x) for x in self.graph.initializer]
         stored += [
@@ -53,12 +53,20 @@ class Network:
         read = {x.name for x in self.graph.output}
         for node in reversed(self.graph.node):
             if read & set(node.output):
-                read.update(node.input)
+                read.update(_read_by(node))
         kept = [x for x in self.graph.node if read & set(x.output)]
         constants = [x for x in self.graph.initializer if x.name in read]
         for field, values in ((self.graph.node, kept), (self.graph.initializer, constants)):
             del field[:]
             field.extend(values)
+
+
+def _read_by(node: "NodeProto") -> Iterator[str]:
+    """Names that a node reads, also within graphs of its own."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read_by(inner)
 
 
 def store_integers(model: "ModelProto") -> None:

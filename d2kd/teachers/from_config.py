@@ -36,6 +36,11 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
         "Teacher %d: %s from %s, weights %s",
         index, teacher_cfg.MODEL.META_ARCHITECTURE, options.CONFIG_FILES[index], said,
     )  # fmt: skip
+    if teacher_cfg.QUANTIZE.ENABLED:
+        logging.getLogger(__name__).info(
+            "Teacher %d: it was trained with QUANTIZE.ENABLED, and teaches as its float student.",
+            index,
+        )
     if text := published_as(options.CONFIG_FILES[index]):
         logging.getLogger(__name__).info("Teacher %d: %s", index, text)
     teacher = Teacher(

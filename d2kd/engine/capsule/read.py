@@ -15,7 +15,7 @@ from .batch import Batch, unpack
 from .write import FORMAT, RECORD, UNFINISHED
 
 REPLAY = "replay"  # the folder of a run's capsules
-_FILES = "state", "batch", "student", "heads"
+_FILES = "state", "batch", "student", "heads", "ranges"
 _TYPES = {"iteration": int, "reason": dict, "run": dict, "cpu": str, "random": dict, "batch": list,
           "guard": dict, "scaler": dict, "teachers": list, "checkpoint": dict,
           "missing": list}  # fmt: skip

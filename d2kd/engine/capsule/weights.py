@@ -12,9 +12,11 @@ from ...checkpoint import read_weights
 from ...checkpoint.weights_file import split_pin
 from ...distiller import Distiller
 from ...file_io import sha256_of
+from ...quantize import beside
+from ...quantize.state import SECTION
 
 Tensors = Dict[str, Tensor]
-SECTIONS = {"student": "model", "heads": "distillation"}
+SECTIONS = {"student": "model", "heads": "distillation", "ranges": SECTION}
 """Part of what is trained -> where a checkpoint has it."""
 
 
@@ -30,8 +32,9 @@ NOWHERE = Source("", "", {})
 
 
 def parts_of(model: nn.Module) -> Dict[str, Tensors]:
-    """The state of what is trained: the student's and, in a distillation, the heads'."""
+    """The state of what is trained: the student's, its ranges and, in a distillation, the heads'."""
     parts = {"student": model.state_dict()}
+    parts |= {"ranges": x.state_dict() for x in beside(getattr(model, "student", model)).values()}
     if isinstance(model, Distiller):
         parts["heads"] = model.heads.state_dict()
     return parts

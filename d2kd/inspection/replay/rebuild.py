@@ -25,6 +25,7 @@ from ...engine.provenance import describe_run
 from ...engine.ranks import make_deterministic
 from ...errors import ConfigError, MissingFileError
 from ...file_io import sha256_of
+from ...quantize import beside
 from ...text import plain
 
 _MOST_THREADS = 256
@@ -131,12 +132,13 @@ def _set_factors(model: nn.Module, state: Dict[str, Tensor]) -> None:
 
 def _load_weights(model: nn.Module, capsule: Capsule, missing: List[str]) -> None:
     known = _from_checkpoint(capsule, missing)
+    owners: Dict[str, Any] = {"student": model, "heads": getattr(model, "heads", None)}
+    owners |= {"ranges": x for x in beside(getattr(model, "student", model)).values()}
     for part, state in parts_of(model).items():
         found = {**known.get(part, {}), **capsule.files.get(part, {})}
         if left := [name for name in state if name not in found]:
             missing.append(f"{len(left)} of {len(state)} tensors of the {part}")
-        owner = model.heads if isinstance(model, Distiller) and part == "heads" else model
-        owner.load_state_dict({**state, **{k: x for k, x in found.items() if k in state}})
+        owners[part].load_state_dict({**state, **{k: x for k, x in found.items() if k in state}})
 
 
 def _from_checkpoint(capsule: Capsule, missing: List[str]) -> Dict[str, Dict[str, Tensor]]:
