@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..errors import ConfigError
 from ..file_io import write_atomically
-from ..quantize import fix_weights, rounds
+from ..quantize import fix_ranges, rounds
 from .base import Graph
 from .description import describe, to_strings
 from .half import halve_weights
@@ -152,7 +152,7 @@ def _prepared(detector: nn.Module, options: Options) -> Graph:
     if rounds(detector) and options.fp16:
         raise ConfigError("fp16 (--fp16) is not for a quantized run, whose file has INT8.")
     prepared = prepare(detector, options)
-    fix_weights(prepared)
+    fix_ranges(prepared)
     return build_graph(prepared, options)
 
 

@@ -11,7 +11,7 @@ from .state import (
     with_ranges,
 )
 from .student import (
-    fix_weights,
+    fix_ranges,
     is_quantized,
     quantize_student,
     quantized_convolutions,
@@ -23,7 +23,7 @@ __all__ = [
     "PARTS",
     "Ranges",
     "beside",
-    "fix_weights",
+    "fix_ranges",
     "is_quantized",
     "load_quantized",
     "load_with_ranges",

@@ -35,12 +35,15 @@ class Range(nn.Module):
     def __init__(self) -> None:
         """A range that has seen nothing."""
         super().__init__()
+        self.fixed: Tuple[float, int] | Tuple[()] = ()
         for name in ("low", "high", "seen"):
             self.register_buffer(name, torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float values of any shape, rounded; their gradient passes within the range."""
         x = x.float()
+        if self.fixed:
+            return torch.fake_quantize_per_tensor_affine(x, *self.fixed, 0, LEVELS)
         if self.training and x.numel():
             self.measure(x)
         return torch.fake_quantize_per_tensor_affine(x, *self.grid(), 0, LEVELS)
@@ -53,6 +56,11 @@ class Range(nn.Module):
         for old, new in ((self.low, low.clamp(max=0)), (self.high, high.clamp(min=0))):
             old.lerp_(torch.nan_to_num(new, 0.0, 0.0, 0.0), part)
         self.seen.add_(part > 0)
+
+    def fix(self) -> None:
+        """Let the range be a constant, for a graph of it."""
+        step, zero = self.grid()
+        self.fixed = step.item(), int(zero.item())
 
     def grid(self) -> Tuple[Tensor, Tensor]:
         """The step between two values, and the whole number in 0..LEVELS that stands for 0."""

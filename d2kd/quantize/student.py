@@ -9,7 +9,7 @@ from torch import nn
 
 from ..adapters import build_adapter
 from ..errors import ConfigError
-from .layers import RANGES, QuantizedConv, QuantizedLayer, quantize_layer
+from .layers import RANGES, QuantizedConv, QuantizedLayer, Range, quantize_layer
 from .parts import LAST, part_of
 from .tape import Node, record
 
@@ -74,10 +74,10 @@ def set_rounding(detector: nn.Module, on: bool) -> None:
             layer.rounds = on
 
 
-def fix_weights(detector: nn.Module) -> None:
-    """Let the steps of a detector's weights be constants, for a graph of it."""
+def fix_ranges(detector: nn.Module) -> None:
+    """Let the ranges of a detector's layers and weights be constants, for a graph of it."""
     for layer in detector.modules():
-        if isinstance(layer, QuantizedConv):
+        if isinstance(layer, (QuantizedConv, Range)):
             layer.fix()
 
 

@@ -32,9 +32,10 @@ NOWHERE = Source("", "", {})
 
 
 def parts_of(model: nn.Module) -> Dict[str, Tensors]:
-    """The state of what is trained: the student's, its ranges and, in a distillation, the heads'."""
+    """The state of what is trained: the student's, its ranges, and the heads' if it distils."""
     parts = {"student": model.state_dict()}
-    parts |= {"ranges": x.state_dict() for x in beside(getattr(model, "student", model)).values()}
+    if ranges := beside(getattr(model, "student", model)):
+        parts["ranges"] = ranges[SECTION].state_dict()
     if isinstance(model, Distiller):
         parts["heads"] = model.heads.state_dict()
     return parts

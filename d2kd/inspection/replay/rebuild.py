@@ -26,6 +26,7 @@ from ...engine.ranks import make_deterministic
 from ...errors import ConfigError, MissingFileError
 from ...file_io import sha256_of
 from ...quantize import beside
+from ...quantize.state import SECTION
 from ...text import plain
 
 _MOST_THREADS = 256
@@ -133,7 +134,7 @@ def _set_factors(model: nn.Module, state: Dict[str, Tensor]) -> None:
 def _load_weights(model: nn.Module, capsule: Capsule, missing: List[str]) -> None:
     known = _from_checkpoint(capsule, missing)
     owners: Dict[str, Any] = {"student": model, "heads": getattr(model, "heads", None)}
-    owners |= {"ranges": x for x in beside(getattr(model, "student", model)).values()}
+    owners["ranges"] = beside(getattr(model, "student", model)).get(SECTION)
     for part, state in parts_of(model).items():
         found = {**known.get(part, {}), **capsule.files.get(part, {})}
         if left := [name for name in state if name not in found]:

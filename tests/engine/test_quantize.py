@@ -1,0 +1,121 @@
+"""Trainings with QUANTIZE.ENABLED: what they write, that they resume exactly, what they refuse."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2kd.config.loading import load_config
+from d2kd.inference.predict import build_student
+from d2kd.quantize import load_quantized, quantized_convolutions, rounds
+from tests.helpers import d2kd, detector, write_config
+
+ON = "QUANTIZE.ENABLED", "True"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The folder of a quantized GFL that has 6 steps, and its data."""
+    folder = tmp_path_factory.mktemp("teacher")
+    weights = detector("GFL", MODEL__GFL__NUM_CLASSES=2, seed=7).state_dict()
+    torch.save({"model": weights}, folder / "tea.pth")
+    return folder / "tea.pth"
+
+
+def train(folder, squares, *options, **keys):
+    path = write_config(folder, squares, "GFL", MODEL__GFL__PRIOR_PROB=0.5, **keys)
+    done = d2kd("train", path, *ON, *options)
+    assert done.exit_code == 0, done.output
+    return folder / "out"
+
+
+def checkpoint(folder, name="model_final.pth"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys() and one
+    assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+def distilled(teacher, squares, head):
+    tea = write_config(teacher.parent / "config", squares, "GFL")
+    return ["--teacher", tea, "--teacher-weights", teacher, "--distill", head]
+
+
+@pytest.mark.parametrize("more", [{}, {"SOLVER__EMA__DECAY": 0.5, "QUANTIZE__START": 2}])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, squares, teacher, more):
+    whole = train(tmp_path / "one", squares, *distilled(teacher, squares, "CrossKD"), **more)
+    killed = tmp_path / "two" / "out"
+    shutil.copytree(whole, killed)
+    (killed / "model_final.pth").unlink()
+    (killed / "last_checkpoint").write_text("model_0000002.pth")
+    done = d2kd("train", killed, "--resume", "OUTPUT_DIR", killed)
+    assert done.exit_code == 0, done.output
+    one, two = checkpoint(whole), checkpoint(killed)
+    assert_same(one["model"], two["model"])
+    assert_same(one["quantization"], two["quantization"])
+    assert_same(one["distillation"], two["distillation"]) if one["distillation"] else None
+    batches = 6 - more.get("QUANTIZE__START", 0)
+    assert {x[2].item() for x in two["quantization"].values()} >= {batches} or more
+
+
+@pytest.mark.parametrize("head", ["PGD", "PKD"])
+def test_a_distilled_student_is_a_plain_one_beside_its_ranges(tmp_path, squares, teacher, head):
+    folder = train(tmp_path, squares, *distilled(teacher, squares, head), SOLVER__MAX_ITER=2)
+    found, plain = checkpoint(folder), detector("GFL", MODEL__GFL__NUM_CLASSES=2)
+    assert found["model"].keys() == plain.state_dict().keys()
+    plain.load_state_dict(found["model"])
+    model = build_student(load_config(str(folder), ["MODEL.DEVICE", "cpu"]))
+    load_quantized(model, str(folder / "model_final.pth"), "--weights")
+    assert rounds(model) and len(quantized_convolutions(model)) == 9
+    image = torch.linspace(-100, 100, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        one, other = (x.eval().backbone(image)["p3"] for x in (model, plain))
+    assert 0 < (one - other).abs().max() < 0.2 * other.abs().max()
+
+
+def test_the_best_model_is_evaluated_and_kept_with_its_ranges(tmp_path, squares):
+    keys = {"SOLVER__BEST_METRIC": "bbox/AP", "TEST__EVAL_PERIOD": 2, "SOLVER__MAX_ITER": 4}
+    folder = train(tmp_path, squares, **keys)
+    best = json.loads((folder / "model_best.json").read_text())
+    kept = checkpoint(folder, "model_best.pth")["quantization"]
+    assert {x[2].item() for x in kept.values()} <= {5.0 * best["step"], float(best["step"])}
+    done = d2kd("eval", folder, "MODEL.DEVICE", "cpu")
+    assert done.exit_code == 0 and "no ranges" not in done.output, done.output
+
+
+def test_before_its_start_a_run_is_the_float_one(tmp_path, squares):
+    late = train(tmp_path / "late", squares, QUANTIZE__START=5)
+    path = write_config(tmp_path / "plain", squares, "GFL", MODEL__GFL__PRIOR_PROB=0.5)
+    assert d2kd("train", path).exit_code == 0
+    early, plain = (checkpoint(x, "model_0000002.pth") for x in (late, tmp_path / "plain/out"))
+    assert_same(early["model"], plain["model"])
+    assert {x[2].item() for x in early["quantization"].values()} == {0}
+    assert "quantization" not in plain
+
+
+def test_a_quantized_teacher_is_its_float_student(tmp_path, squares, teacher, caplog):
+    tea = train(tmp_path / "tea", squares, SOLVER__MAX_ITER=1)
+    path = write_config(tmp_path / "stu", squares, "GFL", SOLVER__MAX_ITER=1)
+    done = d2kd("train", path, "--teacher", tea, "--distill", "PKD")
+    assert done.exit_code == 0, done.output
+    log = Path(tmp_path, "stu/out/log.txt").read_text()
+    assert "Teacher 0: it was trained with QUANTIZE.ENABLED, and teaches as its float" in log
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["QUANTIZE.FLOAT", "('head',)"], "QUANTIZE.FLOAT is .*must be a list of trunk, pyramid"),
+    (["QUANTIZE.START", "6"], "QUANTIZE.START is 6, but the run ends at SOLVER.MAX_ITER 6"),
+    (["DISTILL.COMPILE", "True"], "DISTILL.COMPILE cannot be used with QUANTIZE.ENABLED"),
+    (["QUANTIZE.FLOAT", "('trunk','pyramid','heads','last convolutions')"],
+     "has no convolution to quantize"),
+])  # fmt: skip
+def test_what_cannot_be_is_said_before_training(tmp_path, squares, options, said):
+    path = write_config(tmp_path, squares, "GFL")
+    done = d2kd("train", path, *ON, *options)
+    assert done.exit_code == 1
+    assert re.search(said, done.output.replace("\n", " "))
