@@ -17,7 +17,7 @@ from d2kd.config.loading import merge_options
 from tests.conftest import ROOT
 from tests.docs.pages import fences, pages, spans, table
 
-SECTIONS = "MODEL|DATASETS|DISTILL|SOLVER|INPUT|DATALOADER|TEST|GLOBAL"
+SECTIONS = "MODEL|DATASETS|DISTILL|SOLVER|INPUT|DATALOADER|TEST|GLOBAL|QUANTIZE"
 KEY = re.compile(rf"(?<![\w./])(?:{SECTIONS})\.[A-Za-z0-9_.<>*]+")
 WORD = re.compile(r"^[A-Z][A-Z0-9_]+_[A-Z0-9_]*[A-Z0-9]$")
 NO_KEYS = re.compile(r"OMP_NUM_THREADS|DETECTRON2_\w+|D2KD_\w+|TORCHINDUCTOR_\w+|\w+_REGISTRY")
