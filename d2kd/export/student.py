@@ -15,6 +15,7 @@ from ..errors import ConfigError, MissingFileError
 from ..evaluation.best_f1 import score_threshold as shown_from
 from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
+from ..quantize import quantized_convolutions, rounds
 from .bundle import write_bundle
 from .calibration import calibration_images
 from .check import NothingToCompare, check_export, compare_export
@@ -113,8 +114,11 @@ def export_student(
     yield from [about_fit(size, sizes)] if sizes and not dynamic_size else ()
     yield f"metadata: {shown_from(weights)[1]}"
     yield from table_of(description["int8"]) if int8 else ()
+    if rounds(predictor.detector):
+        count = len(quantized_convolutions(predictor.detector))
+        yield f"INT8 as it was trained: {count} convolutions"
     if check_images:
-        near = _QUANTIZED if int8 else _HALF if fp16 else None
+        near = _QUANTIZED if int8 or rounds(predictor.detector) else _HALF if fp16 else None
         try:
             yield _verify(output, predictor.detector, images[:check_images], near)
         except NothingToCompare as error:

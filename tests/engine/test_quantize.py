@@ -84,6 +84,13 @@ def test_the_best_model_is_evaluated_and_kept_with_its_ranges(tmp_path, squares)
     best = json.loads((folder / "model_best.json").read_text())
     kept = checkpoint(folder, "model_best.pth")["quantization"]
     assert {x[2].item() for x in kept.values()} <= {5.0 * best["step"], float(best["step"])}
+    file = tmp_path / "s.onnx"
+    done = d2kd("export", folder, "--output", file, "--size", 64, 64, "MODEL.DEVICE", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "INT8 as it was trained: 9 convolutions" in done.output
+    assert "within 4 px and scores within 0.1" in done.output
+    done = d2kd("export", folder, "--output", file, "--int8", "--overwrite", "--size", 64, 64)
+    assert done.exit_code == 1 and "this run is quantized already" in done.output
     done = d2kd("eval", folder, "MODEL.DEVICE", "cpu")
     assert done.exit_code == 0 and "no ranges" not in done.output, done.output
 
