@@ -54,6 +54,11 @@ def build_distiller(cfg: CfgNode) -> Dict[str, Any]:
     read: List[Named] = [*teachers, *([stored] if stored else [])]
     class_maps = build_class_maps(cfg, read)
     alike = not teachers or same_classes(cfg, teachers[0])
+    if cfg.DISTILL.ASSIGN_WITH == "teacher" and not alike:
+        raise ConfigError(
+            "DISTILL.ASSIGN_WITH teacher: teacher 0 has other classes than the data, or another "
+            "order of them. Set it to own, or take another teacher."
+        )
     initialize_from_teacher(student, teachers, cfg.DISTILL.INIT_FROM_TEACHER, alike)
     adapter = build_adapter(student)
     heads = {}

@@ -78,7 +78,7 @@ class Distiller(nn.Module):
         self.input_format = input_format
         self.class_maps = class_maps or {}
         self.adapter = build_adapter(student)
-        self.panel.check_assigner(self.adapter, 0 not in self.class_maps)
+        self.panel.check_assigner(self.adapter)
         spec = self.adapter.spec()
         reads = (head.reads_of_student(spec) for head, _, _ in heads.values())
         self.need: FrozenSet[str] = frozenset().union(*reads)
@@ -114,6 +114,8 @@ class Distiller(nn.Module):
             student = self.run_student(batched_inputs)
         with self.part("d2kd.teachers"):
             teachers = self.run_teachers(batched_inputs, student)
+        with self.part("d2kd.student"):
+            self.supervise(batched_inputs, student, teachers)
         with self.part("d2kd.heads"):
             losses = self.run_heads(student, teachers)
         for probe in self.probes.values():
@@ -155,17 +157,33 @@ class Distiller(nn.Module):
     def run_student(self, batched_inputs: List[dict]) -> DetectorOutput:
         """The student's losses, zero for unlabelled images, and what the heads read of it.
 
-        Losses and labels are missing until `run_teachers` where a teacher assigns the objects.
+        Where a teacher assigns the objects, losses and labels are missing until `supervise`.
         """
         images = self.adapter.preprocess(batched_inputs, self.divisor)
         gt = [to_device(x["instances"], self.device) for x in batched_inputs]
-        if self.panel.assigns:
+        if self._teacher_assigns:
             output = self.adapter(images, None, self.need - STUDENT_ONLY | {"logits"})
             output.gt = gt
             return output
         averages = moving_averages(self.student)
         output = self.adapter(images, gt, self.need)
         return self._counted(batched_inputs, output, averages)
+
+    def supervise(
+        self,
+        batched_inputs: List[dict],
+        student: DetectorOutput,
+        teachers: Dict[int, DetectorOutput],
+    ) -> None:
+        """Fill losses and labels where a teacher assigns the objects; see `run_student`."""
+        if self._teacher_assigns:
+            averages = moving_averages(self.student)
+            self.adapter.supervise_by(student, student.gt, teachers[0])
+            self._counted(batched_inputs, student, averages)
+
+    @property
+    def _teacher_assigns(self) -> bool:
+        return self.panel.assigns and self.scale > 0
 
     def _counted(
         self, batched_inputs: List[dict], output: DetectorOutput, averages: Dict[str, Average]
@@ -182,12 +200,7 @@ class Distiller(nn.Module):
         self, batched_inputs: List[dict], student: DetectorOutput
     ) -> Dict[int, DetectorOutput]:
         """What the heads read of each teacher, by its index."""
-        outputs = self.panel.run(batched_inputs, self.divisor, student)
-        if self.panel.assigns:
-            averages = moving_averages(self.student)
-            self.adapter.supervise_by(student, student.gt, outputs[0])
-            self._counted(batched_inputs, student, averages)
-        return outputs
+        return self.panel.run(batched_inputs, self.divisor, student)
 
     def look_ahead(self, batched_inputs: List[dict]) -> None:
         """Tell the teachers of a training batch that is to come; see `AheadTeacher`."""

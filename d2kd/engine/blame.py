@@ -6,7 +6,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..adapters import STUDENT_ONLY, DetectorOutput
+from ..adapters import DetectorOutput
 from ..distiller import Distiller
 from ..heads import head_defaults
 
@@ -29,10 +29,10 @@ def find_blame(model: nn.Module) -> Blame:
     """
     if not isinstance(model, Distiller) or not model.batch:
         return Blame()
-    batch, need = model.batch, model.need - STUDENT_ONLY - {"roi", "masks"}
-    read = {i for indices in model.panel.teachers_of.values() for i in indices}
-    for index in sorted(read & set(range(len(model.teachers)))):
-        teacher = model.teachers[index]
+    batch = model.batch
+    for index, teacher in enumerate(model.teachers):
+        if not (need := model.panel.need(index) - {"roi", "masks"}):
+            continue
         alone = teacher(batch, model.divisor, model.input_format, need & teacher.adapter.provides)
         if found := _first(alone, batch):
             return _of_teacher(model, index, found)
@@ -47,6 +47,7 @@ def _find_on_one_rank(model: Distiller) -> Blame:
     if found := _first(student, model.batch):
         return Blame(f"So are the student's {found}. ", f"{_LOWER}.")
     teachers = model.run_teachers(model.batch, student)
+    model.supervise(model.batch, student, teachers)
     for index, output in teachers.items():
         if found := _first(output, model.batch):
             return _of_teacher(model, index, found)

@@ -134,6 +134,8 @@ def measure_step(
         clock("student, forward")
         teachers = model.run_teachers(batch, student)
         clock("teachers")
+        model.supervise(batch, student, teachers)
+        clock("student, forward")
         losses, features = model.run_heads(student, teachers), list(student.features.values())
         clock("methods")
         norms = gradient_norms(losses, features)

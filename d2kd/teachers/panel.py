@@ -1,8 +1,8 @@
 """The teachers of a training, and which head reads what of which."""
 
-from typing import Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence
 
-from ..adapters import DetectorAdapter, DetectorOutput, DetectorSpec
+from ..adapters import DetectorAdapter, DetectorOutput
 from ..errors import ConfigError
 from .class_map import Named
 from .readers import Heads, all_of, ask_for_sets, check_formats, check_heads
@@ -45,7 +45,7 @@ class Panel:
         self._reads = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}
         self.assigns = assigns
 
-    def check_assigner(self, student: DetectorAdapter, same_classes: bool) -> None:
+    def check_assigner(self, student: DetectorAdapter) -> None:
         """Check that what teacher 0 predicts can assign the student's objects, if it is to.
 
         Raises:
@@ -54,19 +54,18 @@ class Panel:
         """
         if not self.assigns:
             return
-        mine = _cells_of(student.spec())
+        mine = _kind_of(student)
         if not student.by_prediction:
             raise ConfigError(
                 f"DISTILL.ASSIGN_WITH teacher: the student is {mine}, which assigns its objects by "
                 "their boxes, not by what is predicted; set it to own, or take a DDOD student."
             )
-        there = bool(self.teachers)
-        theirs = _cells_of(self.teachers[0].adapter.spec()) if there else "not there"
-        if theirs != mine or not same_classes:
+        theirs = _kind_of(self.teachers[0].adapter) if self.teachers else "not there"
+        if theirs != mine:
             raise ConfigError(
                 "DISTILL.ASSIGN_WITH teacher needs a teacher 0 of the student's kind, with its "
-                f"classes in their order, its strides and anchors: the student is {mine}, teacher "
-                f"0 is {theirs}. Set it to own, or take another teacher."
+                f"strides, anchors and coding of boxes: the student is {mine}, teacher 0 is "
+                f"{theirs}. Set it to own, or take another teacher."
             )
 
     @property
@@ -112,9 +111,15 @@ class Panel:
             teacher.look_ahead(batched_inputs, divisor, self.input_format, self.need(index))
 
 
-def _cells_of(spec: DetectorSpec) -> str:
+def _kind_of(adapter: DetectorAdapter) -> str:
+    spec = adapter.spec()
+    detector: Any = adapter.detector
     strides = ", ".join(map(str, spec.features))
-    return (
-        f"{spec.name} with {spec.num_classes} classes, boxes as {spec.box_coding} and "
-        f"{spec.num_anchors} a cell of strides {strides} px"
-    )
+    text = f"{spec.name} with {spec.num_classes} classes and {spec.num_anchors} {spec.box_coding}"
+    text = f"{text} a cell of strides {strides} px"
+    if not adapter.by_prediction:
+        return text
+    sides = [x[0, 2:] - x[0, :2] for x in detector.anchor_generator.cell_anchors]
+    anchors = ", ".join(f"{w:g}x{h:g}" for w, h in (x.tolist() for x in sides))
+    weights = ", ".join(f"{x:g}" for x in detector.box2box_transform.weights)
+    return f"{text}, anchors of {anchors} px by {spec.points}, boxes weighed by {weights}"

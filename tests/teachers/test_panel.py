@@ -7,7 +7,6 @@ import torch
 from torch.testing import assert_close
 
 from d2kd import Distiller, Teacher, build_adapter
-from d2kd.adapters.class_map import ClassMap
 from d2kd.errors import ConfigError
 from d2kd.heads.pgd import PGD
 from d2kd.heads.pkd import PKD
@@ -32,7 +31,9 @@ def test_losses_are_those_of_the_teachers_assignment(head):
     other = copy.deepcopy(student)
     model = distiller(student, teacher, head=head)
     seen = model.run_student(batch)
-    theirs = model.run_teachers(batch, seen)[0]
+    outputs = model.run_teachers(batch, seen)
+    model.supervise(batch, seen, outputs)
+    theirs = outputs[0]
     anchors, logits, deltas, quality = (
         list(x.values()) for x in (seen.anchors, seen.logits, seen.deltas, seen.quality)
     )
@@ -63,6 +64,21 @@ def test_images_without_labels_count_nothing():
     assert losses["loss_PGD_cls"] > 0
 
 
+def test_after_the_last_distilled_iteration_the_student_assigns():
+    batch, losses = make_batch(), []
+    for choice in ("own", "teacher"):
+        model = distiller(build(), build(seed=1), assign_with=choice)
+        model.scale = 0.0
+        losses.append(model(batch))
+    assert_close(*losses, rtol=0, atol=0)
+
+
+def larger_anchors(detector):
+    for anchors in detector.anchor_generator.cell_anchors:
+        anchors *= 2
+    return detector
+
+
 @pytest.mark.parametrize(
     ("make", "line"),
     [
@@ -70,8 +86,9 @@ def test_images_without_labels_count_nothing():
          "ASSIGN_WITH teacher: the student is ATSS with 3 .*by their boxes"),
         (lambda: distiller(build(), detector("ATSS"), head=PKD), "teacher 0 is ATSS with 3"),
         (lambda: distiller(build()), "teacher 0 is not there"),
-        (lambda: distiller(build(), build(), class_maps={0: ClassMap(3, (0,), ((0,),))}),
-         "with its classes in their order"),
+        (lambda: distiller(build(), build(BBOX_REG_WEIGHTS=(1.0, 1.0, 1.0, 1.0))),
+         "weighed by 10, 10, 5, 5, teacher 0 is .* weighed by 1, 1, 1, 1"),
+        (lambda: distiller(build(), larger_anchors(build())), "anchors of 32x32, .* of 64x64"),
     ],
 )  # fmt: skip
 def test_what_cannot_assign_is_refused(make, line):
