@@ -101,6 +101,7 @@ def _config(args: Namespace, folder: Path) -> CfgNode:
     if args.data:
         use_data(cfg, Path(args.data))
     cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"])
+    cfg.DATASETS.TRAIN = ()  # of which the record would speak
     if not cfg.DATASETS.TEST:
         raise ConfigError("A file has no data of its own: add --data FOLDER.")
     register_custom_datasets(cfg)

@@ -2,8 +2,9 @@
 
 import math
 from pathlib import PurePath
-from typing import Callable, Dict, List, Sequence, Set
+from typing import Callable, Dict, List, Sequence
 
+from .pairs import data_of
 from .runs import RunFolder
 
 _BATCHES = (1, 8)
@@ -41,11 +42,11 @@ def file_table(runs: Sequence[RunFolder], files: Sequence[RunFolder]) -> Dict[st
 
 def other_data(runs: Sequence[RunFolder], files: Sequence[RunFolder]) -> List[str]:
     """A sentence for each file that was evaluated on other annotations than the first run."""
-    first = _data(runs[0])
+    first = sorted(data_of(runs[0], "TEST"))
     return [
         f"{file.name} was evaluated on other data than {runs[0].name}: AP cannot be compared."
         for file in files
-        if first and not _data(file) <= first
+        if first and _data(file) not in ([], first)
     ]
 
 
@@ -54,6 +55,6 @@ def _name(run: RunFolder) -> str:
     return PurePath(next(iter(paths))).name if isinstance(paths, dict) and paths else "PyTorch"
 
 
-def _data(run: RunFolder) -> Set[str]:
+def _data(run: RunFolder) -> List[str]:
     found = run.evaluated.get("datasets")
-    return set(map(str, found.values())) if isinstance(found, dict) else set()
+    return sorted(str(v or k) for k, v in found.items()) if isinstance(found, dict) else []

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from d2kd.errors import ConfigError
 from d2kd.report import write_report
@@ -19,6 +20,9 @@ def evaluated(folder, ap, data="a", **more):
     if more:
         results["file"] = {"MB": 5.0, "threads": 1, "ms": MS}
         run = {"datasets": {"test": data}, "weights": more}
+    config = {"DATASETS": {"TRAIN": ["train"], "TEST": ["test"]}}
+    if not more:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "results.json").write_text(json.dumps({"results": results, "run": run}))
     return folder
 
@@ -33,7 +37,7 @@ def cells(page):
 def test_one_table(tmp_path):
     run = evaluated(tmp_path / "run", 21.76)
     file = evaluated(tmp_path / "int8", 21.25, **{"output/student.int8.onnx": "hash"})
-    other = evaluated(tmp_path / "other", 30.0, "b", **{"x.xml": "hash"})
+    other = evaluated(tmp_path / "other", 30.0, "t", **{"x.xml": "hash"})  # the training images
     said = write_report([file, run, other], tmp_path / "page.html", images=0)
     assert cells((tmp_path / "page.html").read_text()) == [
         ["", "run", "int8", "other"],
