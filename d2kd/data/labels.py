@@ -28,10 +28,10 @@ def check_labels(batch: list[dict[str, Any]], classes: int, key: str) -> None:
     if low >= 0 and high < classes:
         return
     wrong = high if high >= classes else low
-    owner = next(
-        x for x in batch if "instances" in x and (x["instances"].gt_classes == wrong).any()
-    )
+    images = (x for x in batch if "instances" in x and x["instances"].has("gt_classes"))
+    owner = next(x for x in images if (x["instances"].gt_classes == wrong).any())
+    mend = f", or set {key} to that of the data" if key.endswith("NUM_CLASSES") else ""
     raise ConfigError(
-        f"{owner.get('file_name', 'an image')} has an object of class {int(wrong)}, but {key} is "
-        f"{classes}: give objects classes 0 to {classes - 1}, or set {key} to that of the data."
+        f"{owner.get('file_name', 'an image')} has an object of class {int(wrong)}, but {key} "
+        f"has {classes}: give objects classes 0 to {classes - 1}{mend}."
     )

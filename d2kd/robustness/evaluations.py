@@ -79,7 +79,8 @@ def _submit(plan: Plan, shares: List[Share], imports: Sequence[str], executor: E
     for line in (line for x in ended for line in x.value or []):
         print(line, flush=True)
     if errors := [x.error for x in ended if x.error]:
-        raise RunError(f"evaluations were stopped: {errors[0]} The same command goes on.")
+        said = "; ".join(dict.fromkeys(x.rstrip(".") for x in errors))
+        raise RunError(f"evaluations were stopped: {said}. The same command does what is missing.")
 
 
 def _submitted(start: Tuple, plan: Plan, share: Share, number: int) -> List[str]:

@@ -47,6 +47,8 @@ def _measure_there(
             (ended,) = executor.run([(_measure, (study, name, other, share))], 1, notes=[note])
             if ended.error:
                 raise RunError(ended.error)
+            if not _is_timed(study, name, other):
+                raise RunError(f"its job has ended, but {study.output / PACE} lacks the times.")
     _measure(study, name, other, jobs)
 
 

@@ -39,5 +39,8 @@ def test_both_ranks_repeat_a_fault_of_one(tmp_path, squares):
     assert code == 0 and "Missing" not in one + two
     assert "as it did, bit by bit" in one and "all modules are finite" in one
     assert "as it did, bit by bit" in two and "Image 1 of the batch" in two
+    assert folders_of_ranks(second) == [first.folder, second.folder]
+    os.utime(first.folder / "capsule.json", (0, 0))
+    assert folders_of_ranks(second) == []  # of an earlier run, that stopped there too
     (first.folder / "capsule.json").unlink()
     assert folders_of_ranks(second) == []  # the other alone, which says that one is missing

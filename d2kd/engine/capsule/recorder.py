@@ -73,6 +73,7 @@ class StepRecorder:
         if not (self._limit and self._cfg.OUTPUT_DIR):
             yield
             return
+        self._begun = time.time()
         self._moment.take()
         self._scale = trainer._trainer.scaled(self._one)
         self._guard: Dict[str, Any] = trainer.guard.state_dict()
@@ -93,15 +94,14 @@ class StepRecorder:
         folder = folders[comm.get_rank()]
         try:
             size = self._write(trainer, batch, error, folder)
+            logger.warning(
+                "What the step computed with is in %s (%.1f MB): d2kd replay %s repeats it.",
+                folder, size / 1e6, folder,
+            )  # fmt: skip
         except Exception as other:  # noqa: BLE001 - the step's own error is what counts
             logger.warning("What the step computed with could not be written: %s", other)
-            return
-        logger.warning(
-            "What the step computed with is in %s (%.1f MB): d2kd replay %s repeats it.",
-            folder, size / 1e6, folder,
-        )  # fmt: skip
         if isinstance(origin(error), FloatingPointError):
-            _wait_for(folders)
+            _wait_for([x for x in folders if x != folder], self._begun)
 
     def _write(self, trainer: Any, batch: Batch, error: Exception, folder: Path) -> int:
         inner, losses = trainer._trainer, logged_losses(trainer.iter)
@@ -124,11 +124,20 @@ class StepRecorder:
         return {**state, "scale": self._scale.item()} if state else {}
 
 
-def _wait_for(folders: List[Path]) -> None:
-    """Wait for the capsules of ranks that stop alike: the end of one ends the others."""
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end and not all((x / RECORD).is_file() for x in folders):
+def _wait_for(folders: List[Path], begun: float) -> None:
+    """Wait for the capsules of ranks that stop alike: the end of one ends the others.
+
+    Args:
+        folders: of the other ranks.
+        begun: when the step began, s; what is older is of a run before.
+    """
+    end, records = time.monotonic() + _PATIENCE, [x / RECORD for x in folders]
+    while time.monotonic() < end and not all(_is_newer(x, begun) for x in records):
         time.sleep(0.05)
+
+
+def _is_newer(file: Path, begun: float) -> bool:
+    return file.is_file() and file.stat().st_mtime >= begun - 1  # file systems round
 
 
 def logged_losses(iteration: int) -> Dict[str, float]:

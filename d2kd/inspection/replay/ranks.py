@@ -22,7 +22,7 @@ from ...errors import ConfigError
 from ...file_io import read_json, write_text
 from ...text import plain
 
-_MOST = 64
+_MOST, _APART = 64, 300.0  # ranks, seconds
 _METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 Group = Callable[[], AbstractContextManager[None]]
 """The context in which a process is one of the ranks."""
@@ -34,7 +34,11 @@ def folders_of_ranks(capsule: Capsule) -> List[Path]:
     if not isinstance(ranks, int) or not 1 < ranks <= _MOST or torch.cuda.is_available():
         return []
     found = [own.with_name(name_of(capsule.record["iteration"], rank)) for rank in range(ranks)]
-    return found if own in found and all((x / RECORD).is_file() for x in found) else []
+    records = [x / RECORD for x in found]
+    if own not in found or not all(x.is_file() for x in records):
+        return []
+    times = [x.stat().st_mtime for x in records]  # apart: of another run, that stopped there too
+    return found if max(times) - min(times) < _APART else []
 
 
 def in_ranks(function: Callable[..., Any], args: Tuple[Any, ...], ranks: int) -> List[Any]:
