@@ -7,7 +7,8 @@ from detectron2.solver import build_optimizer
 from torch.testing import assert_close
 
 from d2kd import DistillationHead, Distiller, Teacher
-from d2kd.build import compile_in_place, initialize_from_teacher
+from d2kd.build import compile_in_place
+from d2kd.teachers.inherit import initialize_from_teacher
 from d2kd.testing import make_batch, tiny_cfg
 from tests.helpers import clone, detector, distill, pair
 

@@ -111,7 +111,7 @@ def test_what_is_advised_where_cells_lie_elsewhere(meta, advice, caplog):
 
 
 def test_the_prior_is_inherited_but_not_by_other_classes():
-    from d2kd.build import initialize_from_teacher
+    from d2kd.teachers.inherit import initialize_from_teacher
 
     student, teacher = detector("AutoAssign"), detector("AutoAssign", seed=1)
     torch.nn.init.normal_(teacher.center_prior.mean)

@@ -8,12 +8,12 @@ from torch.testing import assert_close
 
 from d2kd import Distiller, Teacher, build_adapter
 from d2kd.adapters.class_map import ClassMap
-from d2kd.build import initialize_from_teacher
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data.class_names import matching
 from d2kd.errors import ConfigError
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head, head_defaults
 from d2kd.teachers.class_map import build_class_maps, known_pairs, match_classes
+from d2kd.teachers.inherit import initialize_from_teacher
 from d2kd.testing import make_batch
 from tests.helpers import clone, detector
 
