@@ -78,7 +78,7 @@ class Pyramid(FPN):
         if self.norm_eval:
             for module in self.bottom_up.modules():
                 if isinstance(module, _BatchNorm):
-                    module.eval()
+                    module.training = False  # its children, as to round, are not
         return self
 
 

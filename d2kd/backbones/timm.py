@@ -137,21 +137,19 @@ class TimmBackbone(Backbone):
         drop_unused(self.body, info.module_name()[-1])
         if checkpoint:
             load_weights(self.body, checkpoint)
-        self._last_frozen = ""
+        self._frozen: List[nn.Module] = []  # those added later, as to round, are not
         if freeze_at:
-            self._last_frozen = listing.module_name()[min(stages[f"c{freeze_at}"], indices[-1])]
-        for module in self._frozen_modules():
+            last = listing.module_name()[min(stages[f"c{freeze_at}"], indices[-1])]
+            self._frozen = modules_up_to(self.body, last)
+        for module in self._frozen:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
         self.train()
 
-    def _frozen_modules(self) -> List[nn.Module]:
-        return modules_up_to(self.body, self._last_frozen) if self._last_frozen else []
-
     def train(self, mode: bool = True) -> "TimmBackbone":
         """Set the mode of all modules but the frozen ones."""
         super().train(mode)
-        for module in self._frozen_modules():
+        for module in self._frozen:
             module.training = False
         return self
 

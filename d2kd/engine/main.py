@@ -33,7 +33,7 @@ from ..data.detections import KEY as OFFLINE
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.classes import check_classes, check_recorded_classes
 from ..file_io import expect, read_yaml
-from ..quantize import beside, quantize_student, say_unmeasured
+from ..quantize import beside, check_measured, quantize_student
 from ..text import make_output_plain
 from . import terminal
 from .changes import begun_teachers, check_resumed, read_record
@@ -213,7 +213,7 @@ def evaluate(cfg: CfgNode) -> Dict:
     check_recorded_classes(cfg, cfg.MODEL.WEIGHTS)
     ranges = beside(model)
     StrictCheckpointer(model, **ranges).load(cfg.MODEL.WEIGHTS, checkpointables=[*ranges])
-    say_unmeasured(model, cfg.MODEL.WEIGHTS)
+    check_measured(model, cfg.MODEL.WEIGHTS)
     results = DistillationTrainer.test(cfg, model)
     write_results(cfg, results, describe_run(cfg, [cfg.MODEL.WEIGHTS]))
     return results

@@ -86,9 +86,9 @@ class DistillationTrainer(Builders):
         self.checkpointer = SafeCheckpointer(
             self.model,
             cfg.OUTPUT_DIR,
+            **beside(getattr(model, "student", model)),  # loaded first: hooks read the ranges
             trainer=weakref.proxy(self),
             **projections,
-            **beside(getattr(model, "student", model)),
         )
         with naming_keys(cfg, "any section"):
             self.register_hooks(self.build_hooks())

@@ -4,9 +4,10 @@ from .parts import PARTS
 from .state import (
     Ranges,
     beside,
+    check_measured,
+    copy_ranges,
     load_quantized,
     load_with_ranges,
-    say_unmeasured,
     share_ranges,
     with_ranges,
 )
@@ -30,7 +31,8 @@ __all__ = [
     "quantize_student",
     "quantized_convolutions",
     "rounds",
-    "say_unmeasured",
+    "check_measured",
+    "copy_ranges",
     "set_rounding",
     "share_ranges",
     "with_ranges",

@@ -62,13 +62,24 @@ def beside(detector: nn.Module) -> Dict[str, Ranges]:
 def load_quantized(detector: nn.Module, path: str, key: str) -> None:
     """Fill a detector, plain or quantized, from a checkpoint; see `load_detector`."""
     load_detector(detector, path, key, **beside(detector))
-    say_unmeasured(detector, path)
+    check_measured(detector, path)
 
 
-def say_unmeasured(detector: nn.Module, path: str) -> None:
-    """Warn where a quantized detector stays float, since a checkpoint has no ranges."""
-    unseen = [float(seen) == 0 for _, (_, _, seen) in _tensors(detector)]
-    if unseen and all(unseen):
+def check_measured(detector: nn.Module, path: str) -> None:
+    """Warn where a quantized detector stays float, since a checkpoint has no ranges.
+
+    Raises:
+        ConfigError: it has some, and others that saw nothing, which would cut all values to 0.
+    """
+    ranges = _tensors(detector)
+    unseen = [name for name, (_, _, seen) in ranges if float(seen) == 0]
+    if unseen and len(unseen) < len(ranges):
+        raise ConfigError(
+            f"{path}: {len(unseen)} of its {len(ranges)} ranges of quantization have measured "
+            f"nothing, {unseen[0]} first: train it further, with d2kd train FOLDER --resume and a "
+            "higher SOLVER.MAX_ITER."
+        )
+    if unseen:
         logging.getLogger(__name__).warning(
             "%s has no ranges of quantization: the detector computes in float32.", path
         )
@@ -94,6 +105,14 @@ def load_with_ranges(detector: nn.Module, state: Dict[str, Tensor]) -> None:
     for name, buffer in ranges.items():
         if name in state:
             buffer.copy_(state[name])
+
+
+@torch.no_grad()
+def copy_ranges(detector: nn.Module, other: nn.Module) -> None:
+    """Give a copy of a detector the ranges of it; nothing happens to a float one."""
+    ranges, others = ([x for _, y in _tensors(z) for x in y] for z in (detector, other))
+    if ranges:
+        torch._foreach_copy_(others, ranges)
 
 
 @torch.no_grad()

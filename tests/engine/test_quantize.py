@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from d2kd import DistillationTrainer
 from d2kd.config.loading import load_config
+from d2kd.data import register_custom_datasets
+from d2kd.engine.capsule import read_capsule
 from d2kd.inference.predict import build_student
-from d2kd.quantize import load_quantized, quantized_convolutions, rounds
+from d2kd.inspection.replay.rebuild import rebuild
+from d2kd.quantize import Ranges, load_quantized, quantized_convolutions, rounds
+from tests.faults.broken_steps import spoilt_config, stop
 from tests.helpers import d2kd, detector, write_config
 
 ON = "QUANTIZE.ENABLED", "True"
@@ -59,8 +64,28 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, squares, teacher, more):
     assert_same(one["model"], two["model"])
     assert_same(one["quantization"], two["quantization"])
     assert_same(one["distillation"], two["distillation"]) if one["distillation"] else None
-    batches = 6 - more.get("QUANTIZE__START", 0)
-    assert {x[2].item() for x in two["quantization"].values()} >= {batches} or more
+    batches = 6.0 - more.get("QUANTIZE__START", 0)
+    assert {x[2].item() for x in two["quantization"].values()} == {batches, 5 * batches}  # levels
+
+
+def test_an_average_is_resumed_with_its_ranges(tmp_path, squares):
+    folder = train(tmp_path, squares, SOLVER__EMA__DECAY=0.5, SOLVER__MAX_ITER=1)
+    cfg = load_config(str(folder), [])
+    register_custom_datasets(cfg)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    found = Ranges(trainer.average.detector).state_dict()
+    assert_same(found, checkpoint(folder)["quantization"])
+    assert all(x[2] > 0 for x in found.values())
+
+
+def test_the_first_step_that_rounds_is_replayed_so(tmp_path, squares):
+    cfg = spoilt_config(tmp_path, squares, "label", "RetinaNet, PKD and BCKD", "")
+    cfg.merge_from_list([*ON, "QUANTIZE.START", 1])
+    _, path = stop(cfg, "label", 99, 1)
+    capsule = read_capsule(path)
+    assert rounds(rebuild(capsule).model.student)
+    assert not rounds(rebuild(capsule, ["QUANTIZE.START", "2"]).model.student)
 
 
 @pytest.mark.parametrize("head", ["PGD", "PKD"])

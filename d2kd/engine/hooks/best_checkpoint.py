@@ -27,12 +27,13 @@ class BestStudent(BestCheckpointer):
         Args:
             period: TEST.EVAL_PERIOD, iterations.
             metric: a name in metrics.json that grows with quality, for example "bbox/AP".
-            model: the trained model.
+            model: the trained model, maybe within DDP.
             folder: OUTPUT_DIR.
         """
-        super().__init__(
-            period, _UntaggedCheckpointer(model, folder, **beside(model)), metric, file_prefix=BEST
-        )
+        unwrapped = getattr(model, "module", model)
+        ranges = beside(getattr(unwrapped, "student", unwrapped))
+        checkpointer = _UntaggedCheckpointer(model, folder, **ranges)
+        super().__init__(period, checkpointer, metric, file_prefix=BEST)
         self._folder, self._metric = Path(folder), metric
 
     def before_train(self) -> None:

@@ -11,7 +11,7 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ...quantize import load_with_ranges, with_ranges
+from ...quantize import copy_ranges, load_with_ranges, with_ranges
 
 
 class WeightAverage(HookBase):
@@ -24,7 +24,8 @@ class WeightAverage(HookBase):
 
     Buffers are averaged like parameters: batch norm's statistics then belong to the weights that
     they are used with, up to the order of the decay. The decay of step t is at most (1 + t) /
-    (10 + t), so that the random weights of the start are soon forgotten.
+    (10 + t), so that the random weights of the start are soon forgotten. Ranges of quantization are
+    averages already, and copied.
     """
 
     def __init__(self, detector: nn.Module, decay: float) -> None:
@@ -79,6 +80,7 @@ class WeightAverage(HookBase):
                 get_ema_multi_avg_fn(ramp)(averages, weights, self._steps)
             else:
                 torch._foreach_copy_(averages, weights)
+        copy_ranges(self._detector, self._average)
 
     def state_dict(self) -> Dict[str, Any]:
         """The steps so far, and whichever weights are not the detector's."""

@@ -25,7 +25,7 @@ from ...engine.provenance import describe_run
 from ...engine.ranks import make_deterministic
 from ...errors import ConfigError, MissingFileError
 from ...file_io import sha256_of
-from ...quantize import beside
+from ...quantize import beside, set_rounding
 from ...quantize.state import SECTION
 from ...text import plain
 
@@ -77,6 +77,7 @@ def rebuild(capsule: Capsule, options: Sequence[str] = (), ranks: int = 1) -> Sc
     with naming_damage(capsule.folder):
         _settle_teachers(model, capsule.record["teachers"], missing)
         _load_weights(model, capsule, missing)
+        _set_rounding(model, cfg, capsule.record["iteration"])
         state, moment = capsule.files["state"], Moment(model)
         _set_factors(model, state)
         moment.load(capsule.record["random"], state)
@@ -129,6 +130,12 @@ def _set_factors(model: nn.Module, state: Dict[str, Tensor]) -> None:
     if isinstance(model, Distiller):
         model.scale = state["scale"].item()
         model.weights = {name: state[f"weight.{name}"].item() for name in model.weights}
+
+
+def _set_rounding(model: nn.Module, cfg: CfgNode, iteration: int) -> None:
+    """As in the step, whose ranges have seen nothing yet if it was the first that rounded."""
+    if cfg.QUANTIZE.ENABLED:
+        set_rounding(getattr(model, "student", model), iteration >= cfg.QUANTIZE.START)
 
 
 def _load_weights(model: nn.Module, capsule: Capsule, missing: List[str]) -> None:
