@@ -138,6 +138,11 @@ def _check_solver(values: Dict[str, Any]) -> None:
             "DISTILL.COMPILE cannot be used with QUANTIZE.ENABLED, whose ranges change in each "
             "step: switch one of them off."
         )
+    if values["QUANTIZE.ENABLED"] and values["TEST.PRECISE_BN.ENABLED"]:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED cannot be used with QUANTIZE.ENABLED, whose ranges it would "
+            "change behind the last step: switch one of them off."
+        )
     if values["QUANTIZE.ENABLED"] and values["QUANTIZE.START"] >= values["SOLVER.MAX_ITER"]:
         raise ConfigError(
             f"QUANTIZE.START is {values['QUANTIZE.START']}, but the run ends at SOLVER.MAX_ITER "

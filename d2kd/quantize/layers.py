@@ -79,7 +79,7 @@ def steps_of(weight: Tensor) -> Tensor:
 
 def round_weight(weight: Tensor, steps: Tensor) -> Tensor:
     """A convolution's weight (C', C, h, w), each of its C' channels rounded to 8 bits."""
-    zeros = torch.zeros_like(steps, dtype=torch.int32)
+    zeros = torch.zeros_like(steps)  # in float: PyTorch checks whole ones on the host, which waits
     return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -STEPS - 1, STEPS)
 
 
@@ -112,7 +112,10 @@ class QuantizedConv(QuantizedLayer):
         if not self.rounds:
             return kept
         steps = self._buffers.get("steps")
-        return round_weight(kept, steps_of(kept) if steps is None else steps)
+        if steps is None:
+            return round_weight(kept, steps_of(kept))
+        zeros = torch.zeros_like(steps, dtype=torch.int32)  # as files of graphs have them
+        return torch.fake_quantize_per_channel_affine(kept, steps, zeros, 0, -STEPS - 1, STEPS)
 
     def fix(self) -> None:
         """Keep the steps of the weight as it is, which will not change."""

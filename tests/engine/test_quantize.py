@@ -146,6 +146,7 @@ def test_a_quantized_teacher_is_its_float_student(tmp_path, squares, teacher, ca
     (["QUANTIZE.FLOAT", "('head',)"], "QUANTIZE.FLOAT is .*must be a list of trunk, pyramid"),
     (["QUANTIZE.START", "6"], "QUANTIZE.START is 6, but the run ends at SOLVER.MAX_ITER 6"),
     (["DISTILL.COMPILE", "True"], "DISTILL.COMPILE cannot be used with QUANTIZE.ENABLED"),
+    (["TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN.ENABLED cannot be used with QUANTIZE"),
     (["QUANTIZE.FLOAT", "('trunk','pyramid','heads','last convolutions')"],
      "has no convolution to quantize"),
 ])  # fmt: skip

@@ -56,6 +56,15 @@ def test_weights_have_steps_by_channel():
     assert rounded == pytest.approx([127, 1, -1, 1.27, 0.01, 0], abs=1e-6)
 
 
+def test_a_weight_that_is_fixed_for_a_file_is_rounded_alike():
+    layer = nn.Conv2d(3, 4, 3)
+    quantize_layer(layer, [])
+    layer.rounds = True
+    trained = layer.weight
+    layer.fix()
+    assert torch.equal(layer.weight, trained)
+
+
 @pytest.mark.parametrize("gain", [0.37, -2.6])
 def test_a_factor_on_a_channel_moves_its_steps_alone(gain):
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
