@@ -101,7 +101,10 @@ def _store(network: Network, conv: "NodeProto", rounded: Any, source: Any) -> No
         conv.output[0] = norm.output[0]
         del norm.output[:]
     step = network.values[source.input[1]]
-    steps = np.maximum(steps, np.abs(bias) / (step * 2**_BIAS_BITS)).astype(np.float32)
+    least = np.abs(bias) / (step * 2**_BIAS_BITS)
+    if (least > steps).any():  # then the weight is one of this input
+        name = f"{name} {source.input[1]}"
+    steps = np.maximum(steps, least).astype(np.float32)
     steps = np.maximum(steps, np.finfo(np.float32).tiny)
     whole = np.clip(np.rint(weight / _shaped(steps)), -_LARGEST, _LARGEST).astype(np.int8)
     sums = (step * steps).astype(np.float32)
@@ -121,7 +124,9 @@ def _skip_clip(network: Network, clip: "NodeProto") -> None:
     if rounding is None or len(clip.input) < 3:
         return
     step, zero = (network.values[x] for x in rounding.input[1:3])
-    low, high = (network.values[x] for x in clip.input[1:3])
+    low, high = (network.values.get(x) for x in clip.input[1:3])  # each may be left out
+    if low is None or high is None:
+        return
     if zero + np.rint(low / step) <= 0 and zero + np.rint(high / step) >= _LEVELS:
         rounding.input[0] = clip.input[0]
 

@@ -13,6 +13,7 @@ from ..data.catalog import require_registered
 from ..distiller import Distiller
 from ..errors import ConfigError
 from ..inference.distillation_maps import draw_batch, picture_batch
+from ..quantize import beside, check_measured, quantize_student
 
 
 def write_maps(
@@ -44,9 +45,10 @@ def write_maps(
     require_registered(cfg, "TEST")
     with naming_keys(cfg, "MODEL or DISTILL"):
         distiller: Distiller = build_model(cfg)
+        quantize_student(distiller.student, cfg)
     batch = picture_batch(cfg, images)
     for number, file in enumerate(weights or [cfg.MODEL.WEIGHTS]):
-        SafeCheckpointer(distiller, distillation=distiller.heads).load(file)
+        _load(distiller, file)
         figures = draw_batch(distiller, batch)
         if not figures:
             raise ConfigError(f"None of DISTILL.HEADS {tuple(cfg.DISTILL.HEADS)} has maps to draw.")
@@ -55,3 +57,9 @@ def write_maps(
             path = output / f"image{index}_weights{number}.png"
             figure.savefig(path)
             yield path
+
+
+def _load(distiller: Distiller, file: str) -> None:
+    ranges = beside(distiller.student)
+    SafeCheckpointer(distiller, distillation=distiller.heads, **ranges).load(file)
+    check_measured(distiller.student, file)

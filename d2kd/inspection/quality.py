@@ -13,6 +13,7 @@ from ..config import check_config, construct, say_unread_keys, without_pretraine
 from ..data import labelled_test_data, register_custom_datasets
 from ..data.catalog import require_registered
 from ..evaluation import QualityEvaluator, QualityProbe
+from ..quantize import beside, check_measured, quantize_student
 
 
 def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
@@ -33,8 +34,10 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
     detector = construct(cfg).eval()
+    quantize_student(detector, cfg)
     probe = QualityProbe(detector)
-    SafeCheckpointer(detector).load(weights)
+    SafeCheckpointer(detector, **beside(detector)).load(weights)
+    check_measured(detector, weights)
     records, mapper = labelled_test_data(cfg)
     loader = build_detection_test_loader(dataset=records, mapper=mapper)
     evaluator = QualityEvaluator()

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..checkpoint import load_detector, run_checkpoint
+from ..checkpoint import run_checkpoint
 from ..config.loading import load_config
 from ..data import build_mapper, first_test_set, labelled_test_data
 from ..data.custom import registered
@@ -19,6 +19,7 @@ from ..evaluation.panels import Panel, panels
 from ..inference.detections import detect
 from ..inference.predict import build_student
 from ..inference.speed import measure_inference
+from ..quantize import load_quantized, set_rounding
 from .runs import RunFolder, noted
 
 _SPEED_IMAGES, _SPEED_ROUNDS = 10, 3
@@ -91,6 +92,8 @@ def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -
     models = [x for x in models if data and _detects(x, data)]
     if not (data and models):
         return []
+    for model in models:
+        set_rounding(model.detector, False)  # rounding in float takes time that the file does not
     inputs = [[{"image": x} for x in model.images[:_SPEED_IMAGES]] for model in models]
     times = measure_inference([x.detector for x in models], inputs, _SPEED_ROUNDS)
     for model, ms in zip(models, times, strict=True):
@@ -118,7 +121,7 @@ def _load(run: RunFolder, last: bool) -> List[_Model]:
         path, text = run_checkpoint(str(run.folder), last)
         cfg = load_config(str(run.folder), [])
         detector = build_student(cfg)
-        load_detector(detector, path, str(run.folder))
+        load_quantized(detector, path, str(run.folder))
         threshold, said = score_threshold(path)
         if run.found and run.found.best and not stored_best_f1(path):
             threshold = run.found.threshold

@@ -10,13 +10,14 @@ from detectron2.utils import comm
 
 from ...adapters.padding import cuts_at
 from ...build import student_config
-from ...checkpoint import load_detector, run_checkpoint
+from ...checkpoint import run_checkpoint
 from ...config.loading import load_config, without_pretrained
 from ...config.naming import construct
 from ...data.class_names import recorded_classes
 from ...errors import ConfigError, MissingFileError
 from ...evaluation.build import evaluator_type
 from ...evaluation.inputs import teacher_doubts
+from ...quantize import load_quantized, quantize_student
 from ...teachers import Teacher
 from .first_images import FirstImages, Found
 from .recorded_eval import OF_TRAINING
@@ -102,7 +103,8 @@ class TeacherCheck(HookBase):
         if folder := self.cfg.DISTILL.TEACHER.CHECK_AGAINST:
             cfg = load_config(folder, ["MODEL.DEVICE", self.cfg.MODEL.DEVICE])
             detector = construct(without_pretrained(student_config(cfg)))
-            load_detector(detector, self._plain, "DISTILL.TEACHER.CHECK_AGAINST")
+            quantize_student(detector, cfg)
+            load_quantized(detector, self._plain, "DISTILL.TEACHER.CHECK_AGAINST")
             plain = self._images.evaluate(detector, cfg.INPUT.FORMAT, recorded_classes(folder))
             found[f"the plain student {folder}"] = plain
         for name, x in found.items():
