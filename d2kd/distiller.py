@@ -114,8 +114,7 @@ class Distiller(nn.Module):
             student = self.run_student(batched_inputs)
         with self.part("d2kd.teachers"):
             teachers = self.run_teachers(batched_inputs, student)
-        with self.part("d2kd.student"):
-            self.supervise(batched_inputs, student, teachers)
+        self.supervise(batched_inputs, student, teachers)
         with self.part("d2kd.heads"):
             losses = self.run_heads(student, teachers)
         for probe in self.probes.values():
@@ -176,7 +175,9 @@ class Distiller(nn.Module):
         teachers: Dict[int, DetectorOutput],
     ) -> None:
         """Fill losses and labels where a teacher assigns the objects; see `run_student`."""
-        if self._teacher_assigns:
+        if not self._teacher_assigns:
+            return
+        with self.part("d2kd.student"):
             averages = moving_averages(self.student)
             self.adapter.supervise_by(student, student.gt, teachers[0])
             self._counted(batched_inputs, student, averages)
