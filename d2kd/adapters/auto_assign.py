@@ -1,6 +1,6 @@
 """Adapter of AutoAssign, which labels no cells unless it is told to."""
 
-from typing import Callable, ClassVar, Dict, List, Optional, Tuple
+from typing import Callable, ClassVar, Dict, List, Tuple
 
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
@@ -36,9 +36,7 @@ class AutoAssignAdapter(AnchorPointDetectorAdapter):
     def _clips_first(self) -> bool:
         return self.detector.score == "product"
 
-    def _supervise(
-        self, out: DetectorOutput, gt: List[Instances], by: Optional[DetectorOutput] = None
-    ) -> None:
+    def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
         m = self.detector
         maps = (out.anchors, out.logits, out.deltas, out.quality)
         anchors, logits, deltas, quality = (list(x.values()) for x in maps)

@@ -35,7 +35,7 @@ class DDODAdapter(AnchorPointDetectorAdapter):
         """See the base class."""
         seen = copy.copy(output)
         seen.logits, seen.deltas = predicted.logits, predicted.deltas
-        self._supervise(output, gt, seen)
+        self._fill(output, gt, *self._assign(seen, gt))
 
     def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
         """See the base class. A place's logit is that of its box's class."""

@@ -152,13 +152,15 @@ class DenseDetectorAdapter(DetectorAdapter):
         """See the base class."""
         return logits.float().sigmoid()
 
-    def _supervise(
-        self, out: DetectorOutput, gt: List[Instances], by: Optional[DetectorOutput] = None
+    def _supervise(self, out: DetectorOutput, gt: List[Instances]) -> None:
+        self._fill(out, gt, *self._assign(out, gt))
+
+    def _fill(
+        self, out: DetectorOutput, gt: List[Instances], labels: List[Tensor], boxes: List[Tensor]
     ) -> None:
-        """Fill losses, labels and boxes; `by` has the predictions that objects are assigned by."""
+        """Losses, labels and boxes, of what `_assign` gave."""
         m = self.detector
         anchors, logits, deltas = (list(x.values()) for x in (out.anchors, out.logits, out.deltas))
-        labels, boxes = self._assign(by or out, gt)
         more = [list(getattr(out, name).values()) for name in self.predicted[2:]]
         out.losses = m.losses(anchors, logits, labels, deltas, boxes, *filter(None, more))
         out.gt, (out.labels, out.matched_boxes) = gt, self._labels(labels, boxes)
