@@ -86,7 +86,7 @@ class DistillationTrainer(Builders):
         self.checkpointer = SafeCheckpointer(
             self.model,
             cfg.OUTPUT_DIR,
-            **beside(getattr(model, "student", model)),  # loaded first: hooks read the ranges
+            **beside(model),  # loaded first: hooks read the ranges
             trainer=weakref.proxy(self),
             **projections,
         )

@@ -60,6 +60,6 @@ def write_maps(
 
 
 def _load(distiller: Distiller, file: str) -> None:
-    ranges = beside(distiller.student)
+    ranges = beside(distiller)
     SafeCheckpointer(distiller, distillation=distiller.heads, **ranges).load(file)
     check_measured(distiller.student, file)

@@ -54,8 +54,12 @@ def _tensors(detector: nn.Module) -> List[Tuple[str, List[Tensor]]]:
     return [(name, [x.low, x.high, x.seen]) for name, x in modules if isinstance(x, Range)]
 
 
-def beside(detector: nn.Module) -> Dict[str, Ranges]:
-    """What a checkpointer saves and loads beside a detector; nothing of a float one."""
+def beside(model: nn.Module) -> Dict[str, Ranges]:
+    """What a checkpointer saves and loads beside a detector, also of a distiller's student.
+
+    Nothing of a float one.
+    """
+    detector: nn.Module = getattr(model, "student", model)
     return {SECTION: Ranges(detector)} if is_quantized(detector) else {}
 
 

@@ -34,7 +34,7 @@ NOWHERE = Source("", "", {})
 def parts_of(model: nn.Module) -> Dict[str, Tensors]:
     """The state of what is trained: the student's, its ranges, and the heads' if it distils."""
     parts = {"student": model.state_dict()}
-    if ranges := beside(getattr(model, "student", model)):
+    if ranges := beside(model):
         parts["ranges"] = ranges[SECTION].state_dict()
     if isinstance(model, Distiller):
         parts["heads"] = model.heads.state_dict()

@@ -30,8 +30,7 @@ class BestStudent(BestCheckpointer):
             model: the trained model, maybe within DDP.
             folder: OUTPUT_DIR.
         """
-        unwrapped = getattr(model, "module", model)
-        ranges = beside(getattr(unwrapped, "student", unwrapped))
+        ranges = beside(getattr(model, "module", model))
         checkpointer = _UntaggedCheckpointer(model, folder, **ranges)
         super().__init__(period, checkpointer, metric, file_prefix=BEST)
         self._folder, self._metric = Path(folder), metric

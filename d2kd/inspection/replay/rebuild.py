@@ -141,7 +141,7 @@ def _set_rounding(model: nn.Module, cfg: CfgNode, iteration: int) -> None:
 def _load_weights(model: nn.Module, capsule: Capsule, missing: List[str]) -> None:
     known = _from_checkpoint(capsule, missing)
     owners: Dict[str, Any] = {"student": model, "heads": getattr(model, "heads", None)}
-    owners["ranges"] = beside(getattr(model, "student", model)).get(SECTION)
+    owners["ranges"] = beside(model).get(SECTION)
     for part, state in parts_of(model).items():
         found = {**known.get(part, {}), **capsule.files.get(part, {})}
         if left := [name for name in state if name not in found]:
