@@ -24,25 +24,30 @@ def header(device: str) -> Dict[str, str]:
     return {"device": name + threads, **versions}
 
 
-def timed(function: Callable[[], object], device: str) -> float:
+def timed(
+    function: Callable[[], object], device: str, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Milliseconds of one call."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     function()
     if device == "cuda":
         torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - start)
+    return 1000 * (clock() - start)
 
 
 def alternate(
-    functions: Dict[str, Callable[[], object]], rounds: int, device: str
+    functions: Dict[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Dict[str, List[float]]:
     """Milliseconds of each function, one call of each a round, after two rounds of warm-up."""
     times = {name: [] for name in functions}
     for index in range(rounds + 2):
         order = list(functions) if index % 2 else list(functions)[::-1]
-        now = {name: timed(functions[name], device) for name in order}
+        now = {name: timed(functions[name], device, clock) for name in order}
         if index >= 2:
             for name, value in now.items():
                 times[name].append(value)

@@ -79,11 +79,17 @@ def mapping_by_name(
         ConfigError: an unknown name, or nothing matches.
     """
     found = zip(dataset, matching(dataset, detector, given), strict=True)
-    return map_classes(detector, dataset, {detector[i]: name for name, js in found for i in js})
+    if not (classes := {detector[i]: name for name, js in found for i in js}):
+        raise ConfigError(
+            f"no class of the detector ({_some(detector, 90)}) is one of the data set "
+            f"({_some(dataset, 90)}): say which mean the same in DISTILL.TEACHER.CLASS_MAP, pairs "
+            "(detector's name, data set's name)."
+        )
+    return map_classes(detector, dataset, classes)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def mapped_records(records: Sequence[Dict[str, Any]], mapping: ClassMapping) -> List[dict]:

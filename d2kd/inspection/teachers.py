@@ -15,7 +15,7 @@ from ..config.defaults import get_d2kd_cfg
 from ..config.loading import merge_config_file, without_pretrained
 from ..config.naming import construct
 from ..config.sources.entry import Entry
-from ..config.sources.find import published
+from ..config.sources.find import is_here, published, unlisted
 from ..errors import ConfigError
 from ..heads import DISTILLATION_HEAD_REGISTRY
 from .combinations import fits
@@ -43,14 +43,15 @@ def teacher_table(part: str = "", student: str = "") -> str:
     """A table of the published teachers.
 
     Args:
-        part: of their names; "" for all, then in brief unless there is a student.
+        part: of their names, or any name of Hugging Face or timm; "" for all, then in brief unless
+            there is a student.
         student: a config; methods are those for this student, "" for one like the teacher.
 
     Raises:
         ConfigError: no name has that part; or the student's config is wrong.
     """
     found = [entry for entry in published() if part.lower() in entry.name.lower()]
-    if not found:
+    if not (found := found or unlisted(part)):
         names = [entry.name for entry in published()]
         near = difflib.get_close_matches(part, names, n=3, cutoff=0.3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -73,7 +74,7 @@ def _brief(entry: Entry) -> List[str]:
 
 def _details(entry: Entry, student: Optional[DetectorAdapter]) -> Sequence[str]:
     """Strides and width, size, and methods; or why they are not known."""
-    if not entry.weights:
+    if not is_here(entry.name):
         return "", "", "known once its library has fetched it"
     cfg = get_d2kd_cfg()
     try:

@@ -7,10 +7,12 @@ from typing import Tuple
 
 from detectron2.config import CfgNode
 
+from ..adapters import build_adapter
 from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.naming import construct
 from ..config.sources.find import published_as, published_weights
+from ..errors import ConfigError
 from .cache import OutputCache
 from .classes import teacher_classes
 from .own_size import own_size_adapter
@@ -29,7 +31,12 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
     """
     options = cfg.DISTILL.TEACHER
     teacher_cfg = teacher_config(cfg, index)
-    detector = construct(teacher_cfg, f"DISTILL.TEACHER.CONFIG_FILES[{index}]: ")
+    key = f"DISTILL.TEACHER.CONFIG_FILES[{index}]: "
+    detector = construct(teacher_cfg, key)
+    try:
+        build_adapter(detector)  # what has none is refused before its weights are downloaded
+    except TypeError as error:
+        raise ConfigError(f"{key}{options.CONFIG_FILES[index]} cannot teach: {error}") from error
     weights, said = _checkpoint(cfg, index, teacher_cfg)
     load_detector(detector, weights, f"DISTILL.TEACHER.WEIGHTS[{index}]")
     logging.getLogger(__name__).info(

@@ -41,6 +41,30 @@ def test_what_some_of_them_teach():
     assert "4-64 x 256" in faster and " 167" in faster and "BCKD" not in faster and "PKD" in faster
 
 
+def test_what_transformers_and_timm_teach(tmp_path, monkeypatch):
+    """Of a folder, of a repository that was downloaded before or was not, and of any model."""
+    pytest.importorskip("transformers")
+    from tests.tiny_transformers import save
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "PekingU/rtdetr_r18vd_coco_o365"
+    repository = tmp_path / f"models--{name.replace('/', '--')}"
+    folder = repository / "snapshots" / ("0" * 40)
+    (repository / "refs").mkdir(parents=True)
+    assert "known once its library" in d2kd("teachers", name).output
+    (repository / "refs" / "main").write_text("0" * 40)
+    save("RTDetr", folder)
+    student = "--student", "detectors/retinanet_R_50_FPN.yaml"
+    for text, said in (
+        (name, "49.0      Apache-2.0  8-32 x 32"), (f"hf:{folder}", "8-32 x 32"),
+        ("timm:resnet18", "4-32 x 64, 128, 256, 512  45"), ("timm:vit_small", "16 x 384"),
+    ):  # fmt: skip
+        done = d2kd("teachers", text, *student)
+        assert done.exit_code == 0 and said in done.output, done.output
+        assert ("SetKD" in done.output) == ("timm" not in text) and "PKD" in done.output
+    assert "Did you mean timm:resnet18" in d2kd("teachers", "timm:resnet81").output
+
+
 def test_a_name_that_there_is_not():
     done = d2kd("teachers", "torchvison:fcos_resnet50_fpn")
     assert done.exit_code and f"Did you mean {NAME}" in done.output
@@ -80,6 +104,22 @@ def test_evaluation_in_the_common_classes(tmp_path, photographs, monkeypatch):
     assert "AP" in done.output and "pictures: out/1.png" in done.output
 
 
+def test_evaluation_of_a_detector_of_transformers(tmp_path, photographs, monkeypatch):
+    pytest.importorskip("transformers")
+    from tests.tiny_transformers import save
+
+    for path in photographs.glob("*.json"):
+        path.write_text(path.read_text().replace("Person", "Fish"))
+    save("RTDetr", tmp_path / "rtdetr")
+    monkeypatch.chdir(tmp_path)
+    sizes = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96"]
+    done = d2kd("eval", "hf:rtdetr", "--data", photographs, "--output", "out", *sizes)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert found["classes"] == {"measured": ["Fish"], "not known": ["helmet"]}
+    assert (tmp_path / "out" / "4.png").is_file()
+
+
 def test_what_lies_in_the_folder_stays(tmp_path, photographs, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
@@ -114,5 +154,9 @@ def test_mapping():
     mapping = mapping_by_name(["person", "sofa", "tv"], ["Couch", "hat", "TV"])
     assert mapping.classes == ["Couch", "TV"] and mapping.detector_to == [-1, 0, 1]
     assert mapping.dataset_to == [0, -1, 1] and mapping.ignored_dataset == ["hat"]
-    with pytest.raises(ValueError, match="no class of the detector"):
+    text = (
+        r"no class of the detector \(person\) .* data set \(hat\): say .* DISTILL.TEACHER.CLASS_MAP"
+    )
+    with pytest.raises(ValueError, match=text):
         mapping_by_name(["person"], ["hat"])
+    assert mapping_by_name(["person"], ["hat"], [("person", "hat")]).classes == ["hat"]

@@ -11,6 +11,7 @@ from d2kd.config.loading import merge_config_file
 from d2kd.config.model_zoo import zoo_checkpoint_url
 from d2kd.config.naming import construct
 from d2kd.errors import ConfigError
+from d2kd.teachers.from_config import build_teacher
 from tests.helpers import d2kd
 
 ZOO = [
@@ -89,6 +90,16 @@ def test_the_twins_of_yaml_configs_have_their_tensors_and_pixels(name):
 def test_what_the_adapter_refuses_is_refused_by_name():
     with pytest.raises(TypeError, match="PanopticFPN overrides"):
         build_adapter(built("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py"))
+
+
+def test_it_is_refused_before_its_weights_are_downloaded(monkeypatch):
+    name, cfg = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py", get_d2kd_cfg()
+    cfg.MODEL.DEVICE, cfg.DISTILL.TEACHER.CONFIG_FILES = "cpu", (name,)
+    monkeypatch.setattr("d2kd.teachers.from_config.load_detector", None)
+    said = f"CONFIG_FILES.0.: {name} cannot teach: PanopticFPN overrides"
+    with pytest.raises(ConfigError, match=said) as error:
+        build_teacher(cfg)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["common/optim.py", "Misc/mmdet_mask_rcnn_R_50_FPN_1x.py"])

@@ -91,5 +91,24 @@ def published_weights(text: str) -> str:
     return (entry and entry.weights) or zoo_checkpoint_url(text) or ""
 
 
+def is_here(text: str) -> bool:
+    """Whether the config of a name can be read without a network."""
+    prefix, _, name = text.partition(":")
+    return prefix != transformers.PREFIX or transformers.is_here(name)
+
+
+def unlisted(text: str) -> List[Entry]:
+    """A folder, a repository or a model of timm that is no published teacher of ours; else none.
+
+    Raises:
+        ConfigError: there is no such teacher.
+    """
+    prefix, _, name = text.partition(":")
+    if prefix not in _FILES or not name:
+        return []
+    source_keys(text, "NAME")
+    return [Entry(text, None, "see its publisher")]
+
+
 def _entry(text: str) -> Optional[Entry]:
     return next((entry for entry in published() if entry.name == text), None)

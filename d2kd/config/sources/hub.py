@@ -6,6 +6,17 @@ from ...errors import MissingFileError
 from ...text import plain
 
 
+def is_cached(repository: str, file: str) -> bool:
+    """Whether a file of a repository, given as for `hub_file`, has been downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, _, revision = repository.partition("@")
+    try:
+        return isinstance(try_to_load_from_cache(repo, file, revision=revision or None), str)
+    except ValueError:  # no name of a repository
+        return False
+
+
 def hub_file(repository: str, file: str) -> str:
     """Where a file of a repository lies, under the revision that it was downloaded at.
 

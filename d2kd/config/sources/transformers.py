@@ -9,7 +9,7 @@ from ...errors import ConfigError, MissingFileError
 from ...file_io.untrusted import read_json
 from ...text import plain
 from .entry import Entry
-from .hub import hub_file
+from .hub import hub_file, is_cached
 
 PREFIX = "hf"
 _CONFIG, _PIXELS, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -74,6 +74,13 @@ def keys(name: str) -> Dict[str, Any]:
 def weights(name: str) -> str:
     """Path of a detector's model.safetensors, which is downloaded if need be."""
     return _file(name, _WEIGHTS)
+
+
+def is_here(name: str) -> bool:
+    """Whether the config of a folder or a repository can be read without a network."""
+    if find_spec("transformers") is None or os.path.isdir(name):
+        return True  # what is missing is said where it is read
+    return all(is_cached(name, file) for file in (_CONFIG, _PIXELS))
 
 
 def _file(name: str, file: str) -> str:
