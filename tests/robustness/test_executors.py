@@ -7,23 +7,15 @@ from pathlib import Path
 import pytest
 
 from d2kd.engine import jobs
-from d2kd.engine.jobs import Executor
 from d2kd.robustness import collect, load_plan, run_plan
 from tests.helpers import d2kd
 from tests.ranks import CLEAN
 from tests.robustness.test_robustness import setting, write_plan  # noqa: F401
-from tests.study.jobs import wait_for
+from tests.study.jobs import quick, wait_for
 
 pytest.importorskip("imagecorruptions", reason="needs imagecorruptions-imaug")
 pytest.importorskip("submitit")
 FOG = {"corruptions": {"names": "fog", "severities": [5]}}
-
-
-def quick(python, *args):
-    """An executor whose jobs wait for no imports."""
-    executor = Executor(*args)
-    executor._executor._executor.python = python
-    return executor
 
 
 def evaluated(plan):
