@@ -6,20 +6,25 @@ that meets a tensor of the device and one of the CPU with a dimension or more ra
 would. Operators that make the host wait are counted.
 """
 
-import traceback
+import linecache
+import os
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import detectron2
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+import d2kd
 
 NAME = "sim"
 DEVICE = torch.device("cpu")  # until it is set up
 WAITING = {"_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "unique_dim",
            "_unique2", "unique_consecutive", "bincount", "histc", "linalg_inv_ex"}  # fmt: skip
 MOVES = {"_to_copy", "copy_", "_copy_from", "to"}
+PLACES = tuple(os.path.dirname(x.__file__) + os.sep for x in (d2kd, detectron2))
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # indices may be of the CPU
 waits: Counter[str] = Counter()
 
@@ -107,8 +112,7 @@ class SimulatedDevice(TorchDispatchMode):
 
 def run(function, args, kwargs):
     """An operator on the CPU, wrapped where it belongs to the device."""
-    leaves, tree = tree_flatten((args, kwargs))
-    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    tensors = [x for x in _leaves([*args, *kwargs.values()]) if isinstance(x, torch.Tensor)]
     ours = [x for x in tensors if isinstance(x, SimTensor)]
     name = function.__name__.split(".")[0]
     asked = kwargs.get("device")
@@ -126,14 +130,26 @@ def run(function, args, kwargs):
     if name in MOVES:
         _count_copy(args, kwargs, here)
     raws = {id(x.raw): x for x in ours}
-    leaves = [_raw(x) for x in leaves]
-    args, kwargs = tree_unflatten(leaves, tree)
-    found = function(*args, **kwargs)
+    args = [_each(_raw, x) for x in args]
+    found = function(*args, **{key: _each(_raw, x) for key, x in kwargs.items()})
     if function._schema.is_mutable and isinstance(tensors[0], SimTensor) and "out" not in kwargs:
         return tensors[0] if function._schema.returns else None
     if not here:
         return found
-    return tree_map(lambda x: _wrapped(x, raws), found)
+    return _each(lambda x: _wrapped(x, raws), found)
+
+
+def _leaves(values):
+    """Operators' arguments are values or lists of them; PyTorch's pytree takes half of a test."""
+    for x in values:
+        if isinstance(x, (list, tuple)):
+            yield from x
+        else:
+            yield x
+
+
+def _each(change, x):
+    return type(x)(map(change, x)) if isinstance(x, (list, tuple)) else change(x)
 
 
 def _check_streams(name, ours):
@@ -174,9 +190,12 @@ def _count_copy(args, kwargs, here):
 
 
 def _line():
-    stack = [x for x in traceback.extract_stack()
-             if "/d2kd/" in x.filename or "/detectron2/" in x.filename]  # fmt: skip
-    return stack[-1].line if stack else "backward"
+    frame = sys._getframe()
+    while frame and not frame.f_code.co_filename.startswith(PLACES):
+        frame = frame.f_back
+    if frame is None:
+        return "backward"
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
 
 
 def _count(name, args):
