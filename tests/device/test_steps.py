@@ -11,10 +11,12 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
+from d2kd.quantize import quantize_student, set_rounding
 from d2kd.testing import make_batch
 from tests.device.simulated import missing, set_up, simulated, waits
 from tests.heads.test_no_sync import PAIRS, distiller
 from tests.helpers import clone
+from tests.quantize.conftest import config
 from tests.ranks import in_process
 
 # Of a step without heads: d2kd's own detectors, and below them Detectron2's, which are as they are.
@@ -24,6 +26,8 @@ STEPS = {
 }  # fmt: skip
 HEADS = {"LD": 2}  # all others: none
 SETS = {"RetinaNet": 19, "FCOS": 9, "DDOD": 4, "GeneralizedRCNN": 25}  # teacher's boxes; else 5
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+FAR = {"rtol": 1e-3, "atol": 1e-4}  # the CPU has a deformable operator of its own
 DETECTORS = sorted({meta for _, meta in PAIRS})
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -40,9 +44,8 @@ def gradients(model):
     return {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
 
 
-def compare(head, meta):
+def compare(model, close):
     """Both steps; how often the host waited, by operator and line."""
-    model = distiller(head, meta)
     for name, x in model.named_parameters():
         if ".offset." in name:  # at 0 a bilinear kernel has two gradients, each operator its own
             torch.nn.init.normal_(x, std=0.1)
@@ -55,8 +58,7 @@ def compare(head, meta):
         found = Counter(waits)
         assert_close({k: x.cpu() for k, x in losses.items()}, expected, rtol=1e-6, atol=1e-6)
         grads = {k: x.cpu() for k, x in gradients(model).items()}
-    close = {"rtol": 1e-3, "atol": 1e-4} if meta == "DDOD" else {"rtol": 1e-5, "atol": 1e-6}
-    assert_close(grads, gradients(here), **close)  # the CPU has a deformable operator of its own
+    assert_close(grads, gradients(here), **close)
     return found
 
 
@@ -68,8 +70,20 @@ def anchors(found):
 def compare_all(meta):
     torch.set_num_threads(1)
     set_up()
+    close = FAR if meta == "DDOD" else CLOSE
     with EventStorage(0), torch.jit.optimized_execution(False):
-        return {head: compare(head, meta) for head, where in PAIRS if where == meta}
+        heads = [head for head, where in PAIRS if where == meta]
+        return {head: compare(distiller(head, meta), close) for head in heads}
+
+
+def compare_rounding(meta):
+    torch.set_num_threads(1)
+    set_up()
+    model = distiller("PKD", meta)
+    quantize_student(model.student, config())
+    set_rounding(model.student, True)
+    with EventStorage(0), torch.jit.optimized_execution(False):
+        return compare(model, CLOSE)
 
 
 @pytest.mark.parametrize("meta", DETECTORS)
@@ -77,3 +91,9 @@ def test_steps(meta):
     for head, found in in_process(compare_all, meta).items():
         more = SETS.get(meta, 5) if head == "SetKD" else HEADS.get(head, 0)
         assert anchors(found) in (10, 20) and found.total() == STEPS[meta] + more, (head, found)
+
+
+def test_a_step_of_a_student_that_rounds():
+    """Its ranges and steps are on the device, and it waits as often as one that does not."""
+    found = in_process(compare_rounding, "GFL")
+    assert anchors(found) in (10, 20) and found.total() == STEPS["GFL"], found
