@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from d2kd.errors import ConfigError
-from d2kd.export import export_int8, export_onnx, export_pt2
+from d2kd.export import export_int8, export_onnx, export_openvino, export_pt2, open_exported
 from d2kd.export.kinds import build_graph, prepare
 from d2kd.export.options import Options
 from d2kd.export.write import to_onnx
@@ -114,6 +114,15 @@ def test_weights_and_biases_are_integers_and_batch_norm_is_gone(exported, tmp_pa
     assert kinds == [[np.int8, np.int32]] * len(found)
     assert not [x for x in stored.values() if x.dtype == np.float32 and x.ndim == 4
                 and x.shape[0] == 8]  # fmt: skip
+
+
+def test_openvino_computes_the_same_integers(exported, tmp_path):
+    pytest.importorskip("openvino")
+    export_openvino(exported[0], tmp_path / "x.xml", **OPTIONS)
+    image = torch.randint(256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    results = open_exported(tmp_path / "x.xml").run(image.numpy())
+    for found, right in zip(results, in_torch(exported[0], image), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
 
 
 def test_two_stages_are_quantized_up_to_the_rpn(quantized, tmp_path):  # noqa: F811
