@@ -44,7 +44,7 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	D2KD_FAULTS=full OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/faults tests/engine/hooks/test_exact_resume.py tests/engine/hooks/test_gradient_guard.py \
-		tests/test_gpu_check.py tests/device tests/export tests/reproduce
+		tests/test_gpu_check.py tests/device tests/export tests/reproduce tests/teachers/test_photograph.py tests/cli/test_every_source.py
 
 # Needs coco/ in DETECTRON2_DATASETS; a part of it will do.
 reproduce-check: $(STAMP)

@@ -185,9 +185,8 @@ def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> L
     if not common:
         raise ValueError(
             f"DISTILL.HEADS: {name} found no common FPN stride: the student {student.name} has "
-            f"{sorted(student.features)} px, the teacher {teacher.name} "
-            f"{sorted(teacher.features)} px. Change {_levels_key(student)} of one of them, or use "
-            "a head that needs none: VFM, or SetKD of a teacher that detects."
+            f"{sorted(student.features)} px, the teacher {teacher.name} {sorted(teacher.features)} "
+            f"px. Change {_levels_key(student)} of one, or use VFM or SetKD, which need none."
         )
     return common
 

@@ -78,22 +78,29 @@ SOURCES = [
     pytest.param(detectron2("vitdet:mask_rcnn_vitdet_b"), f"box AP 51.6 {CC}",
                  marks=pytest.mark.skipif(not FULL, reason="takes long: make test-faults")),
 ]  # fmt: skip
-NAMES = ["zoo", "torchvision", "hf", "timm", "vitdet"]
 
 
-@pytest.mark.parametrize(("source", "said"), SOURCES, ids=NAMES)
-def test_it_distils_and_stock_detectron2_loads_the_student(source, said, photographs, tmp_path):
-    torch.manual_seed(0)
-    words, out = ["--teacher", source(tmp_path)], tmp_path / "out"
-    if (tmp_path / "teacher.pth").exists():
-        words += ["--teacher-weights", tmp_path / "teacher.pth"]
+def distilled(name, said, photographs, folder, *more):
+    """The folder of a run with that teacher, which says so."""
+    words, out = ["--teacher", name, *more], folder / "out"
+    if (folder / "teacher.pth").exists():
+        words += ["--teacher-weights", folder / "teacher.pth"]
     done = d2kd("train", STUDENT, "--data", photographs, *words, "--output", out, *NORM, *QUICK)
     assert done.exit_code == 0, done.output
     assert said in (out / "log.txt").read_text()
     rows = [json.loads(x) for x in (out / "metrics.json").read_text().splitlines()]
     assert any(row.get("loss_PKD_feat", 0) > 0 for row in rows)
     assert all(np.isfinite(row["total_loss"]) for row in rows if "total_loss" in row)
+    return out
 
+
+NAMES = ["zoo", "torchvision", "hf", "timm", "vitdet"]
+
+
+@pytest.mark.parametrize(("source", "said"), SOURCES, ids=NAMES)
+def test_it_distils_and_stock_detectron2_loads_the_student(source, said, photographs, tmp_path):
+    torch.manual_seed(0)
+    out = distilled(source(tmp_path), said, photographs, tmp_path)
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIGS / STUDENT))
     cfg.merge_from_list([*NORM, "MODEL.DEVICE", "cpu"])
@@ -105,3 +112,10 @@ def test_it_distils_and_stock_detectron2_loads_the_student(source, said, photogr
     assert all(torch.equal(x, saved[key]) for key, x in state.items())
     found = stock([{"image": torch.rand(3, 64, 96) * 255}])[0]["instances"]
     assert found.scores.isfinite().all()
+
+
+def test_at_its_own_size(photographs, tmp_path):
+    """640 px beside a student of 96 px: its strides 8, 16 and 32 are 2, 4 and 8 px there."""
+    words = "DISTILL.TEACHER.SIZE own INPUT.MIN_SIZE_TEST 96 INPUT.MAX_SIZE_TEST 128".split()
+    said = "shorter side of 640 px, the longer at most 640 px"
+    distilled(transformers(tmp_path), said, photographs, tmp_path, *words)
