@@ -3,7 +3,7 @@
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -27,6 +27,8 @@ from .runner import open_exported
 from .size import about_fit, largest, resized
 from .write import require
 
+_OF_FOLDERS = {"nms": True, "score_threshold": None, "masks": "raw", "dynamic_batch": False,
+               "dynamic_size": False, "fp16": False, "size": None, "int8": False}  # fmt: skip
 _HALF, _QUANTIZED = (1.0, 0.01), (4.0, 0.1)  # px and score
 
 
@@ -67,68 +69,81 @@ def export_student(
         ConfigError: the config, the checkpoint, the detector or an option cannot work.
         RunError: the file does not give the detector's detections.
     """
+    given = {"nms": not no_nms, "score_threshold": score_threshold, "masks": masks, "fp16": fp16,
+             "dynamic_batch": dynamic_batch, "dynamic_size": dynamic_size}  # fmt: skip
     if calibrate and not int8:
         raise ConfigError("--calibrate is for --int8: add it.")
     if not output.suffix:
-        dynamic = dynamic_batch or dynamic_size or fp16 or int8
-        if size or no_nms or score_threshold is not None or masks != "raw" or dynamic:
-            raise ConfigError(
-                f"--output {output} is a folder, which has the detector's own size, NMS, score "
-                "threshold, masks and precision: end the name with .onnx, .xml or .pt2."
-            )
+        _check_folder(output, {**given, "size": size, "int8": int8})
         yield from write_bundle(cfg, weights, run, output)
         return
-    if output.suffix not in SUFFIXES:
-        ends = ", ".join(SUFFIXES)
-        raise ConfigError(f"--output {output}: end the name with one of {ends}, or give a folder.")
-    require(*SUFFIXES[output.suffix].packages)
+    write = _writer(output)
     count = max(check_images, size is None)
     with suppress(*(() if count else (MissingFileError,))):
         register_custom_datasets(cfg)
     predictor = Predictor(cfg, weights)
-    graph_of(predictor.detector)
+    detector = predictor.detector
+    graph_of(detector)
     records = _test_records(cfg) if count else []
     images = list(_images(cfg, records[:count]))
     sizes = resized(cfg, records) or [x.shape[:2] for x in images]
-    size = padded_size(predictor.detector, size or largest(sizes))
+    size = padded_size(detector, size or largest(sizes))
     output.parent.mkdir(parents=True, exist_ok=True)
-    write = SUFFIXES[output.suffix].write
     if int8:
         write = partial(export_int8, calibration=calibration_images(cfg, calibrate))
     description = write(
-        predictor.detector,
+        detector,
         output,
         size=size,
         input_format=predictor.format,
         class_names=class_names(cfg, run),
-        nms=not no_nms,
-        score_threshold=score_threshold,
-        masks=masks,
-        dynamic_batch=dynamic_batch,
-        dynamic_size=dynamic_size,
-        fp16=fp16,
         best_f1=stored_best_f1(weights),
+        **given,
     )
     nms = "without NMS" if no_nms else "with NMS"
-    yield f"wrote {output}: {predictor.detector.__class__.__name__} {nms}, {size[0]}x{size[1]} px"
+    yield f"wrote {output}: {type(detector).__name__} {nms}, {size[0]}x{size[1]} px"
     yield from [about_fit(size, sizes)] if sizes and not dynamic_size else ()
     yield f"metadata: {shown_from(weights)[1]}"
     yield from table_of(description["int8"]) if int8 else ()
-    if rounds(predictor.detector):
-        count = len(quantized_convolutions(predictor.detector))
-        yield f"INT8 as it was trained: {count} convolutions"
+    if rounds(detector):
+        yield f"INT8 as it was trained: {len(quantized_convolutions(detector))} convolutions"
     if check_images:
-        near = _QUANTIZED if int8 or rounds(predictor.detector) else _HALF if fp16 else None
-        try:
-            yield _verify(output, predictor.detector, images[:check_images], near)
-        except NothingToCompare as error:
-            yield f"not checked. {error}"
-            return
-        cost = measure_export(output, predictor.detector, images[0])
-        yield (
-            f"{cost.size_mb:.1f} MB; {cost.exported_ms:.1f} ms per image on one CPU thread, "
-            f"PyTorch {cost.torch_ms:.1f} ms"
+        near = _QUANTIZED if int8 or rounds(detector) else _HALF if fp16 else None
+        yield from _compared(output, detector, images[:check_images], near)
+
+
+def _check_folder(output: Path, given: Mapping[str, Any]) -> None:
+    if given != _OF_FOLDERS:
+        raise ConfigError(
+            f"--output {output} is a folder, which has the detector's own size, NMS, score "
+            "threshold, masks and precision: end the name with .onnx, .xml or .pt2."
         )
+
+
+def _writer(output: Path) -> Callable[..., Dict[str, Any]]:
+    if output.suffix not in SUFFIXES:
+        ends = ", ".join(SUFFIXES)
+        raise ConfigError(f"--output {output}: end the name with one of {ends}, or give a folder.")
+    require(*SUFFIXES[output.suffix].packages)
+    return SUFFIXES[output.suffix].write
+
+
+def _compared(
+    output: Path,
+    detector: nn.Module,
+    images: Sequence[np.ndarray],
+    near: Optional[Tuple[float, float]],
+) -> Iterator[str]:
+    try:
+        yield _verify(output, detector, images, near)
+    except NothingToCompare as error:
+        yield f"not checked. {error}"
+        return
+    cost = measure_export(output, detector, images[0])
+    yield (
+        f"{cost.size_mb:.1f} MB; {cost.exported_ms:.1f} ms per image on one CPU thread, "
+        f"PyTorch {cost.torch_ms:.1f} ms"
+    )
 
 
 def _verify(
