@@ -4,8 +4,9 @@
 The same command trains a teacher, a plain student and a distilled student; the config decides.
 """
 
+from d2kd.engine.command_line import argument_parser
 from d2kd.engine.launch import launch, one_line_errors
-from d2kd.engine.main import argument_parser, main
+from d2kd.engine.main import main
 from d2kd.text import make_output_plain
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def namespace(config: str, options: Sequence[str], **given: Any) -> Namespace:
     """
     refuse_options([config, *options])
     from ..checkpoint import last_checkpoint
-    from ..engine.main import argument_parser
+    from ..engine.command_line import argument_parser
 
     if given.pop("last", False):
         runs = given["teacher_"][len(given["teacher_weights_"]) :]

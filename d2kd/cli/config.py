@@ -31,7 +31,7 @@ def show_config(
         raise click.UsageError("--schema is of all keys: give it without CONFIG and KEY VALUE.")
     from ..config import get_d2kd_cfg, merge_config_file, merge_options
     from ..config.schema import config_schema
-    from ..engine.main import import_files
+    from ..engine.command_line import import_files
 
     import_files(imports)
     if schema:

@@ -24,7 +24,7 @@ def check(config: str, options: Tuple[str, ...], ranks: int | None, **given: Any
     d2kd check train/gfl_R_50_FPN_1x.yaml --ranks 8
     """
     from ..data import register_custom_datasets
-    from ..engine.main import resolve_config
+    from ..engine.command_line import resolve_config
     from ..inspection.checkup import check_run
     from ..inspection.ranks import check_ranks
 
@@ -96,7 +96,7 @@ def maps(
     d2kd maps output/distilled --output maps
     """
     from ..checkpoint import last_checkpoint
-    from ..engine.main import resolve_config
+    from ..engine.command_line import resolve_config
     from ..inspection.maps import write_maps
 
     cfg = resolve_config(namespace(config, options, **given))
@@ -120,7 +120,7 @@ def quality(
     \b
     d2kd quality output/distilled
     """
-    from ..engine.main import resolve_config
+    from ..engine.command_line import resolve_config
     from ..inspection.quality import measure_quality
 
     cfg = resolve_config(namespace(config, options, **given))

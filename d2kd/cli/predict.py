@@ -93,7 +93,7 @@ def _load(
     config: str, options: Tuple[str, ...], weights: str, threshold: float | None
 ) -> Tuple[Any, List[str], float]:
     """The predictor, the names of its classes and the lowest score."""
-    from ..engine.main import resolve_config
+    from ..engine.command_line import resolve_config
     from ..evaluation.best_f1 import score_threshold
     from ..inference import predict as library
 

@@ -44,7 +44,7 @@ def replay(
 
 def _prepare(imports: Tuple[str, ...], trust_config: Tuple[str, ...]) -> None:
     from ..config.lazy import trust
-    from ..engine.main import import_files
+    from ..engine.command_line import import_files
 
     import_files(imports)
     for path in trust_config:

@@ -38,7 +38,7 @@ def robustness(
     \b
     d2kd robustness output/student output/distilled output/teacher --quick
     """
-    from ..engine.main import import_files
+    from ..engine.command_line import import_files
     from ..robustness import collect, load_plan, plan_of_runs, run_plan, write_report
 
     import_files(imports)

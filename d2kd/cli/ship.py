@@ -52,7 +52,7 @@ def export(
     d2kd export output/distilled --output student.onnx
     d2kd export output/distilled --bundle student
     """
-    from ..engine.main import resolve_config
+    from ..engine.command_line import resolve_config
     from ..export import export_device_bundle, export_student
     from ..export.formats import output_of
 

@@ -37,7 +37,7 @@ def study(
     d2kd study studies/digits/responses.yaml --jobs 2
     """
     from .. import study as room
-    from ..engine.main import import_files
+    from ..engine.command_line import import_files
 
     if tune and report:
         raise click.UsageError("--tune runs trainings and --report none: give one of them.")

@@ -59,7 +59,7 @@ def train(
 
 def _profile(args: Namespace) -> None:
     from ..data import register_custom_datasets
-    from ..engine.main import resolve_config
+    from ..engine.command_line import resolve_config
     from ..inspection.profile import profile_run
 
     if args.resume or args.resume_anyway or args.num_gpus * args.num_machines > 1:

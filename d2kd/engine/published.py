@@ -33,7 +33,7 @@ from ..evaluation.panels import panels
 from ..inference.detections import detect
 from ..inference.drawings import save_drawing
 from ..teachers.classes import teacher_classes
-from .main import import_files
+from .command_line import import_files
 from .provenance import describe_run, write_results
 from .run_folder import holds_run
 
@@ -44,9 +44,9 @@ def evaluate_published(args: Namespace, weights: str, folder: Path) -> Dict[str,
     """Measure box AP, and draw four images with the labelled objects beside what was found.
 
     Args:
-        args: see `d2kd.engine.main.argument_parser`; `config_file` is a name, `data` a folder
-            whose "val" or "test" counts, where DATASETS.TEST is not among `opts`. Images have the
-            size that the detector was tested at where `opts` names no other.
+        args: see `d2kd.engine.command_line.argument_parser`; `config_file` is a name, `data` a
+            folder whose "val" or "test" counts, where DATASETS.TEST is not among `opts`. Images
+            have the size that the detector was tested at where `opts` names no other.
         weights: its checkpoint.
         folder: of results.json and of the pictures, 1.png to 4.png: labelled objects on the left,
             detections on the right, those that are right blue, wrong ones red, missed ones dotted.

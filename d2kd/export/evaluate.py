@@ -20,7 +20,7 @@ from ..config.shortcuts import use_data
 from ..data import load_dataset, register_custom_datasets
 from ..data.class_names import difference, is_reordered
 from ..data.pixels import read_pixels
-from ..engine.main import import_files
+from ..engine.command_line import import_files
 from ..engine.provenance import describe_run, write_results
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
@@ -67,8 +67,8 @@ def evaluate_file(path: Path, args: Namespace, folder: Path) -> Dict[str, Any]:
 
     Args:
         path: of a file of `export_student`, with NMS.
-        args: see `d2kd.engine.main.argument_parser`; data are those of `data`, a folder, or of
-            DATASETS among `opts`.
+        args: see `d2kd.engine.command_line.argument_parser`; data are those of `data`, a folder,
+            or of DATASETS among `opts`.
         folder: of results.json and the detections.
 
     Returns:

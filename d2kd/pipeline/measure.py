@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from ..config.naming import construct
 from ..data.custom import registered
-from ..engine.main import config_of
+from ..engine.command_line import config_of
 from ..engine.pace import measure_pace
 from .choose import Costs
 

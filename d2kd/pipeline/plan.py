@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List
 
 from ..data.coco_json import summary
 from ..data.prepare import forget_prepared, prepare_folder
-from ..engine.main import config_of
+from ..engine.command_line import config_of
 from ..errors import ConfigError, MissingFileError
 from ..file_io import LOCK, check_output, expect, read_yaml, write_yaml
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from ..build import student_config
 from ..config.loading import without_pretrained
 from ..config.naming import construct
-from ..engine.main import config_of
+from ..engine.command_line import config_of
 from ..study import Study
 from ..study.trainings import read_result
 from .pairs import Pair

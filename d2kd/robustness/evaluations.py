@@ -14,8 +14,8 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 
 from ..cores import share_cores
+from ..engine.command_line import import_files
 from ..engine.jobs import Executor
-from ..engine.main import import_files
 from ..errors import RunError
 from ..file_io import LOCK, locked
 from ..text import plain

@@ -5,8 +5,8 @@ from typing import List, Optional
 import torch
 
 from ..cores import share_cores
+from ..engine.command_line import config_of
 from ..engine.jobs import Executor
-from ..engine.main import config_of
 from ..engine.pace import Pace, device_name, measure_pace
 from ..errors import RunError
 from ..file_io import LOCK, locked, write_yaml

@@ -3,8 +3,8 @@
 import math
 from typing import Any, Dict, List, Optional
 
+from ..engine.command_line import config_of
 from ..engine.jobs import Executor
-from ..engine.main import config_of
 from ..errors import ConfigError
 from ..file_io import write_yaml
 from .commands import teacher_of

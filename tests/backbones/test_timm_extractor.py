@@ -17,7 +17,8 @@ from d2kd.config.loading import merge_config_file  # noqa: E402
 from d2kd.config.naming import construct  # noqa: E402
 from d2kd.config.sources import timm as source  # noqa: E402
 from d2kd.config.sources.find import published_weights  # noqa: E402
-from d2kd.engine.main import argument_parser, setup  # noqa: E402
+from d2kd.engine.command_line import argument_parser  # noqa: E402
+from d2kd.engine.main import setup  # noqa: E402
 from d2kd.errors import ConfigError  # noqa: E402
 
 FEATURES = frozenset({"features"})

@@ -17,7 +17,7 @@ from d2kd.config.loading import merge_config_file, merge_options, without_pretra
 from d2kd.config.locate import resolve_config_file
 from d2kd.config.model_zoo import zoo_config_file
 from d2kd.config.sources import find, transformers
-from d2kd.engine.main import argument_parser, resolve_config
+from d2kd.engine.command_line import argument_parser, resolve_config
 from d2kd.solver import build_lr_scheduler, build_optimizer
 from d2kd.study import load_study
 from tests.tiny_transformers import save

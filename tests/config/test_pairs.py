@@ -7,7 +7,7 @@ import yaml
 
 from d2kd.config.loading import load_config
 from d2kd.config.pairs import default_methods
-from d2kd.engine.main import argument_parser, resolve_config
+from d2kd.engine.command_line import argument_parser, resolve_config
 from d2kd.testing import tiny_cfg
 from tests.conftest import ROOT
 

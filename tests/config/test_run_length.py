@@ -8,7 +8,7 @@ import yaml
 
 from d2kd.config.keys import changed_keys
 from d2kd.config.run_length import fit_run
-from d2kd.engine.main import argument_parser, resolve_config
+from d2kd.engine.command_line import argument_parser, resolve_config
 from d2kd.study import load_study
 from tests.config.test_configs import CONFIGS, ROOT, STUDIES, load
 from tests.helpers import d2kd

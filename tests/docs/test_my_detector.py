@@ -9,7 +9,8 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2kd import DETECTOR_ADAPTER_REGISTRY, build_adapter
-from d2kd.engine.main import argument_parser, main
+from d2kd.engine.command_line import argument_parser
+from d2kd.engine.main import main
 from d2kd.testing import make_batch
 from tests.conftest import ROOT
 from tests.helpers import detector, distill, write_config

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from d2kd.engine.command_line import argument_parser
 from d2kd.engine.launch import launch
-from d2kd.engine.main import argument_parser, main
+from d2kd.engine.main import main
 from d2kd.testing import make_batch
 from tests.helpers import pair, write_config
 

@@ -11,7 +11,8 @@ from d2kd import DistillationSchedule, DistillationTrainer
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
-from d2kd.engine.main import argument_parser, main
+from d2kd.engine.command_line import argument_parser
+from d2kd.engine.main import main
 from tests.helpers import write_config
 
 

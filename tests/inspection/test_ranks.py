@@ -10,7 +10,7 @@ from detectron2.utils import comm
 
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data import register_custom_datasets
-from d2kd.engine.main import config_of
+from d2kd.engine.command_line import config_of
 from d2kd.inspection.checkup import trainer_for_trial
 from d2kd.inspection.ranks import describe_traffic, one_of, rank_problems
 from tests.helpers import d2kd, detector, write_config

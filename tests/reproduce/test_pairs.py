@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from d2kd.config.locate import resolve_config_file
-from d2kd.engine.main import config_of
+from d2kd.engine.command_line import config_of
 from d2kd.errors import ConfigError, MissingFileError
 from d2kd.reproduce import check_needs, cost_of, load_pair, load_pairs, needs, plan_of, verdict_of
 from d2kd.reproduce.costs import Cost

@@ -12,8 +12,8 @@ from detectron2.structures import Boxes, Instances
 
 from d2kd.config.loading import load_config
 from d2kd.data import load_dataset, register_custom_datasets
+from d2kd.engine.command_line import argument_parser, resolve_config
 from d2kd.engine.hooks.teacher_check import TeacherCheck
-from d2kd.engine.main import argument_parser, resolve_config
 from d2kd.errors import MissingFileError
 from tests.conftest import ROOT
 from tests.helpers import d2kd, write_config
