@@ -74,6 +74,8 @@ def _images(detector: Tuple[Any, ...], source: Path, output: Path, coco: Path | 
         write_labels(coco, data)
         echo(f"wrote {coco}: {len(data['annotations']):,} detections")
     echo(f"wrote {len(found)} images to {output}")
+    if not any(x.boxes for x in found):
+        _say_highest(predictor, threshold)
     _end(failed)
 
 
@@ -85,8 +87,18 @@ def _video(detector: Tuple[Any, ...], source: Path, output: Path) -> None:
     predictor, classes, threshold = _load(*detector)
     count, stated = library.predict_video(predictor, source, target, threshold, classes)
     echo(f"{target}: {count} frames")
+    _say_highest(predictor, threshold)
     if count < stated:
         echo(f"{source} states {stated} frames, maybe an estimate; {count} can be read")
+
+
+def _say_highest(predictor: Any, threshold: float) -> None:
+    """Where no object was found: what a lower threshold would show."""
+    if 0 < predictor.highest < threshold:
+        echo(
+            f"no score reaches the threshold of {threshold:.2g}; the highest is "
+            f"{predictor.highest:.2g}: give a lower --threshold"
+        )
 
 
 def _load(

@@ -34,7 +34,11 @@ from .video import VIDEOS, convert_video
 
 
 class Predictor:
-    """A detector in eval mode that resizes images as for testing."""
+    """A detector in eval mode that resizes images as for testing.
+
+    Attributes:
+        highest: score of all detections so far, also of those under a threshold; 0 of none.
+    """
 
     def __init__(self, cfg: CfgNode, weights: str) -> None:
         """Build and fill the student of a config.
@@ -45,6 +49,7 @@ class Predictor:
         self.detector = build_student(cfg)
         load_quantized(self.detector, weights, "--weights")
         self.format = cfg.INPUT.FORMAT
+        self.highest = 0.0
         self._resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
@@ -62,6 +67,7 @@ class Predictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         inputs = [{"image": tensor.float(), "height": height, "width": width}]
         found = self.detector(inputs)[0]["instances"].to("cpu")
+        self.highest = max([self.highest, *found.scores.tolist()])
         return found[found.scores >= threshold]
 
     def draw(self, image: np.ndarray, found: Instances, classes: Sequence[str]) -> np.ndarray:

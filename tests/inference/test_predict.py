@@ -70,6 +70,16 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_done(trained, ph
     assert Image.open(tmp_path / "out" / "more" / "turned.png").size == (40, 60)
 
 
+def test_where_nothing_is_found_the_highest_score_is_said(trained, photos, tmp_path):
+    few = "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"
+    video(tmp_path / "x.mp4")
+    for source in (photos, tmp_path / "x.mp4"):
+        done = predict(trained, source, tmp_path / "out", "--threshold", 0.9, *few)
+        assert "no score reaches the threshold of 0.9; the highest is 0.0" in done.output
+        assert done.output.rstrip().endswith(": give a lower --threshold")
+        assert "no score" not in predict(trained, source, tmp_path / "out", *few).output
+
+
 def test_a_second_run_reads_no_drawings(trained, photos):
     before = {path: path.read_bytes() for path in photos.rglob("*.*g")}
     for _ in range(2):
