@@ -53,10 +53,12 @@ def close_training(args: Namespace) -> None:
 
 def _plain_run(folder: Path) -> Dict[str, Any]:
     """The counterpart of a distilled run among the runs beside it, with its AP; maybe empty."""
+    paths = sorted(x.parent for x in folder.resolve().parent.glob("*/run.json"))
+    if len(paths) < 2:
+        return {}
     from ..report.pairs import compare_runs
     from ..report.runs import read_run
 
-    paths = sorted(x.parent for x in folder.resolve().parent.glob("*/run.json"))
     runs = [read_run(x, os.path.relpath(x)) for x in paths]
     own = [run for run in runs if run.folder == folder.resolve()]
     others = [run for run in runs if not run.distilled]

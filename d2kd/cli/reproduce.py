@@ -124,30 +124,17 @@ def _run(
 
 
 def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, ...]) -> List[str]:
-    from ..errors import ConfigError
-    from ..reproduce import (
-        drop_weights,
-        plan_of,
-        prepare_dry_run,
-        reason_against_dry_run,
-        run_stages,
-        values_of,
-    )
+    from ..reproduce import go_through, prepare_dry_run, reason_against_dry_run
 
     given, failed, done = [*prepare_dry_run(folder, gpus), *options], [], 0
     for pair in pairs:
         if reason := reason_against_dry_run(pair):
             echo(f"{pair.name}: no dry run: {reason}")
             continue
-        study = plan_of(pair, folder, [1], gpus, given, trains_all=True)
-        try:
-            errors = run_stages(study)
-        except ConfigError as error:
-            errors = [f"{pair.name}: {error}"]
+        errors, lines = go_through(pair, folder, gpus, given)
         failed += errors
         done += not errors
-        drop_weights(study)
-        for line in values_of(study) if len(pairs) == 1 else ():
+        for line in lines if len(pairs) == 1 else ():
             echo(line)
     echo(f"{done} of {len(pairs)} pairs went through every stage; the AP mean nothing")
     return failed

@@ -1,7 +1,7 @@
 """Published pairs of teacher and student, trained again and compared; rows of studies likewise."""
 
 from .costs import Cost, cost_of
-from .dry_run import drop_weights, prepare_dry_run, reason_against_dry_run
+from .dry_run import go_through, prepare_dry_run, reason_against_dry_run
 from .needs import check_needs
 from .pairs import Pair, load_pair, load_pairs
 from .plan import plan_of, run_stages
@@ -16,8 +16,8 @@ __all__ = [
     "Report",
     "check_needs",
     "cost_of",
-    "drop_weights",
     "folder_of_report",
+    "go_through",
     "load_pair",
     "load_pairs",
     "plan_of",

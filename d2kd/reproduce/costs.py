@@ -59,14 +59,14 @@ def cost_of(pair: Pair, study: Study) -> Cost:
     for row in open_rows(study):
         runs = [run for run in study.rows[row] if read_result(run) is None]
         cfg = config_of(study.trained[row], distils=False)
-        seconds = sum(_step(row, pair))
+        seconds = sum(step_seconds(row, pair))
         images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
         hours += len(runs) * images * seconds * 8 / 16 / 3600
         disk += len(runs) * _checkpoints(cfg)
     return Cost(hours, disk, pair.teacher_config if len(_backbones(pair.name)) < 2 else "")
 
 
-def _step(row: str, pair: Pair) -> List[float]:
+def step_seconds(row: str, pair: Pair) -> List[float]:
     """Seconds of 16 images on eight GPUs: of the network that trains, and of its teacher."""
     named = [_STEP[x] for x in _backbones(row)]
     return [named[0], *(_FORWARD * x for x in named[1:])] if row == pair.name else named[:1]

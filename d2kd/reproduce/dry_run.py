@@ -2,15 +2,20 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 
 from ..data.coco_json import read_coco
 from ..engine.provenance import write_json
+from ..errors import ConfigError
 from ..study import Study
+from .forks import start_fork
 from .needs import count_images, places
 from .pairs import Pair
+from .plan import plan_of, run_stages
+from .stand_in import lacks_library, write_stand_in
+from .verdict import values_of
 
 _IMAGES = 8
 _MARK = "dry_run.json"  # in a folder that holds nothing else
@@ -20,10 +25,11 @@ DRY_RUN = [
     "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice",
     "INPUT.MAX_SIZE_TRAIN", "107", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "107",
     "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0",
-    "SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "2",
+    "SOLVER.BASE_LR", "1e-9", "SOLVER.BASE_LR_END", "0.0", "SOLVER.CHECKPOINT_PERIOD", "3",
     "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "",
     "MODEL.TIMM.PRETRAINED", "False",
 ]  # fmt: skip
+BATCH = ["SOLVER.IMS_PER_BATCH", "4"]
 """KEY VALUE pairs of every training of a dry run, beside those of `prepare_dry_run`."""
 
 
@@ -52,21 +58,43 @@ def prepare_dry_run(folder: Path, gpus: int = 1) -> List[str]:
         write_json(path, _first(read_coco(annotations)))
         custom.append([own, str(path.absolute()), str(images.absolute())])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch = ["SOLVER.IMS_PER_BATCH", str(max(4, gpus))]
+    batch = [BATCH[0], str(max(int(BATCH[1]), gpus))]
     return [*DRY_RUN, *batch, "DATASETS.CUSTOM", str(custom), "MODEL.DEVICE", device]
 
 
 def reason_against_dry_run(pair: Pair) -> str:
     """Why a pair cannot have one, "" if it can."""
-    if pair.is_downloaded:
-        return f"{pair.teacher_config} is downloaded, architecture and all"
-    if pair.needs_tokens:
-        return f"its method learns tokens first, d2kd train {pair.tokens_config}"
+    if library := lacks_library(pair):
+        return f"{pair.teacher_config} is built with {library}: pip install {library}"
     return ""
 
 
-def drop_weights(study: Study) -> None:
-    """Remove checkpoints of students, which nobody reads again: all pairs' are some 40 GB."""
+def go_through(
+    pair: Pair, folder: Path, gpus: int, options: Sequence[str]
+) -> Tuple[List[str], List[str]]:
+    """Every stage of a pair, whose teacher is trained too, or else has random weights.
+
+    Args:
+        pair: without a `reason_against_dry_run`.
+        folder: of all dry runs.
+        gpus: of every training.
+        options: those of `prepare_dry_run`, and the user's.
+
+    Returns:
+        A line for each stage that failed, and one for each that there is.
+    """
+    try:
+        teacher = [] if pair.trains_teacher else write_stand_in(pair, folder / "teachers")
+        study = plan_of(pair, folder, [1], gpus, options, teacher)
+        failed = run_stages(study, start_fork)
+    except ConfigError as error:
+        return [f"{pair.name}: {error}"], []
+    _drop_weights(study)
+    return failed, values_of(study)
+
+
+def _drop_weights(study: Study) -> None:
+    """Remove checkpoints of students, which nobody reads again: all pairs' are some 20 GB."""
     for row, runs in study.rows.items():
         if not row.startswith("teacher_"):
             for file in (x for run in runs for x in run.folder.glob("*.pth")):

@@ -13,7 +13,6 @@ from .pairs import WEIGHTS, Pair
 
 IMAGES = {"coco_2017_train": 118_287, "coco_2017_val": 5_000}
 """Images of COCO's splits."""
-TOKENS = "DISTILL.MasKD.TOKENS"
 
 
 def check_needs(pair: Pair, output: Path, cost: Cost, options: Sequence[str] = ()) -> List[str]:
@@ -27,7 +26,7 @@ def check_needs(pair: Pair, output: Path, cost: Cost, options: Sequence[str] = (
 
     Raises:
         MissingFileError: data or weights are not there; the message says what to do.
-        ConfigError: COCO is not complete, tokens are not named, or the disk is too full.
+        ConfigError: COCO is not complete, or the disk is too full.
     """
     lines = []
     for name in (*pair.cfg.DATASETS.TRAIN, *pair.cfg.DATASETS.TEST):
@@ -39,11 +38,6 @@ def check_needs(pair: Pair, output: Path, cost: Cost, options: Sequence[str] = (
             )
         lines.append(f"data: {name}, {found:,} images")
     lines.append(f"teacher: {_teacher(pair, options)}")
-    if pair.needs_tokens and TOKENS not in options[::2]:
-        raise ConfigError(
-            f"{pair.name}: its method learns tokens first: d2kd train {pair.tokens_config}, then "
-            f"add {TOKENS} and the folder of that run."
-        )
     free = shutil.disk_usage(_there(output)).free
     if free < cost.disk:
         raise ConfigError(

@@ -15,9 +15,8 @@ from ..config.locate import resolve_config_file
 from ..errors import ConfigError
 from ..file_io import read_yaml
 
-WEIGHTS = "DISTILL.TEACHER.WEIGHTS"
+WEIGHTS, TOKENS = "DISTILL.TEACHER.WEIGHTS", "DISTILL.MasKD.TOKENS"
 _TRAINED = Path("output/train")  # where recipes look for teachers that d2kd trains
-_DOWNLOADED = ("hf:", "timm:", "torchvision:")
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,6 @@ class Pair:
     def tokens_config(self) -> str:
         """Of that training."""
         return f"tokens/{Path(self.teacher_config).stem.removesuffix('_3x')}.yaml"
-
-    @property
-    def is_downloaded(self) -> bool:
-        """Whether the teacher comes from another library's hub, architecture and all."""
-        return self.teacher_config.startswith(_DOWNLOADED)
 
     @property
     def teacher_file(self) -> str:

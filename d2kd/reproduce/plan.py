@@ -1,7 +1,8 @@
 """The stages of a pair as a study: teacher, plain student, distilled student."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import yaml
 from detectron2.config import CfgNode
@@ -11,9 +12,10 @@ from ..errors import ConfigError
 from ..study import Study, run_study
 from ..study.commands import folder_of
 from ..study.plan import build_study
-from ..study.trainings import read_result
-from .pairs import Pair, load_pairs
+from ..study.trainings import Start, read_result, start_python
+from .pairs import TOKENS, Pair, load_pairs
 
+_TOKENS = "tokens_"  # how rows begin that learn them, and have no AP
 _NOT_OF_PLAIN = ("DISTILL.", "OUTPUT_DIR", "VERSION", "MODEL.META_ARCHITECTURE")
 
 
@@ -23,7 +25,7 @@ def plan_of(
     seeds: Sequence[int] = (1,),
     gpus: int = 1,
     options: Sequence[str] = (),
-    trains_all: bool = False,
+    stand_in: Optional[Sequence[str]] = None,
 ) -> Study:
     """What is trained for a pair, one after the other, in folders that pairs share.
 
@@ -31,7 +33,8 @@ def plan_of(
     are the same, the first one's is trained for all; a teacher likewise.
 
     A teacher that d2kd trains is trained unless its file of `output/train` is there, or
-    DISTILL.TEACHER.WEIGHTS is among the options.
+    DISTILL.TEACHER.WEIGHTS is among the options. Tokens that a method reads are learnt, with the
+    first seed, unless they are.
 
     Args:
         pair: published.
@@ -39,7 +42,8 @@ def plan_of(
         seeds: of the students; the teacher is trained once, with the first.
         gpus: of each training.
         options: KEY VALUE pairs for all trainings.
-        trains_all: train the teacher here, with those options, wherever its weights come from.
+        stand_in: KEY VALUE pairs of the distillation that name a stand-in of a published teacher.
+            With them, even none, a teacher that d2kd trains is trained, be it there or not.
     """
     data: Dict[str, Any] = {
         "title": pair.name,
@@ -49,12 +53,19 @@ def plan_of(
         "num_gpus": gpus,
         "rows": {},
     }
-    words: List[str] = []
-    if trains_all or pair.lacks_teacher(options):
+    words = list(stand_in or [])
+    if pair.trains_teacher if stand_in is not None else pair.lacks_teacher(options):
         row = f"teacher_{Path(pair.teacher_config).stem}"
         data["rows"][row] = {"config": pair.teacher_config, "seeds": [seeds[0]]}
         weights = folder_of(data, row, seeds[0]) / "model_final.pth"
         words = ["DISTILL.TEACHER.WEIGHTS", str((str(weights),))]
+    if pair.needs_tokens and TOKENS not in options[::2]:
+        row = f"{_TOKENS}{Path(pair.tokens_config).stem}"
+        of_tokens = [*words, "DATASETS.TEST", "()"]
+        data["rows"][row] = {
+            "config": pair.tokens_config, "seeds": [seeds[0]], "options": of_tokens,
+        }  # fmt: skip
+        words += [TOKENS, str(folder_of(data, row, seeds[0]))]
     first = first_of_its_student(pair)
     student = ["MODEL.META_ARCHITECTURE", pair.cfg.DISTILL.STUDENT]
     data["baseline"] = f"plain_{first.name}"
@@ -78,16 +89,26 @@ def open_rows(study: Study) -> List[str]:
         ) from error
 
 
-def run_stages(study: Study) -> List[str]:
+def run_stages(study: Study, start: Start = start_python) -> List[str]:
     """Run row after row what is not finished; a row that fails ends it.
+
+    Args:
+        study: of `plan_of`.
+        start: of each stage's process.
 
     Returns:
         List[str]: one line for each run that failed.
     """
     for row in open_rows(study):
-        if failed := run_study(study.only([row])):
+        metric = "total_loss" if row.startswith(_TOKENS) else study.metric
+        if failed := run_study(replace(study.only([row]), metric=metric), start=start):
             return failed
     return []
+
+
+def with_metric(study: Study) -> Study:
+    """The same without the rows that have none."""
+    return study.only(row for row in study.rows if not row.startswith(_TOKENS))
 
 
 def first_of_its_student(pair: Pair) -> Pair:

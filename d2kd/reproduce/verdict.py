@@ -5,6 +5,7 @@ from typing import Dict, List, Sequence, Tuple
 from ..evaluation.spread import spread_of
 from ..study import Study, collect
 from .pairs import WEIGHTS, Pair
+from .plan import with_metric
 
 
 def verdict_of(pair: Pair, study: Study, options: Sequence[str] = ()) -> Tuple[List[str], bool]:
@@ -18,7 +19,7 @@ def verdict_of(pair: Pair, study: Study, options: Sequence[str] = ()) -> Tuple[L
     Returns:
         Lines, and False where the AP do not agree.
     """
-    values = collect(study)
+    values = collect(with_metric(study))
     lines = values_of(study)
     found = values[pair.name]
     if not found:
@@ -38,7 +39,7 @@ def verdict_of(pair: Pair, study: Study, options: Sequence[str] = ()) -> Tuple[L
 
 def values_of(study: Study) -> List[str]:
     """A line of each row."""
-    return [f"{row}: {_mean(found)}" for row, found in collect(study).items()]
+    return [f"{row}: {_mean(found)}" for row, found in collect(with_metric(study)).items()]
 
 
 def _plain(pair: Pair, study: Study, values: Dict[str, Dict[int, float]]) -> List[str]:

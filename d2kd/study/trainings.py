@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
@@ -20,10 +21,27 @@ from .plan import Study
 _LOCK = ".study.lock"  # in the folder of a run
 _JOB = ".job"  # beside it: the number of its job in Slurm
 _FIRST_VERSION = ["train_net.py", "--config-file"]  # how d2kd 0.1.0 began what is now `d2kd train`
+Start = Callable[[Sequence[str], Path, Mapping[str, str], int], int]
+"""Runs `python -m WORDS` to its end: words, file for what it prints, environment, a file that it
+holds open (-1 for none) -> its exit code."""
+
+
+def start_python(
+    words: Sequence[str], console: Path, environment: Mapping[str, str], lock: int
+) -> int:
+    """A `Start`: a Python that begins anew."""
+    with open(console, "a", encoding="utf-8") as file:
+        return subprocess.run([sys.executable, "-m", *words], stdout=file, stderr=file,
+                              check=False, env=environment,
+                              pass_fds=[lock] * (lock >= 0)).returncode  # fmt: skip
 
 
 def run_study(
-    study: Study, jobs: int = 1, executor: Optional[Executor] = None, threads: int = 0
+    study: Study,
+    jobs: int = 1,
+    executor: Optional[Executor] = None,
+    threads: int = 0,
+    start: Start = start_python,
 ) -> List[str]:
     """Run what is not finished yet.
 
@@ -32,6 +50,7 @@ def run_study(
         jobs: trainings at the same time.
         executor: where each runs; None for a process of this one.
         threads: of each, whatever the environment says; 0: see `execute`.
+        start: of those processes.
 
     Returns:
         List[str]: one line for each run that failed.
@@ -44,7 +63,8 @@ def run_study(
     if executor is not None:
         return _submit(open_runs, study.metric, jobs, executor, threads)
     with ThreadPoolExecutor(jobs) as pool:
-        ended = pool.map(lambda run: _said(execute(run, study.metric, jobs, threads)), open_runs)
+        args = study.metric, jobs, threads, start
+        ended = pool.map(lambda run: _said(execute(run, *args)), open_runs)
         return [error for error in ended if error]
 
 
@@ -74,7 +94,9 @@ def _said(ended: Finished) -> str:
     return ended.error
 
 
-def execute(run: Run, metric: str, jobs: int = 1, threads: int = 0) -> Finished:
+def execute(
+    run: Run, metric: str, jobs: int = 1, threads: int = 0, start: Start = start_python
+) -> Finished:
     """Run one training in a process of its own and store its result.
 
     An interrupted run starts again from its last checkpoint. With several `jobs` at the same time
@@ -84,25 +106,22 @@ def execute(run: Run, metric: str, jobs: int = 1, threads: int = 0) -> Finished:
     with locked(run.folder / _LOCK, wait=True) as lock:
         if found := read_result(run):
             return Finished(f"{run.name}: {metric} {found[metric]:.1f}, by another process")
-        return _train(run, metric, jobs, threads, lock)
+        return _train(run, metric, jobs, threads, lock, start)
 
 
-def _train(run: Run, metric: str, jobs: int, threads: int, lock: int) -> Finished:
+def _train(run: Run, metric: str, jobs: int, threads: int, lock: int, start: Start) -> Finished:
     _wait_for_others(run)
     resume = ["--resume"] if holds_run(run.folder) else []
     part = {"OMP_NUM_THREADS": str(max(1, usable_cores() // jobs))} if jobs > 1 else {}
     own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    start = time.time()
-    with open(run.folder / "console.txt", "a", encoding="utf-8") as console:
-        command = [sys.executable, "-m", *run.command[:3], *resume, *run.command[3:]]
-        code = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False,
-                              env={**part, **os.environ, **own},
-                              pass_fds=[lock] * (lock >= 0))  # fmt: skip
+    words = [*run.command[:3], *resume, *run.command[3:]]
+    begun, console = time.time(), run.folder / "console.txt"
+    code = start(words, console, {**part, **os.environ, **own}, lock)
     value = last_value(run.folder / "metrics.json", metric)
-    if code.returncode or value is None:
-        reason = f"exit code {code.returncode}" if code.returncode else f"no {metric} was logged"
-        return Finished(error=f"{run.name}: {reason}, see {run.folder / 'console.txt'}")
-    result = {"command": run.command, metric: value, "seconds": round(time.time() - start)}
+    if code or value is None:
+        reason = f"exit code {code}" if code else f"no {metric} was logged"
+        return Finished(error=f"{run.name}: {reason}, see {console}")
+    result = {"command": run.command, metric: value, "seconds": round(time.time() - begun)}
     write_text(run.folder / "result.json", json.dumps(result, indent=1))
     return Finished(f"{run.name}: {metric} {value:.1f}, {result['seconds']} s")
 

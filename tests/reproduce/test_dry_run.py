@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import d2kd.reproduce as room
-from d2kd.reproduce import load_pairs
+from d2kd.reproduce import dry_run, load_pairs, stand_in
+from d2kd.reproduce.forks import start_fork
+from d2kd.study.trainings import start_python
 from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 from tests.ranks import run_d2kd
@@ -28,20 +30,21 @@ def test_every_stage_runs(tmp_path):
     assert "1 of 1 pairs went through every stage" in text and not (out / PAIR / "old").exists()
     assert f"\n{PAIR}, seed 1: bbox/AP" in text
     stages = sorted(x.name.split("_")[0] for x in out.iterdir() if x.is_dir())
-    assert stages == ["plain", "retinanet", "teacher"]
+    assert stages == ["plain", "retinanet", "teachers"]
     final = out / PAIR / "seed_1"
     rows = map(json.loads, (final / "metrics.json").read_text().splitlines())
     assert {"loss_BCKD_cls", "loss_PKD_feat", "bbox/AP"} <= set().union(*rows)
     weights = json.loads((final / "run.json").read_text())["weights"]
-    assert any("teacher_retinanet_R_50_FPN_3x" in path for path in weights)
+    assert any("teachers/retinanet_R_50_FPN_3x" in path for path in weights)
 
 
-def test_a_teacher_of_another_library_has_none(tmp_path, monkeypatch):
+def test_a_teacher_whose_library_is_missing_has_none(tmp_path, monkeypatch):
     if not COCO.is_dir():
         pytest.skip("needs coco/ in DETECTRON2_DATASETS")
+    monkeypatch.setattr(stand_in, "find_spec", lambda name: None)
     name = "retinanet_R_50_FPN_setkd_from_rtdetr_R_50_1x"
     done = d2kd("reproduce", name, "--dry-run", "--output", tmp_path)
-    assert "no dry run: hf:PekingU/rtdetr_r50vd is downloaded" in done.output
+    assert "no dry run: hf:PekingU/rtdetr_r50vd is built with transformers" in done.output
     assert "0 of 1 pairs" in done.output and done.exit_code == 0
 
 
@@ -49,10 +52,24 @@ def test_a_teacher_of_another_library_has_none(tmp_path, monkeypatch):
 def test_a_stage_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
     pairs = {name: pair for name, pair in load_pairs().items() if name == PAIR}
     monkeypatch.setattr(room, "load_pairs", lambda: pairs)
-    monkeypatch.setattr(room, "run_stages", lambda study: [f"{study.title}: it failed"])
+    monkeypatch.setattr(dry_run, "write_stand_in", lambda pair, folder: [])
+    monkeypatch.setattr(dry_run, "run_stages", lambda study, _: [f"{study.title}: it failed"])
     done = d2kd("reproduce", "--dry-run", "--output", tmp_path)
     assert done.exit_code and "0 of 1 pairs" in done.output
     assert f"{list(pairs)[0]}: it failed" in str(done.exception)
+
+
+def test_a_stage_is_a_fork(tmp_path, quick_starts):
+    """It is as `python -m` is: words, environment, exit code, what it prints."""
+    found = []
+    for start in (start_fork, start_python):
+        for words in (["gfl"], ["gfl", "--dryrun"]):
+            file = tmp_path / f"{start.__name__}.txt"
+            environment = {**os.environ, "D2KD_TRACEBACK": "1" * (words == ["gfl"])}
+            code = start(["d2kd", "reproduce", *words], file, environment, -1)
+            found.append((code, file.read_text().splitlines()[-1]))
+    assert found[:2] == found[2:] and [code for code, _ in found] == [1, 2] * 2
+    assert "'gfl' is no published pair" in found[0][1]
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -10,8 +10,18 @@ from detectron2.data import MetadataCatalog
 from d2kd.config.locate import resolve_config_file
 from d2kd.engine.command_line import config_of
 from d2kd.errors import ConfigError, MissingFileError
-from d2kd.reproduce import check_needs, cost_of, load_pair, load_pairs, needs, plan_of, verdict_of
+from d2kd.reproduce import (
+    check_needs,
+    cost_of,
+    load_pair,
+    load_pairs,
+    needs,
+    plan_of,
+    values_of,
+    verdict_of,
+)
 from d2kd.reproduce.costs import Cost
+from d2kd.reproduce.dry_run import BATCH, DRY_RUN
 from d2kd.reproduce.plan import first_of_its_student, open_rows
 from tests.docs.pages import ROOT, pages
 
@@ -39,12 +49,12 @@ def test_numbers_are_those_of_the_text():
 def test_every_plan_stands(name, tmp_path):
     """Its configs exist, its students are equal but for the distillation, teachers are found."""
     pair = PAIRS[name]
-    study = plan_of(pair, tmp_path, trains_all=not pair.is_downloaded)
+    study = plan_of(pair, tmp_path, stand_in=[])
     assert list(study.rows)[-2:] == [study.baseline, name]
     assert all(Path(resolve_config_file(x[0], "row")).is_file() for x in study.trained.values())
     first = first_of_its_student(pair)
     assert first.cfg.DISTILL.STUDENT == pair.cfg.DISTILL.STUDENT
-    if not pair.is_downloaded:
+    if pair.trains_teacher:
         weights = config_of(study.trained[name], distils=False).DISTILL.TEACHER.WEIGHTS[0]
         assert Path(weights).parent == study.rows[list(study.rows)[0]][0].folder
 
@@ -69,6 +79,32 @@ def test_a_teacher_that_is_there_is_taken(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     file.touch()
     assert list(plan_of(pair, tmp_path).rows) == [f"plain_{PGD}", PGD]
+
+
+def test_tokens_are_learnt_first(tmp_path):
+    pair = PAIRS["retinanet_R_50_FPN_maskd_from_retinanet_R_101_FPN_2x"]
+    study = plan_of(pair, tmp_path, [1, 2])
+    tokens, *others = study.rows
+    assert study.trained[tokens][0] == pair.tokens_config and len(study.rows[tokens]) == 1
+    cfg = config_of(study.trained[pair.name], distils=False)
+    assert Path(cfg.DISTILL.MasKD.TOKENS) == study.rows[tokens][0].folder
+    done(study.rows[tokens][0], total_loss=1.0)
+    assert open_rows(study) == others == [study.baseline, pair.name]
+    assert [x.split(":")[0] for x in values_of(study)] == others
+    typed = plan_of(pair, tmp_path, options=["DISTILL.MasKD.TOKENS", "x"])
+    assert list(typed.rows) == others
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_stage_of_a_dry_run_is_small(name, tmp_path):
+    """Eight images of 64 px in two steps, and no weights that would be fetched."""
+    study = plan_of(PAIRS[name], tmp_path, [1], 1, [*DRY_RUN, *BATCH], [])
+    for words in study.trained.values():
+        cfg = config_of(words, distils=False)
+        sizes = (*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST)
+        assert sizes == (64, 64) and cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == 107
+        assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH == 8 and cfg.TEST.EVAL_PERIOD == 0
+        assert cfg.DATASETS.TRAIN == ("dry_train",) and not cfg.MODEL.WEIGHTS
 
 
 def test_stages_of_other_options(tmp_path):
@@ -130,11 +166,6 @@ def test_needs(monkeypatch, tmp_path):
     typed = ["DISTILL.TEACHER.WEIGHTS", "('mine.pth',)"]
     assert check_needs(PAIRS[CROSSKD], tmp_path, cheap, typed)[-1].endswith("were typed")
     assert check_needs(PAIRS[PGD], tmp_path, cheap)[-1].endswith("trained first")
-    tokens = PAIRS["retinanet_R_50_FPN_maskd_from_retinanet_R_101_FPN_2x"]
-    with pytest.raises(ConfigError, match="d2kd train tokens/retinanet_R_101_FPN.yaml, then add"):
-        check_needs(tokens, tmp_path, cheap)
-    assert resolve_config_file(tokens.tokens_config, "tokens")
-    assert check_needs(tokens, tmp_path, cheap, ["DISTILL.MasKD.TOKENS", "x"])
     (tmp_path / "coco_2017_val" / "1.jpg").unlink()
     with pytest.raises(ConfigError, match="1 of its 2 images, .* --dry-run"):
         check_needs(pair, tmp_path, cheap)
