@@ -82,6 +82,7 @@ ALLOWED = {
         "quickstart/digits.py": "the files that it wrote",
         "evaluation/coco.py": "detections that it writes",
         "study/trainings.py": "results that its runs wrote, and what their consoles say",
+        "reproduce/forks.py": "the console of a stage, which it writes",
         "pipeline/stages.py": "what its stages print",
         "robustness/results.py": "results that it wrote",
         "report/runs.py": "what is whole of a run's files, which may be damaged",
