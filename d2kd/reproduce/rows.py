@@ -1,12 +1,13 @@
 """Single runs of a study's report, trained again and compared."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 from ..cores import cpu_kind
 from ..errors import ConfigError
-from ..evaluation.spread import spread_of
+from ..evaluation.spread import Spread, spread_of
 from ..study import Study, collect, run_study
 from ..study.plan import build_study
 from ..study.records import compare_records, record_of
@@ -89,13 +90,22 @@ def repeat_row(study: Study, report: Report, row: str, seed: int) -> Iterator[st
 
 
 def compare_metric(study: Study, row: str, seed: int, before: float, seeds: List[float]) -> str:
-    """One line: the same bits, within the spread of the row's seeds, or further off."""
+    """One line: the same bits, within what the row's seeds explain, or further off."""
     now = collect(study)[row][seed]
     if now == before:
         return f"{row}, seed {seed}: {study.metric} {now!r}, the same bits"
-    spread = spread_of(seeds)
     told = f"{row}, seed {seed}: {study.metric} was {before:.2f} and is {now:.2f}"
+    return f"{told}{_explained(now - before, spread_of(seeds))}"
+
+
+def _explained(difference: float, spread: Spread) -> str:
+    """Whether two runs of a row, of other seeds or roundings, differ so in 95 of 100 cases."""
     if spread.seeds < 2:
-        return f"{told}; one seed says nothing of a spread"
-    word = "within" if abs(now - before) <= 2 * spread.sd else BEYOND
-    return f"{told}: {word} twice the deviation of its {spread.seeds} seeds ({spread.sd:.2f})"
+        return "; one seed says nothing of a spread"
+    from scipy.stats import t as student_t  # takes long to load
+
+    bound = student_t.ppf(0.975, spread.seeds - 1) * math.sqrt(2) * spread.sd
+    return (
+        f": {'within' if abs(difference) <= bound else BEYOND} {bound:.2f}, which 95 of 100 pairs "
+        f"of runs differ by at most (its {spread.seeds} seeds have a deviation of {spread.sd:.2f})"
+    )

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from d2kd.cores import cpu_kind
 from d2kd.errors import ConfigError
-from d2kd.reproduce import Report, plan_of_row
+from d2kd.evaluation.spread import spread_of
+from d2kd.reproduce import BEYOND, Report, plan_of_row
+from d2kd.reproduce.rows import _explained
 from d2kd.study import collect, load_study, run_study, write_report
 from d2kd.study.records import compare_records
 from tests.docs.pages import ROOT, pages
@@ -173,3 +176,18 @@ def test_results_without_a_record_are_marked():
     page = pages()["docs/results/index.md"]
     marked = next(x for x in page.splitlines() if x.startswith("Older than the record: "))
     assert marked == "Older than the record: " + ", ".join(f"`{x}`" for x in without) + "."
+
+
+def test_what_the_seeds_of_a_row_explain():
+    """By Student's t with two degrees of freedom, 4.303, and the root of two."""
+    seeds = spread_of([50.0, 51.0, 52.0])
+    assert _explained(-6.08, seeds).startswith(": within 6.08, which 95 of 100 ")
+    assert _explained(6.1, seeds).startswith(f": {BEYOND} 6.08, ")
+    assert "its 3 seeds have a deviation of 1.00" in _explained(0.1, seeds)
+    assert _explained(0.1, spread_of([50.0])) == "; one seed says nothing of a spread"
+
+
+def test_so_few_runs_are_beyond_as_it_says():
+    runs = np.random.default_rng(0).normal(size=(4000, 4))
+    beyond = [BEYOND in _explained(new - row[0], spread_of(row)) for *row, new in runs]
+    assert 0.02 < np.mean(beyond) < 0.06
