@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import get_event_storage
 
 from d2kd.data import register_custom_datasets
-from d2kd.engine.main import argument_parser, config_of, main
+from d2kd.engine.command_line import argument_parser, config_of
+from d2kd.engine.main import main
 from d2kd.engine.trainer import DistillationTrainer
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY
 from d2kd.reproduce import load_pairs, plan_of, prepare_dry_run
