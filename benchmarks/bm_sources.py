@@ -1,6 +1,6 @@
 """What a teacher of each source costs beside its own library's forward, which gives the same.
 
-Normalized pixels to maps and predictions, random weights, without gradients; both run in turns, in
+Pixels to maps and predictions, random weights, without gradients; both run in turns, in
 CPU time where there is no GPU.
 
     OMP_NUM_THREADS=1 python benchmarks/bm_sources.py

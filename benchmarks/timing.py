@@ -27,7 +27,7 @@ def header(device: str) -> Dict[str, str]:
 def timed(
     function: Callable[[], object], device: str, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Milliseconds of one call."""
+    """Milliseconds of one call, on a clock in seconds: of the wall, or of the processor."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = clock()
@@ -43,7 +43,10 @@ def alternate(
     device: str,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Dict[str, List[float]]:
-    """Milliseconds of each function, one call of each a round, after two rounds of warm-up."""
+    """Milliseconds of each function, one call of each a round, after two rounds of warm-up.
+
+    The clock is that of `timed`.
+    """
     times = {name: [] for name in functions}
     for index in range(rounds + 2):
         order = list(functions) if index % 2 else list(functions)[::-1]

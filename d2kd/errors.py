@@ -39,6 +39,10 @@ class ConfigError(ValueError):
     """A config key, or what it points to, is wrong; the message names the key and what to do."""
 
 
+class NoAdapterError(TypeError):
+    """No adapter takes a detector; the message says why."""
+
+
 class RunError(RuntimeError):
     """A run cannot go on; the message says why, and how it goes on."""
 

@@ -1,5 +1,6 @@
 """`d2kd predict`."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -95,9 +96,10 @@ def _video(detector: Tuple[Any, ...], source: Path, output: Path) -> None:
 def _say_highest(predictor: Any, threshold: float) -> None:
     """Where no object was found: what a lower threshold would show."""
     if 0 < predictor.highest < threshold:
+        highest = math.floor(1000 * predictor.highest) / 1000
         echo(
-            f"no score reaches the threshold of {threshold:.2g}; the highest is "
-            f"{predictor.highest:.2g}: give a lower --threshold"
+            f"no score reaches the threshold of {threshold:.3f}; the highest is {highest:.3f}: "
+            "give a lower --threshold"
         )
 
 

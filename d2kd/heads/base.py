@@ -186,7 +186,8 @@ def common_strides(name: str, student: DetectorSpec, teacher: DetectorSpec) -> L
         raise ValueError(
             f"DISTILL.HEADS: {name} found no common FPN stride: the student {student.name} has "
             f"{sorted(student.features)} px, the teacher {teacher.name} {sorted(teacher.features)} "
-            f"px. Change {_levels_key(student)} of one, or use VFM or SetKD, which need none."
+            f"px. Change {_levels_key(student)} of one, or use VFM, or SetKD if the teacher "
+            "detects."
         )
     return common
 

@@ -50,8 +50,7 @@ def teacher_table(part: str = "", student: str = "") -> str:
     Raises:
         ConfigError: no name has that part; or the student's config is wrong.
     """
-    found = [entry for entry in published() if part.lower() in entry.name.lower()]
-    if not (found := found or unlisted(part)):
+    if not (found := _named(part)):
         names = [entry.name for entry in published()]
         near = difflib.get_close_matches(part, names, n=3, cutoff=0.3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -66,6 +65,19 @@ def teacher_table(part: str = "", student: str = "") -> str:
     rows = [[*_brief(x), *_details(x, adapter)] for x in found]
     headers = ("name", "box AP", "licence", "strides x width", "MB", "methods")
     return format_table(rows, headers)
+
+
+def _named(part: str) -> List[Entry]:
+    """The published teachers with this part, and before them a model that has exactly this name."""
+    found = [entry for entry in published() if part.lower() in entry.name.lower()]
+    if part in (entry.name for entry in found):
+        return found
+    try:
+        return [*unlisted(part), *found]
+    except ConfigError:
+        if not found:
+            raise
+        return found
 
 
 def _brief(entry: Entry) -> List[str]:

@@ -12,7 +12,7 @@ from ..checkpoint import load_detector, run_checkpoint
 from ..config.loading import teacher_config
 from ..config.naming import construct
 from ..config.sources.find import published_as, published_weights
-from ..errors import ConfigError
+from ..errors import ConfigError, NoAdapterError
 from .cache import OutputCache
 from .classes import teacher_classes
 from .own_size import own_size_adapter
@@ -35,7 +35,7 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
     detector = construct(teacher_cfg, key)
     try:
         build_adapter(detector)  # what has none is refused before its weights are downloaded
-    except TypeError as error:
+    except NoAdapterError as error:
         raise ConfigError(f"{key}{options.CONFIG_FILES[index]} cannot teach: {error}") from error
     weights, said = _checkpoint(cfg, index, teacher_cfg)
     load_detector(detector, weights, f"DISTILL.TEACHER.WEIGHTS[{index}]")

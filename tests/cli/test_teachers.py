@@ -160,3 +160,17 @@ def test_mapping():
     with pytest.raises(ValueError, match=text):
         mapping_by_name(["person"], ["hat"])
     assert mapping_by_name(["person"], ["hat"], [("person", "hat")]).classes == ["hat"]
+
+
+def test_a_model_whose_name_is_part_of_a_listed_one():
+    """It comes first, with its own licence and maps, behind it what is listed."""
+    rows = d2kd("teachers", "timm:convnext_small").output.splitlines()
+    assert [x.split()[0] for x in rows if x.startswith("timm:")] == [
+        "timm:convnext_small", "timm:convnext_small.dinov3_lvd1689m"
+    ]  # fmt: skip
+
+
+def test_a_repository_that_is_not_here_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr("d2kd.config.sources.transformers.hub_file", None)
+    done = d2kd("teachers", "hf:nobody/nothing")
+    assert done.exit_code == 0 and "hf:nobody/nothing" in done.output, done.output

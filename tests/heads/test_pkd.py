@@ -34,7 +34,7 @@ def test_projection_only_where_widths_differ():
 
 def test_no_common_stride():
     with pytest.raises(
-        ValueError, match=r"PKD found no common FPN stride.*\[8\].*\[4\].* VFM or SetKD"
+        ValueError, match=r"PKD found no common FPN stride.*\[8\].*\[4\].* VFM, or SetKD"
     ):
         PKD(spec({8: 4}), spec({4: 4}))
 

@@ -75,7 +75,7 @@ def test_where_nothing_is_found_the_highest_score_is_said(trained, photos, tmp_p
     video(tmp_path / "x.mp4")
     for source in (photos, tmp_path / "x.mp4"):
         done = predict(trained, source, tmp_path / "out", "--threshold", 0.9, *few)
-        assert "no score reaches the threshold of 0.9; the highest is 0.0" in done.output
+        assert "no score reaches the threshold of 0.900; the highest is 0.0" in done.output
         assert done.output.rstrip().endswith(": give a lower --threshold")
         assert "no score" not in predict(trained, source, tmp_path / "out", *few).output
 

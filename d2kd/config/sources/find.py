@@ -106,7 +106,8 @@ def unlisted(text: str) -> List[Entry]:
     prefix, _, name = text.partition(":")
     if prefix not in _FILES or not name:
         return []
-    source_keys(text, "NAME")
+    if is_here(text):
+        source_keys(text, "NAME")
     return [Entry(text, None, "see its publisher")]
 
 
