@@ -30,7 +30,7 @@ def tiny(family):
     import transformers
 
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**_options(transformers, family))
+    config = getattr(transformers, f"{family}Config")(**options_of(family))
     model = transformers.AutoModelForObjectDetection.from_config(config).eval()
     with torch.no_grad():
         for name, x in model.named_buffers():
@@ -57,7 +57,10 @@ def save(family, folder, **pixels):
     return model, processor
 
 
-def _options(library, family):
+def options_of(family):
+    """Of its config."""
+    import transformers as library
+
     if family.startswith("RTDetr"):
         trunk = library.RTDetrResNetConfig(**_resnet("stage2", "stage3", "stage4"))
         return {"backbone_config": trunk, **_HYBRID}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..reproduce import Pair
 
 _FOLDER = Path("output/reproduce")
+_TEACHER = ("DISTILL.TEACHER.CONFIG_FILES", "DISTILL.TEACHER.WEIGHTS")
 
 
 @click.command(context_settings=SETTINGS)
@@ -30,13 +31,13 @@ _FOLDER = Path("output/reproduce")
 @click.option("--output", type=Output(folder=True), help=f"Default: below {_FOLDER}.")
 @debug_option
 def reproduce(name: Optional[str], output: Optional[Path], lists: bool, **given: Any) -> None:
-    """Train a published pair again: teacher, plain student, distilled student.
+    """Train a published pair again: teacher, MasKD's tokens, plain student, distilled student.
 
     NAME is a config of configs/distill. Before it starts it says what it needs and takes; at the
     end, whether the AP agree with those published; the exit code is 1 if not. Killed and started
-    again it goes on. Pairs that have a teacher or a plain student in common train it once. A dry
-    run trains teachers too, wherever their weights come from; without NAME it goes through all
-    pairs.
+    again it goes on. Pairs that have a teacher or a plain student in common train it once. In a dry
+    run published teachers have random weights; those that a recipe trains are trained. Without
+    NAME it goes through all pairs.
 
     With --row, NAME is the report.json of a study: one run of it is trained again and its metric
     compared, bit by bit where code, data and the kind of CPU are those of the record.
@@ -76,6 +77,9 @@ def _check(name: Optional[str], given: Any) -> None:
         raise click.UsageError(f"{name} is a report: add --row ROW --seed SEED.")
     if not name and (given["row"] is not None or not given["dry_run"]):
         raise click.UsageError("Give the NAME of a pair, or --list.")
+    for key in given["options"][::2]:
+        if given["dry_run"] and key in _TEACHER:
+            raise click.UsageError(f"{key} does not go with --dry-run, which has its own teachers.")
     for key in needed:
         if given[key] is None:
             raise click.UsageError(f"--row needs --{key}.")

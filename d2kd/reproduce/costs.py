@@ -13,7 +13,7 @@ from ..engine.command_line import config_of
 from ..study import Study
 from ..study.trainings import read_result
 from .pairs import Pair
-from .plan import open_rows
+from .plan import LEARNS_TOKENS, open_rows
 
 # Seconds of a training step of 16 images on eight V100: R_50, R_101 and X_101 of Detectron2's model
 # zoo (Faster R-CNN and RetinaNet), the smaller ones scaled from R_50 by what they compute.
@@ -26,6 +26,7 @@ _STEP = {
     "X_101": 0.64,
 }
 _FORWARD = 1 / 3  # of a teacher's training step
+_LEARNING = 1 / 2  # of it: the forward, and gradients back through the heads to the tokens
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def cost_of(pair: Pair, study: Study) -> Cost:
     """Estimate the trainings of a study of `plan_of` that are not finished.
 
     Hours come from Detectron2's published times of its own detectors by backbone, so that half or
-    twice as many are possible; a teacher in the step counts a third of its own training step.
+    twice as many are possible; a teacher in the step counts a third of its own training step, and
+    a step that learns its tokens a half. Tokens take no disk.
     """
     hours, disk = 0.0, 0
     for row in open_rows(study):
@@ -62,13 +64,15 @@ def cost_of(pair: Pair, study: Study) -> Cost:
         seconds = sum(step_seconds(row, pair))
         images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
         hours += len(runs) * images * seconds * 8 / 16 / 3600
-        disk += len(runs) * _checkpoints(cfg)
+        disk += 0 if row.startswith(LEARNS_TOKENS) else len(runs) * _checkpoints(cfg)
     return Cost(hours, disk, pair.teacher_config if len(_backbones(pair.name)) < 2 else "")
 
 
 def step_seconds(row: str, pair: Pair) -> List[float]:
     """Seconds of 16 images on eight GPUs: of the network that trains, and of its teacher."""
     named = [_STEP[x] for x in _backbones(row)]
+    if row.startswith(LEARNS_TOKENS):
+        return [_LEARNING * named[0]]
     return [named[0], *(_FORWARD * x for x in named[1:])] if row == pair.name else named[:1]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ..data.coco_json import read_coco
 from ..engine.provenance import write_json
-from ..errors import ConfigError
+from ..errors import ConfigError, message
 from ..study import Study
 from .forks import start_fork
 from .needs import count_images, places
@@ -19,7 +19,10 @@ from .verdict import values_of
 
 _IMAGES = 8
 _MARK = "dry_run.json"  # in a folder that holds nothing else
+_UNBUILT = AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError
 _SPLITS = {"coco_2017_train": "dry_train", "coco_2017_val": "dry_val"}
+BATCH = ["SOLVER.IMS_PER_BATCH", "4"]
+"""Of every training, where there are not more GPUs."""
 DRY_RUN = [
     "DATASETS.TRAIN", "('dry_train',)", "DATASETS.TEST", "('dry_val',)",
     "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice",
@@ -29,7 +32,6 @@ DRY_RUN = [
     "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "",
     "MODEL.TIMM.PRETRAINED", "False",
 ]  # fmt: skip
-BATCH = ["SOLVER.IMS_PER_BATCH", "4"]
 """KEY VALUE pairs of every training of a dry run, beside those of `prepare_dry_run`."""
 
 
@@ -65,7 +67,8 @@ def prepare_dry_run(folder: Path, gpus: int = 1) -> List[str]:
 def reason_against_dry_run(pair: Pair) -> str:
     """Why a pair cannot have one, "" if it can."""
     if library := lacks_library(pair):
-        return f"{pair.teacher_config} is built with {library}: pip install {library}"
+        extra = pair.teacher_config.partition(":")[0]
+        return f"{pair.teacher_config} is built with {library}: pip install d2kd[{extra}]"
     return ""
 
 
@@ -81,16 +84,19 @@ def go_through(
         options: those of `prepare_dry_run`, and the user's.
 
     Returns:
-        A line for each stage that failed, and one for each that there is.
+        A line for each stage that failed, or why none was started, and one for each that there is.
     """
     try:
         teacher = [] if pair.trains_teacher else write_stand_in(pair, folder / "teachers")
         study = plan_of(pair, folder, [1], gpus, options, teacher)
-        failed = run_stages(study, start_fork)
+    except _UNBUILT as error:  # whatever its library raises
+        return [f"{pair.name}: {' '.join(message(error).split())}"], []
+    try:
+        return run_stages(study, start_fork), values_of(study)
     except ConfigError as error:
         return [f"{pair.name}: {error}"], []
-    _drop_weights(study)
-    return failed, values_of(study)
+    finally:
+        _drop_weights(study)
 
 
 def _drop_weights(study: Study) -> None:

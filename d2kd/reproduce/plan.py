@@ -1,4 +1,4 @@
-"""The stages of a pair as a study: teacher, plain student, distilled student."""
+"""The stages of a pair as a study: teacher, its tokens, plain student, distilled student."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,10 @@ from ..study import Study, run_study
 from ..study.commands import folder_of
 from ..study.plan import build_study
 from ..study.trainings import Start, read_result, start_python
-from .pairs import TOKENS, Pair, load_pairs
+from .pairs import TOKENS, WEIGHTS, Pair, load_pairs
 
-_TOKENS = "tokens_"  # how rows begin that learn them, and have no AP
+LEARNS_TOKENS = "tokens_"
+"""How rows begin that do, and have no AP."""
 _NOT_OF_PLAIN = ("DISTILL.", "OUTPUT_DIR", "VERSION", "MODEL.META_ARCHITECTURE")
 
 
@@ -42,8 +43,9 @@ def plan_of(
         seeds: of the students; the teacher is trained once, with the first.
         gpus: of each training.
         options: KEY VALUE pairs for all trainings.
-        stand_in: KEY VALUE pairs of the distillation that name a stand-in of a published teacher.
-            With them, even none, a teacher that d2kd trains is trained, be it there or not.
+        stand_in: None to use the teachers that there are. A list of KEY VALUE pairs, even an empty
+            one, to use none of them: it names what stands in for a published teacher, and one that
+            d2kd trains is trained anew.
     """
     data: Dict[str, Any] = {
         "title": pair.name,
@@ -53,25 +55,28 @@ def plan_of(
         "num_gpus": gpus,
         "rows": {},
     }
-    words = list(stand_in or [])
-    if pair.trains_teacher if stand_in is not None else pair.lacks_teacher(options):
-        row = f"teacher_{Path(pair.teacher_config).stem}"
-        data["rows"][row] = {"config": pair.teacher_config, "seeds": [seeds[0]]}
-        weights = folder_of(data, row, seeds[0]) / "model_final.pth"
-        words = ["DISTILL.TEACHER.WEIGHTS", str((str(weights),))]
-    if pair.needs_tokens and TOKENS not in options[::2]:
-        row = f"{_TOKENS}{Path(pair.tokens_config).stem}"
-        of_tokens = [*words, "DATASETS.TEST", "()"]
-        data["rows"][row] = {
-            "config": pair.tokens_config, "seeds": [seeds[0]], "options": of_tokens,
-        }  # fmt: skip
-        words += [TOKENS, str(folder_of(data, row, seeds[0]))]
+    words = _add_teacher(data, pair, stand_in)
     first = first_of_its_student(pair)
     student = ["MODEL.META_ARCHITECTURE", pair.cfg.DISTILL.STUDENT]
     data["baseline"] = f"plain_{first.name}"
     data["rows"][data["baseline"]] = {"config": first.config, "options": student}
     data["rows"][pair.name] = {"config": pair.config, "options": words}
     return build_study(pair.name, data, yaml.safe_dump(data, sort_keys=False))
+
+
+def _add_teacher(data: Dict[str, Any], pair: Pair, stand_in: Optional[Sequence[str]]) -> List[str]:
+    """Add rows of the teacher and its tokens to a plan; the distillation's pairs that name them."""
+    seed, options, words = data["seeds"][0], data["options"], list(stand_in or [])
+    if pair.trains_teacher if stand_in is not None else pair.lacks_teacher(options):
+        row = f"teacher_{Path(pair.teacher_config).stem}"
+        data["rows"][row] = {"config": pair.teacher_config, "seeds": [seed]}
+        words = [WEIGHTS, str((str(folder_of(data, row, seed) / "model_final.pth"),))]
+    if pair.needs_tokens and TOKENS not in options[::2]:
+        row = f"{LEARNS_TOKENS}{Path(pair.tokens_config).stem}"
+        pairs = [*words, "DATASETS.TEST", "()"]
+        data["rows"][row] = {"config": pair.tokens_config, "seeds": [seed], "options": pairs}
+        words += [TOKENS, str(folder_of(data, row, seed))]
+    return words
 
 
 def open_rows(study: Study) -> List[str]:
@@ -100,7 +105,7 @@ def run_stages(study: Study, start: Start = start_python) -> List[str]:
         List[str]: one line for each run that failed.
     """
     for row in open_rows(study):
-        metric = "total_loss" if row.startswith(_TOKENS) else study.metric
+        metric = "total_loss" if row.startswith(LEARNS_TOKENS) else study.metric
         if failed := run_study(replace(study.only([row]), metric=metric), start=start):
             return failed
     return []
@@ -108,7 +113,7 @@ def run_stages(study: Study, start: Start = start_python) -> List[str]:
 
 def with_metric(study: Study) -> Study:
     """The same without the rows that have none."""
-    return study.only(row for row in study.rows if not row.startswith(_TOKENS))
+    return study.only(row for row in study.rows if not row.startswith(LEARNS_TOKENS))
 
 
 def first_of_its_student(pair: Pair) -> Pair:

@@ -29,7 +29,17 @@ holds open (-1 for none) -> its exit code."""
 def start_python(
     words: Sequence[str], console: Path, environment: Mapping[str, str], lock: int
 ) -> int:
-    """A `Start`: a Python that begins anew."""
+    """A `Start`: a Python that begins anew.
+
+    Args:
+        words: behind `python -m`.
+        console: file to which what it prints is appended.
+        environment: its variables.
+        lock: a file that it holds open, -1 for none.
+
+    Returns:
+        int: its exit code.
+    """
     with open(console, "a", encoding="utf-8") as file:
         return subprocess.run([sys.executable, "-m", *words], stdout=file, stderr=file,
                               check=False, env=environment,

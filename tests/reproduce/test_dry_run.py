@@ -1,5 +1,7 @@
 """Every stage of one pair; `make reproduce-check` goes through all of them."""
 
+import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -7,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import d2kd.reproduce as room
+from d2kd.errors import ConfigError
 from d2kd.reproduce import dry_run, load_pairs, stand_in
-from d2kd.reproduce.forks import start_fork
-from d2kd.study.trainings import start_python
 from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 from tests.ranks import run_d2kd
@@ -44,7 +45,8 @@ def test_a_teacher_whose_library_is_missing_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(stand_in, "find_spec", lambda name: None)
     name = "retinanet_R_50_FPN_setkd_from_rtdetr_R_50_1x"
     done = d2kd("reproduce", name, "--dry-run", "--output", tmp_path)
-    assert "no dry run: hf:PekingU/rtdetr_r50vd is built with transformers" in done.output
+    said = "no dry run: hf:PekingU/rtdetr_r50vd is built with transformers: pip install d2kd[hf]"
+    assert said in done.output.splitlines()[0]
     assert "0 of 1 pairs" in done.output and done.exit_code == 0
 
 
@@ -59,17 +61,39 @@ def test_a_stage_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
     assert f"{list(pairs)[0]}: it failed" in str(done.exception)
 
 
-def test_a_stage_is_a_fork(tmp_path, quick_starts):
-    """It is as `python -m` is: words, environment, exit code, what it prints."""
-    found = []
-    for start in (start_fork, start_python):
-        for words in (["gfl"], ["gfl", "--dryrun"]):
-            file = tmp_path / f"{start.__name__}.txt"
-            environment = {**os.environ, "D2KD_TRACEBACK": "1" * (words == ["gfl"])}
-            code = start(["d2kd", "reproduce", *words], file, environment, -1)
-            found.append((code, file.read_text().splitlines()[-1]))
-    assert found[:2] == found[2:] and [code for code, _ in found] == [1, 2] * 2
-    assert "'gfl' is no published pair" in found[0][1]
+@pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
+def test_a_stand_in_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "load_pairs", lambda: dict(list(load_pairs().items())[:2]))
+    monkeypatch.setattr(dry_run, "run_stages", lambda study, _: [])
+    errors = [AttributeError("no\n  RTDetr"), OSError(errno.ENOSPC, "full", "model.pth")]
+
+    def fail(pair, folder):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(dry_run, "write_stand_in", fail)
+    done, names = d2kd("reproduce", "--dry-run", "--output", tmp_path), [*load_pairs()][:2]
+    assert done.exit_code and "0 of 2 pairs" in done.output
+    assert f"{names[0]}: no RTDetr\n{names[1]}: model.pth: full" in str(done.exception)
+
+
+@pytest.mark.parametrize("error", [ConfigError("other options"), RuntimeError("a defect")])
+def test_weights_go_whatever_happens(tmp_path, monkeypatch, error):
+    pair, left = load_pairs()[PAIR], []
+
+    def fail(study, _):
+        left.extend(study.rows[name][0].folder / "model_final.pth" for name in study.rows)
+        for file in left:
+            file.parent.mkdir(parents=True)
+            file.touch()
+        raise error
+
+    monkeypatch.setattr(dry_run, "run_stages", fail)
+    monkeypatch.setattr(dry_run, "write_stand_in", lambda pair, folder: [])
+    refused = pytest.raises(RuntimeError, match="a defect")
+    with refused if isinstance(error, RuntimeError) else contextlib.nullcontext():
+        failed, lines = dry_run.go_through(pair, tmp_path, 1, [])
+        assert (failed, lines) == ([f"{PAIR}: other options"], [])
+    assert len(left) == 2 and not any(file.exists() for file in left)
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -79,6 +103,8 @@ def test_a_stage_is_a_fork(tmp_path, quick_starts):
     ([PAIR, "--dryrun"], "No such option"),
     ([PAIR, "--seed", "3"], "--seed does not go with a pair"),
     ([PAIR, "--dry-run", "--seeds", "3"], "--seeds does not go with --dry-run"),
+    ([PAIR, "--dry-run", "DISTILL.TEACHER.WEIGHTS", "x"], "WEIGHTS does not go with --dry-run"),
+    ([PAIR, "--dry-run", "DISTILL.TEACHER.CONFIG_FILES", "x"], "FILES does not go with --dry-run"),
     ([PAIR, "--import", "x.py"], "--import does not go with a pair"),
     (["x.json"], "x.json is a report: add --row ROW --seed SEED"),
     (["x.json", "--row", "a"], "--row needs --seed"),

@@ -21,7 +21,7 @@ from d2kd.reproduce.stand_in import lacks_library, write_stand_in
 from tests.faults.conftest import FULL
 
 COCO = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco")
-TEACHERS = import_module("d2kd.teachers.from_config")  # the function has its name
+TEACHERS = import_module("d2kd.teachers.from_config")
 METHODS = {name for name, _ in DISTILLATION_HEAD_REGISTRY}
 
 
