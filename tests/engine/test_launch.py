@@ -25,7 +25,7 @@ def finish(process):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def begin(*args, launcher=(), OMP_NUM_THREADS="1"):
+def begin(*args, launcher=(), python=sys.executable, OMP_NUM_THREADS="1"):
     env = {
         **os.environ,
         "OMP_NUM_THREADS": OMP_NUM_THREADS,
@@ -34,7 +34,7 @@ def begin(*args, launcher=(), OMP_NUM_THREADS="1"):
     }
     env = {key: value for key, value in env.items() if value is not None}
     command = [
-        sys.executable,
+        python,
         *launcher,
         str(ROOT / "train_net.py"),
         *map(str, args),

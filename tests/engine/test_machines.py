@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.engine.test_launch import begin, config, finish  # noqa: F401
+from tests.warm import NAME
 
 
 def free_port():
@@ -21,8 +22,9 @@ def free_port():
 
 @pytest.mark.parametrize("how", ["launch", "torchrun"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two gloo ranks are for machines without GPU")
-def test_two_machines(tmp_path, config, how):  # noqa: F811
+def test_two_machines(tmp_path, config, how, warm_python, monkeypatch):  # noqa: F811
     """Two node ranks, of one process each, that meet over loopback."""
+    monkeypatch.setenv(NAME, warm_python)  # of what torchrun starts
     port, nodes = free_port(), []
     for rank in (0, 1):
         machine = ["--num-machines", 2, "--machine-rank", rank, "--num-gpus", 1,
@@ -31,7 +33,9 @@ def test_two_machines(tmp_path, config, how):  # noqa: F811
                     "--node_rank", str(rank), "--master_addr", "127.0.0.1",
                     "--master_port", str(port)]  # fmt: skip
         options = (machine, []) if how == "launch" else ([], torchrun)
-        nodes.append(begin(*config[0], *options[0], *config[1], launcher=options[1]))
+        nodes.append(
+            begin(*config[0], *options[0], *config[1], launcher=options[1], python=warm_python)
+        )
     done = [finish(node) for node in nodes]
     assert all(x.returncode == 0 for x in done), [x.stderr[-2000:] for x in done]
     assert torch.load(tmp_path / "out" / "model_final.pth")["iteration"] == 2
