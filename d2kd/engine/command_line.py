@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
+from .. import registration  # noqa: F401 - what a config may name
 from ..config.defaults import get_d2kd_cfg
 from ..config.keys import flatten
 from ..config.lazy import trust

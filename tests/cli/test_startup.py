@@ -184,6 +184,9 @@ def test_detectron2_finds_what_d2kd_adds():
 def test_registries_are_full_when_they_are_asked():
     done = python("""
 import sys
+import d2kd.engine.command_line  # a config that a command reads may name any of them
+from detectron2.modeling import META_ARCH_REGISTRY
+assert {"Distiller", "TokenLearner", "DDOD"} <= {name for name, _ in META_ARCH_REGISTRY}
 from d2kd import DETECTOR_ADAPTER_REGISTRY, DISTILLATION_HEAD_REGISTRY
 print(len(list(DISTILLATION_HEAD_REGISTRY)), "DenseDetectorAdapter" in DETECTOR_ADAPTER_REGISTRY)
 import d2kd.engine.main  # a run waits for neither statistics nor plots that it may not need
