@@ -6,14 +6,13 @@ from typing import Iterator, Sequence
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ..checkpoint import SafeCheckpointer
 from ..config import check_config, naming_keys, say_unread_keys
 from ..data import register_custom_datasets
 from ..data.catalog import require_registered
 from ..distiller import Distiller
 from ..errors import ConfigError
 from ..inference.distillation_maps import draw_batch, picture_batch
-from ..quantize import beside, check_measured, quantize_student
+from ..quantize import load_known, quantize_student
 
 
 def write_maps(
@@ -48,7 +47,7 @@ def write_maps(
         quantize_student(distiller.student, cfg)
     batch = picture_batch(cfg, images)
     for number, file in enumerate(weights or [cfg.MODEL.WEIGHTS]):
-        _load(distiller, file)
+        load_known(distiller, file, distillation=distiller.heads)
         figures = draw_batch(distiller, batch)
         if not figures:
             raise ConfigError(f"None of DISTILL.HEADS {tuple(cfg.DISTILL.HEADS)} has maps to draw.")
@@ -57,9 +56,3 @@ def write_maps(
             path = output / f"image{index}_weights{number}.png"
             figure.savefig(path)
             yield path
-
-
-def _load(distiller: Distiller, file: str) -> None:
-    ranges = beside(distiller)
-    SafeCheckpointer(distiller, distillation=distiller.heads, **ranges).load(file)
-    check_measured(distiller.student, file)

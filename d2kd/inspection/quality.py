@@ -8,12 +8,11 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 
 from ..build import student_config
-from ..checkpoint import SafeCheckpointer
 from ..config import check_config, construct, say_unread_keys, without_pretrained
 from ..data import labelled_test_data, register_custom_datasets
 from ..data.catalog import require_registered
 from ..evaluation import QualityEvaluator, QualityProbe
-from ..quantize import beside, check_measured, quantize_student
+from ..quantize import load_known, quantize_student
 
 
 def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
@@ -36,8 +35,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     detector = construct(cfg).eval()
     quantize_student(detector, cfg)
     probe = QualityProbe(detector)
-    SafeCheckpointer(detector, **beside(detector)).load(weights)
-    check_measured(detector, weights)
+    load_known(detector, weights)
     records, mapper = labelled_test_data(cfg)
     loader = build_detection_test_loader(dataset=records, mapper=mapper)
     evaluator = QualityEvaluator()

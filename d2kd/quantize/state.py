@@ -7,7 +7,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..checkpoint import load_detector
+from ..checkpoint import SafeCheckpointer, load_detector
 from ..errors import ConfigError
 from ..losses import mean_over_ranks
 from .layers import Range
@@ -67,6 +67,18 @@ def load_quantized(detector: nn.Module, path: str, key: str) -> None:
     """Fill a detector, plain or quantized, from a checkpoint; see `load_detector`."""
     load_detector(detector, path, key, **beside(detector))
     check_measured(detector, path)
+
+
+def load_known(model: nn.Module, path: str, **others: Any) -> None:
+    """Load what a checkpoint has of a model, of its ranges, and of others beside it, by name.
+
+    Args:
+        model: a detector, plain or quantized, or a distiller.
+        path: of the checkpoint; what it lacks or has besides is logged.
+        others: as `SafeCheckpointer` takes them.
+    """
+    SafeCheckpointer(model, **others, **beside(model)).load(path)
+    check_measured(getattr(model, "student", model), path)
 
 
 def check_measured(detector: nn.Module, path: str) -> None:

@@ -1,4 +1,4 @@
-"""train_net.py on two machines, as users start it."""
+"""train_net.py on two machines."""
 
 import contextlib
 import random
