@@ -4,6 +4,7 @@ import hashlib
 import locale
 import logging
 import re
+import shlex
 import sys
 import unicodedata
 
@@ -52,6 +53,16 @@ def markdown_code(text: object) -> str:
     longest = max(map(len, re.findall("`+", shown)), default=0)
     space = "" if shown and not longest else " "
     return f"{'`' * (longest + 1)}{space}{shown}{space}{'`' * (longest + 1)}"
+
+
+def shell(*words: object) -> str:
+    """A command as one types it; quotes are double ones where they do."""
+    return " ".join(map(_quoted, map(str, words)))
+
+
+def _quoted(word: str) -> str:
+    quoted = shlex.quote(word)
+    return quoted if quoted == word or set(word) & set('"$`\\!') else f'"{word}"'
 
 
 def file_name(text: object) -> str:

@@ -1,6 +1,7 @@
 """Yaml and json of users within bounds, and text that is fit for where it goes."""
 
 import os
+import resource
 import time
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from d2kd.errors import ConfigError, MissingFileError, message
-from d2kd.file_io import parse_yaml, read_head, read_json, read_text, read_yaml
-from d2kd.text import file_name, for_plot, plain
+from d2kd.file_io import append, parse_yaml, read_head, read_json, read_text, read_yaml
+from d2kd.text import file_name, for_plot, plain, shell
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(
     f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 30)
@@ -110,3 +111,22 @@ def test_what_the_system_says_comes_with_what_to_do():
         open("/")
     assert message(folder.value) == "/: Is a directory (a file is needed, name one)."
     assert message(OSError("the words of a library")) == "the words of a library"
+
+
+def test_a_row_is_appended_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "rows"
+    append(path, "first\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # as a full disk, it takes a part
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append(path, "second\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append(path, "third\n")
+    assert path.read_text() == "first\nthird\n"
+
+
+def test_a_command_can_be_typed_as_it_is_shown():
+    words = ["d2kd", "predict", "mein Lauf", "it's", "a$b", 5]
+    assert shell(*words) == """d2kd predict "mein Lauf" "it's" 'a$b' 5"""

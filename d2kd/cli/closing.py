@@ -31,6 +31,7 @@ def close_training(args: Namespace) -> None:
     from ..checkpoint.of_run import BEST, read_best
     from ..file_io import read_yaml
     from ..heads.tokens_file import FILE as TOKENS_FILE
+    from ..text import shell
 
     folder = _output(args)
     config, best = read_yaml(folder / "config.yaml"), read_best(folder)
@@ -41,13 +42,13 @@ def close_training(args: Namespace) -> None:
     distils = config["MODEL"]["META_ARCHITECTURE"] == "Distiller"
     plain = _plain_run(folder) if distils and found["AP"] is not None else {}
     found |= {"plain": plain} if plain else {}
-    compare = f"d2kd report {plain.get('run')} {folder}"
-    found["next"] = compare if plain else f"d2kd predict {folder} FOLDER_OF_PHOTOS"
+    compare = shell("d2kd", "report", plain.get("run"), folder)
+    found["next"] = compare if plain else shell("d2kd", "predict", folder, "FOLDER_OF_PHOTOS")
     if config["MODEL"]["META_ARCHITECTURE"] == "TokenLearner":
         teacher = config["DISTILL"]["TEACHER"]["CONFIG_FILES"][0]
         found["tokens"] = str(folder / TOKENS_FILE)
-        found["next"] = (f"d2kd train STUDENT --teacher {teacher} --distill MasKD "
-                         f"DISTILL.MasKD.TOKENS {folder}")  # fmt: skip
+        given = "STUDENT", "--teacher", teacher, "--distill", "MasKD"
+        found["next"] = shell("d2kd", "train", *given, "DISTILL.MasKD.TOKENS", folder)
     _print(args, found)
 
 

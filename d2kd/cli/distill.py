@@ -65,17 +65,14 @@ def distill(folder: str, **given: Any) -> None:
     wishes = _wishes(folder, given)
     quiet = given["quiet"] or given["as_json"]
     say = (lambda _: None) if given["as_json"] else echo
-    if given["dry_run"]:
-        plan = pipeline.open_plan(wishes, True, say)
-        if not given["as_json"]:
-            echo_lines(str(plan))
-        return
     with pipeline.hold_plan(wishes):
         if given["overwrite"]:
             pipeline.remove_plan(wishes)
-        plan = pipeline.open_plan(wishes, False, say)
+        plan = pipeline.open_plan(wishes, given["dry_run"], say)
         if not given["as_json"]:
             echo_lines(str(plan))
+        if given["dry_run"]:
+            return
         pipeline.run_plan(plan, say, quiet)
     found = pipeline.summary(plan)
     if given["as_json"]:

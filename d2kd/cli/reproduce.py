@@ -95,12 +95,13 @@ def _repeat(
 ) -> List[str]:
     from ..reproduce import BEYOND, Report, folder_of_report, plan_of_row, repeat_row
     from ..study import check_imports
+    from ..text import shell
 
     report = Report(path)
     study = plan_of_row(
         report, path, row, seed, output or folder_of_report(report, _FOLDER / "rows")
     )
-    check_imports(study, f"d2kd reproduce {path} --row {row} --seed {seed}", imports)
+    check_imports(study, shell("d2kd", "reproduce", path, "--row", row, "--seed", seed), imports)
     lines = []
     for line in repeat_row(study, report, row, seed):
         echo(line)
@@ -128,18 +129,19 @@ def _run(
 
 
 def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, ...]) -> List[str]:
-    from ..reproduce import go_through, prepare_dry_run, reason_against_dry_run
+    from ..reproduce import go_through, hold_dry_run, reason_against_dry_run
 
-    given, failed, done = [*prepare_dry_run(folder, gpus), *options], [], 0
-    for pair in pairs:
-        if reason := reason_against_dry_run(pair):
-            echo(f"{pair.name}: no dry run: {reason}")
-            continue
-        errors, lines = go_through(pair, folder, gpus, given)
-        failed += errors
-        done += not errors
-        for line in lines if len(pairs) == 1 else ():
-            echo(line)
+    failed, done = [], 0
+    with hold_dry_run(folder, gpus) as given:
+        for pair in pairs:
+            if reason := reason_against_dry_run(pair):
+                echo(f"{pair.name}: no dry run: {reason}")
+                continue
+            errors, lines = go_through(pair, folder, gpus, [*given, *options])
+            failed += errors
+            done += not errors
+            for line in lines if len(pairs) == 1 else ():
+                echo(line)
     echo(f"{done} of {len(pairs)} pairs went through every stage; the AP mean nothing")
     return failed
 

@@ -1,12 +1,15 @@
 """`d2kd study`: methods and seeds, run after run."""
 
 import sys
-from typing import List, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple
 
 import click
 
 from .base import debug_option, echo_lines
 from .executor import build_executor, with_executor
+
+if TYPE_CHECKING:
+    from ..study import Study
 
 
 @click.command()
@@ -38,11 +41,12 @@ def study(
     """
     from .. import study as room
     from ..engine.command_line import import_files
+    from ..text import shell
 
     if tune and report:
         raise click.UsageError("--tune runs trainings and --report none: give one of them.")
     found = room.load_study(plan)
-    room.check_imports(found, f"d2kd study {plan}", imports)
+    room.check_imports(found, shell("d2kd", "study", plan), imports)
     import_files(imports)
     where = None if report else build_executor(executor, slurm, found.output)
     if tune:
@@ -54,10 +58,22 @@ def study(
     failed = [] if report else room.run_plan(found, jobs, where)
     found = found.with_what_was_found()
     if found.robustness and not report:
-        room.run_robustness(found, jobs, where)
+        failed += _evaluate(found, jobs, where)
     more = room.collect_more(found) | (room.collect_robustness(found) if found.robustness else {})
     echo_lines(room.write_report(found, room.collect(found), more))
     _exit_with(failed)
+
+
+def _evaluate(found: "Study", jobs: int, where: Any) -> List[str]:
+    """Run the evaluations; what stops them must not keep the report back."""
+    from ..errors import message
+    from ..study import run_robustness
+
+    try:
+        run_robustness(found, jobs, where)
+    except (OSError, RuntimeError, ValueError) as error:
+        return [f"robustness: {message(error)}"]
+    return []
 
 
 def _exit_with(failed: List[str]) -> None:

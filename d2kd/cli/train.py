@@ -54,7 +54,8 @@ def train(
     if profile:
         return _profile(args)
     _launch(args)
-    close_training(args)
+    if args.machine_rank == 0:
+        close_training(args)
 
 
 def _profile(args: Namespace) -> None:

@@ -60,6 +60,8 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
     if cache.resolve().is_relative_to(root):
         raise ConfigError(f"{cache} is inside of {folder}, which stays as it is: name another.")
     check_output(cache, "--output")
+    if not _is_ours(cache) and any(cache.glob("*")):
+        raise ConfigError(f"{cache} holds other files, which stay there: name another folder.")
     with TemporaryDirectory() as temporary:
         splits = _read(folder, root, Path(temporary))
         files = ByName(list_images(root).images, root)
@@ -78,15 +80,18 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
 
 def forget_prepared(cache: Path) -> None:
     """Remove what `prepare_folder` has written to `cache`, whole or not, and nothing else."""
-    origin = cache / _ORIGIN
-    known = None
-    with suppress(ConfigError, OSError):
-        known = read_yaml(origin)
-    if isinstance(known, dict) and known.keys() == {"folder", "val", "seed"}:
-        for path in (*cache.glob("instances_*.json"), cache / INDEX, origin):
+    if _is_ours(cache):
+        for path in (*cache.glob("instances_*.json"), cache / INDEX, cache / _ORIGIN):
             path.unlink(missing_ok=True)
         if not any(cache.iterdir()):
             cache.rmdir()
+
+
+def _is_ours(cache: Path) -> bool:
+    known = None
+    with suppress(ConfigError, OSError):
+        known = read_yaml(cache / _ORIGIN)
+    return isinstance(known, dict) and known.keys() == {"folder", "val", "seed"}
 
 
 def _read(folder: Path, root: Path, temporary: Path) -> dict[str, Split]:

@@ -50,7 +50,7 @@ def describe_run(cfg: CfgNode, weights: Sequence[str] = ()) -> Dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
-        "device": gpu if cfg.MODEL.DEVICE.startswith("cuda") else platform.processor() or "cpu",
+        "device": gpu if cfg.MODEL.DEVICE.startswith("cuda") else cfg.MODEL.DEVICE,
         "cpu": cpu_kind(),
         "threads": torch.get_num_threads(),
         "ranks": comm.get_world_size(),
@@ -151,5 +151,7 @@ def json_values(value: Any) -> Any:
     """A value as JSON has it: NaN is null, as for an AP of classes without objects."""
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [json_values(item) for item in value]
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -48,9 +48,19 @@ def write_yaml(path: Path, data: Dict[str, Any]) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append to a file in one piece, and sync it to the disk."""
+    """Append to a file in one piece, and sync it to the disk.
+
+    Raises:
+        OSError: the disk is full; the file is then as long as before.
+    """
     with open(path, "ab", buffering=0) as file:
-        file.write(text.encode())
+        length, rest = os.fstat(file.fileno()).st_size, memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(length)
+            raise
         os.fsync(file.fileno())
 
 

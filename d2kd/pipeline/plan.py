@@ -1,6 +1,5 @@
 """What `d2kd distill` will do: written before anything is trained, and read when it goes on."""
 
-import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ from ..data.prepare import forget_prepared, prepare_folder
 from ..engine.command_line import config_of
 from ..errors import ConfigError, MissingFileError
 from ..file_io import LOCK, check_output, expect, read_yaml, write_yaml
+from ..text import shell
 from .choose import ENOUGH, TEACHER, Wishes, choose_size, choose_steps, estimate, fit_time
 from .commands import Commands
 from .measure import measure, measured_size
 
 PLAN, DATA = "plan.yaml", "data"
 _LABELLED = "data", "yolo", "images"  # groups of what FOLDER may be
-_MARK = "planning"  # that there is no plan yet, and the data are its own
+MARK = "planning"  # there is no plan yet, and the data are its own
 _KEYS = ("asked", "size", "steps", "estimate", "stages")
 
 
@@ -55,7 +55,7 @@ class Plan:
             f"{costs['disk_mb'] / 1024:.1f} GB of disk.",
         ]
         lines += ["So few steps teach a student little: give more --time or --steps."] * few
-        return "\n".join([*lines, *(shlex.join(words) for words in self.stages.values())])
+        return "\n".join([*lines, *(shell(*words) for words in self.stages.values())])
 
 
 def open_plan(
@@ -73,9 +73,9 @@ def open_plan(
     """
     if known := read_plan(wishes):
         return known
-    output, mark = Path(wishes.output), Path(wishes.output, _MARK)
+    output, mark = Path(wishes.output), Path(wishes.output, MARK)
     check_output(output, "--output")
-    made = [x for x in (output, *output.parents) if not x.exists() or (x / _MARK).exists()]
+    made = [x for x in (output, *output.parents) if not x.exists() or (x / MARK).exists()]
     if mark.exists():
         forget_prepared(output / DATA)  # of a call that came to no plan
     is_own = not (output / DATA).exists()
@@ -187,7 +187,7 @@ def stored_plan(wishes: Wishes) -> Plan | None:
             "folder beside it, such as --output ../distilled."
         )
     if not file.is_file():
-        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA, LOCK, _MARK}):
+        if others := sorted({x.name for x in file.parent.glob("*")} - {DATA, LOCK, MARK}):
             raise ConfigError(
                 f"--output {wishes.output} holds files that d2kd distill did not write "
                 f"({', '.join(others[:3])}): give another folder."

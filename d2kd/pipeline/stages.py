@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shlex
 import shutil
 import signal
 import subprocess
@@ -13,13 +12,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from ..checkpoint.of_run import read_best
+from ..data.prepare import forget_prepared
 from ..engine.run_folder import holds_run
 from ..errors import ConfigError
 from ..file_io import LOCK, check_output, holder_of, locked, read_yaml, write_yaml
 from ..report.runs import read_run
+from ..text import shell
 from .choose import Wishes
 from .commands import FOLDER, MODEL, REPORT, RUNS
-from .plan import DATA, PLAN, Plan, check_wishes, stored_plan
+from .plan import DATA, MARK, PLAN, Plan, check_wishes, stored_plan
 
 FINISHED = "finished.yaml"  # stage -> its command and seconds
 CONSOLE = "console.txt"
@@ -38,7 +39,7 @@ def hold_plan(wishes: Wishes) -> Iterator[None]:
     stored_plan(wishes)
     output = Path(wishes.output)
     check_output(output, "--output")
-    new = [x for x in (output, *output.parents) if not x.exists()]
+    new = [x for x in (output, *output.parents) if not x.exists() or (x / MARK).exists()]
     with locked(output / LOCK):
         try:
             yield
@@ -65,10 +66,12 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
     finished = _finished(plan)
     for index, (name, words) in enumerate(plan.stages.items(), 1):
         head = f"[{index}/{len(plan.stages)}] {name}"
-        if finished.get(name, {}).get("command") == words:
+        if finished.get(name, {}).get("command") == words and _is_there(plan, name):
             say(f"{head}: finished before")
             continue
-        say(f"{head}: {shlex.join(words)}")
+        for later in list(plan.stages)[index - 1 :]:  # they read what it writes
+            finished.pop(later, None)
+        say(f"{head}: {shell(*words)}")
         start = time.monotonic()
         code, number = _run(plan, name, words, quiet)
         if code == 0:
@@ -81,6 +84,12 @@ def run_plan(plan: Plan, say: Callable[[str], None], quiet: bool = False) -> Non
             where = f", see {plan.output / CONSOLE}" if quiet else ""
             raise ConfigError(f"{name} ended with exit code {code}{where}; what it needs mended, "
                               "type the same command again to go on.")  # fmt: skip
+
+
+def _is_there(plan: Plan, name: str) -> bool:
+    """Whether what a stage has written is still there."""
+    words = plan.stages[name]
+    return holds_run(plan.output / name) if words[1] == "train" else Path(_output(words)).exists()
 
 
 def _run(plan: Plan, name: str, words: List[str], quiet: bool) -> Tuple[int, int]:
@@ -141,7 +150,8 @@ def remove_plan(wishes: Wishes) -> None:
                     f"--overwrite: {run} is in use by {holder}: stop it or wait until it ends, or "
                     "give another --output."
                 )
-        for name in (*RUNS, DATA, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
+        forget_prepared(output / DATA)
+        for name in (*RUNS, REPORT, MODEL, FOLDER, FINISHED, CONSOLE, PLAN):
             path = output / name
             is_folder = path.is_dir() and not path.is_symlink()
             shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
@@ -162,7 +172,7 @@ def summary(plan: Plan) -> Dict[str, Any]:
         "files": {k: _output(plan.stages[k]) for k in ("report", "export") if k in plan.stages},
         "student": str(plan.output / "distilled"),
         "minutes": round(seconds / 60, 1),
-        "next": f"d2kd predict {plan.output / 'distilled'} FOLDER_OF_PHOTOS",
+        "next": shell("d2kd", "predict", plan.output / "distilled", "FOLDER_OF_PHOTOS"),
     }
 
 

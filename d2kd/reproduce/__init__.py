@@ -1,7 +1,7 @@
 """Published pairs of teacher and student, trained again and compared; rows of studies likewise."""
 
 from .costs import Cost, cost_of
-from .dry_run import go_through, prepare_dry_run, reason_against_dry_run
+from .dry_run import go_through, hold_dry_run, reason_against_dry_run
 from .needs import check_needs
 from .pairs import Pair, load_pair, load_pairs
 from .plan import plan_of, run_stages
@@ -22,7 +22,7 @@ __all__ = [
     "load_pairs",
     "plan_of",
     "plan_of_row",
-    "prepare_dry_run",
+    "hold_dry_run",
     "reason_against_dry_run",
     "repeat_row",
     "run_stages",

@@ -1,14 +1,16 @@
 """Going through every stage of a pair in a minute: eight images, two steps, 64 px."""
 
+import contextlib
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 
 from ..data.coco_json import read_coco
 from ..engine.provenance import write_json
 from ..errors import ConfigError, message
+from ..file_io import LOCK, check_output, locked
 from ..study import Study
 from .forks import start_fork
 from .needs import count_images, places
@@ -32,29 +34,50 @@ DRY_RUN = [
     "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "",
     "MODEL.TIMM.PRETRAINED", "False",
 ]  # fmt: skip
-"""KEY VALUE pairs of every training of a dry run, beside those of `prepare_dry_run`."""
+"""KEY VALUE pairs of every training of a dry run, beside those of `hold_dry_run`."""
 
 
-def prepare_dry_run(folder: Path, gpus: int = 1) -> List[str]:
-    """Write eight images' annotations of each of COCO's splits, and name them.
+@contextlib.contextmanager
+def hold_dry_run(folder: Path, gpus: int = 1) -> Iterator[List[str]]:
+    """Write eight images' annotations of each of COCO's splits, and keep other dry runs away.
 
     Args:
-        folder: of all dry runs. What an earlier one left there is removed, since it may be of other
-            code.
+        folder: of all dry runs, which holds nothing else. What an earlier one left there is
+            removed, since it may be of other code.
         gpus: of every training; a batch has an image for each at least.
 
-    Returns:
+    Yields:
         KEY VALUE pairs for every training.
 
     Raises:
         MissingFileError: COCO, or a part of it, is not there.
+        ConfigError: the folder has other files, or another dry run is at it.
     """
-    if (folder / _MARK).is_file():
-        shutil.rmtree(folder)
+    for name in _SPLITS:
+        count_images(name)
+    check_output(folder, "--output")
+    if not (folder / _MARK).is_file() and {x.name for x in folder.glob("*")} - {LOCK}:
+        raise ConfigError(
+            f"--output {folder} holds files that no dry run wrote: give another folder, or remove "
+            "them."
+        )
+    with locked(folder / LOCK):
+        _clear(folder)
+        yield _prepare(folder, gpus)
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _prepare(folder: Path, gpus: int) -> List[str]:
     write_json(folder / _MARK, {"steps": 2, "images": _IMAGES})
     custom = []
     for name, own in _SPLITS.items():
-        count_images(name)
         images, annotations = map(Path, places(name))
         path = folder / f"{own}.json"
         write_json(path, _first(read_coco(annotations)))
@@ -81,7 +104,7 @@ def go_through(
         pair: without a `reason_against_dry_run`.
         folder: of all dry runs.
         gpus: of every training.
-        options: those of `prepare_dry_run`, and the user's.
+        options: those of `hold_dry_run`, and the user's.
 
     Returns:
         A line for each stage that failed, or why none was started, and one for each that there is.

@@ -14,6 +14,7 @@ from ..study.records import compare_records, record_of
 from ..study.trainings import read_result
 from .reports import Report
 
+_CPUS = {"cpu", "x86_64", "i686", "i386", "aarch64", "arm64", "arm"}  # the latter in older records
 BEYOND = "**beyond**"
 """What a line says of a metric that is further off."""
 
@@ -48,19 +49,23 @@ def plan_of_row(report: Report, path: Path, row: str, seed: int, output: Path) -
 
 
 def _rows(report: Report, row: str, seed: int) -> Dict[str, Any]:
-    plan = report.plan
-    chosen: Dict[str, Any] = {**plan["rows"][row], "seeds": [seed]}
+    rows, seeds = report.plan["rows"], report.plan["seeds"]
+    found = {row: _as_it_was(report, row, seed)}
+    if (teacher := rows[row].get("teacher", "")) in rows:
+        first = rows[teacher].get("seeds", seeds)[0]  # the one that the study's students had
+        found = {teacher: _as_it_was(report, teacher, first), **found}
+    return found
+
+
+def _as_it_was(report: Report, row: str, seed: int) -> Dict[str, Any]:
+    """A row with what was tuned and timed for it, on the kind of device that it had."""
+    chosen: Dict[str, Any] = {**report.plan["rows"][row], "seeds": [seed]}
     options = [*chosen.get("options", []), *report.tuned_options(chosen.pop("tuned", ""))]
     if chosen.pop("time_of", None) is not None:
         options += ["SOLVER.MAX_ITER", report.steps(row)]
-    if report.record(row, seed).get("device") == "cpu":
+    if report.record(row, seed).get("device") in _CPUS:
         options += ["MODEL.DEVICE", "cpu"]
-    chosen["options"] = options
-    if (teacher := chosen.get("teacher", "")) not in plan["rows"]:
-        return {row: chosen}
-    of_teacher = plan["rows"][teacher]
-    first = of_teacher.get("seeds", plan["seeds"])[0]  # the one that the study's students had
-    return {teacher: {**of_teacher, "seeds": [first]}, row: chosen}
+    return {**chosen, "options": options}
 
 
 def repeat_row(study: Study, report: Report, row: str, seed: int) -> Iterator[str]:

@@ -1,12 +1,11 @@
 """The commands of a study: one `d2kd train` for each row and seed."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List
 
 from ..errors import ConfigError
-from ..text import file_name, plain
+from ..text import file_name, plain, shell
 from .found import read_paces
 
 
@@ -27,13 +26,7 @@ class Run:
     @property
     def shell(self) -> str:
         """The command as one types it."""
-        return " ".join(map(_quoted, self.command))
-
-
-def _quoted(word: str) -> str:
-    """As shlex does it, but in double quotes where they do."""
-    quoted = shlex.quote(word)
-    return quoted if quoted == word or set(word) & set('"$`\\!') else f'"{word}"'
+        return shell(*self.command)
 
 
 def words_of(

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any, Dict, List
 
+from ..engine.provenance import json_values
 from ..evaluation.spread import paired_difference, spread_of
 from ..file_io import write_atomically
 from ..text import for_markdown, for_plot
@@ -70,7 +71,7 @@ def write_report(study: Study, values: Values, more: Dict[str, Values] | None = 
         "tuned": read_tuned(study.data),
         "equal_time": read_paces(study.data),
     }
-    data |= {key: value for key, value in found.items() if value}
+    data |= {key: json_values(value) for key, value in found.items() if value}
     content = json.dumps(data, indent=1, allow_nan=False)
     write_atomically(study.output / "report.json", lambda path: path.write_text(content))
     write_atomically(study.output / "report.md", lambda path: path.write_text(text, "utf-8"))

@@ -7,6 +7,8 @@ from typing import Any, Dict, Iterable, List, Sequence
 
 from ..errors import ConfigError
 from ..file_io import check_output, expect, read_yaml_and_text
+from ..robustness.plan import build_plan
+from ..text import shell
 from .checks import checked
 from .commands import Run, run_of, steps_of, words_of
 from .found import read_tuned
@@ -100,7 +102,12 @@ def build_study(path: str, data: Dict[str, Any], text: str) -> Study:
     output, rows = Path(data["output"]), data["rows"]
     check_output(output, f"{path}: output")
     robustness = dict(data.get("robustness", {}))
+    robustness_rows = list(robustness.pop("rows", rows))
     tuned = read_tuned(data).get("rows", {})
+    if robustness:
+        models = {row: {"config": rows[row]["config"]} for row in robustness_rows}
+        evaluated = {"output": str(output / "robustness"), "models": models}
+        build_plan({**evaluated, **robustness}, f"{path}: robustness")  # to check it
     teachers = [name for name in rows if name in [row.get("teacher") for row in rows.values()]]
     trained = {name: words_of(path, name, row, data, tuned) for name, row in rows.items()}
     steps = steps_of(data, trained)
@@ -125,7 +132,7 @@ def build_study(path: str, data: Dict[str, Any], text: str) -> Study:
         untuned=[name for name, row in rows.items() if row.get("tuned", "") not in {"", *tuned}],
         only_named=[name for name, row in rows.items() if not row.get("run", True)],
         imports=data.get("imports", []),
-        robustness_rows=list(robustness.pop("rows", rows)),
+        robustness_rows=robustness_rows,
         robustness=robustness,
         data=data,
         text=text,
@@ -145,7 +152,7 @@ def check_imports(study: Study, command: str, allowed: Sequence[str]) -> None:
     """
     known = {os.path.realpath(file) for file in allowed}
     if unknown := [file for file in study.imports if os.path.realpath(file) not in known]:
-        options = " ".join(f"--import {file}" for file in study.imports)
+        options = shell(*(word for file in study.imports for word in ("--import", file)))
         raise ConfigError(
             f"{study.path}: imports names {', '.join(unknown)}, which is code. If you know it, "
             f"allow it: {command} {options}"

@@ -1,5 +1,6 @@
 """Running a study: one process per training, finished ones are never run again."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from ..config.locate import moved_config
 from ..cores import usable_cores
 from ..engine.jobs import Executor
 from ..engine.run_folder import holds_run
+from ..errors import ConfigError
 from ..file_io import LOCK, holder_of, is_locked, locked, write_text
 from .commands import Run
 from .plan import Study
@@ -114,8 +116,8 @@ def execute(
     run it is waited for; its training holds the lock, too, and may go on where that is killed.
     """
     with locked(run.folder / _LOCK, wait=True) as lock:
-        if found := read_result(run):
-            return Finished(f"{run.name}: {metric} {found[metric]:.1f}, by another process")
+        if read_result(run):
+            return Finished(f"{run.name}: {metric} {value_of(run, metric):.1f}, by another process")
         return _train(run, metric, jobs, threads, lock, start)
 
 
@@ -127,8 +129,8 @@ def _train(run: Run, metric: str, jobs: int, threads: int, lock: int, start: Sta
     words = [*run.command[:3], *resume, *run.command[3:]]
     begun, console = time.time(), run.folder / "console.txt"
     code = start(words, console, {**part, **os.environ, **own}, lock)
-    value = last_value(run.folder / "metrics.json", metric)
-    if code or value is None:
+    value = None if code else last_value(run.folder / "metrics.json", metric)
+    if value is None:
         reason = f"exit code {code}" if code else f"no {metric} was logged"
         return Finished(error=f"{run.name}: {reason}, see {console}")
     result = {"command": run.command, metric: value, "seconds": round(time.time() - begun)}
@@ -166,13 +168,26 @@ def read_result(run: Run) -> Optional[dict]:
     return result
 
 
+def value_of(run: Run, metric: str) -> float:
+    """The metric of a finished run; of another one than its study had then, the last logged.
+
+    Raises:
+        ConfigError: it has logged none.
+    """
+    found = (read_result(run) or {}).get(metric)
+    value = last_value(run.folder / "metrics.json", metric) if found is None else found
+    if value is None:
+        raise ConfigError(f"{run.name} is finished without {metric}: metric must name what "
+                          f"{run.folder / 'metrics.json'} has.")  # fmt: skip
+    return float(value)
+
+
 def collect(study: Study) -> Dict[str, Dict[int, float]]:
     """The metric of every finished run: row -> seed -> value."""
-    found = {}
-    for row, runs in study.rows.items():
-        results = {run.seed: read_result(run) for run in runs}
-        found[row] = {seed: r[study.metric] for seed, r in results.items() if r is not None}
-    return found
+    return {
+        row: {run.seed: value_of(run, study.metric) for run in runs if read_result(run) is not None}
+        for row, runs in study.rows.items()
+    }
 
 
 def collect_more(study: Study) -> Dict[str, Dict[str, Dict[int, float]]]:
@@ -191,5 +206,8 @@ def last_value(path: Path, metric: str) -> Optional[float]:
     """The last value of a metric in Detectron2's metrics.json, None if it is not there."""
     if not path.is_file():
         return None
-    lines = (json.loads(line) for line in path.read_text().splitlines() if f'"{metric}"' in line)
-    return next(reversed([line[metric] for line in lines]), None)
+    for line in reversed(path.read_text().splitlines()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by a full disk
+            if f'"{metric}"' in line:
+                return float(json.loads(line)[metric])
+    return None

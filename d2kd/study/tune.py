@@ -6,12 +6,13 @@ from typing import Any, Dict, List, Optional
 from ..engine.command_line import config_of
 from ..engine.jobs import Executor
 from ..errors import ConfigError
-from ..file_io import write_yaml
+from ..file_io import check_output, write_yaml
+from ..text import plain, shell
 from .commands import teacher_of
 from .equal_time import measure_paces
 from .found import read_tuned, tuned_file
 from .plan import Study, build_study
-from .trainings import read_result, run_study
+from .trainings import read_result, run_study, value_of
 
 
 def run_plan(study: Study, jobs: int = 1, executor: Optional[Executor] = None) -> List[str]:
@@ -39,8 +40,12 @@ def check_tuned(study: Study) -> None:
     Raises:
         ConfigError: it was not tuned, or with other tries.
     """
-    file, todo = tuned_file(study.data), f"run d2kd study {study.path} --tune first."
+    file, todo = (
+        tuned_file(study.data),
+        f"run {shell('d2kd', 'study', study.path, '--tune')} first.",
+    )
     if study.untuned:
+        todo = todo if "tune" in study.data else "it is another study's, with these rows in `tune`."
         raise ConfigError(f"{study.path}: {file} lacks what rows {study.untuned} take: {todo}")
     found = read_tuned(study.data)
     if found and "tune" in study.data and found.get("tune") != _section(study):
@@ -62,11 +67,16 @@ def tune_study(study: Study, jobs: int = 1, executor: Optional[Executor] = None)
             then.
 
     Raises:
-        ConfigError: there is no `tune`, or a row is trained or tested on its images.
+        ConfigError: there is no `tune`, a row is trained or tested on its images, or the file to
+            write is that of another study.
     """
     if "tune" not in study.data:
         raise ConfigError(f"{study.path} has nothing to tune: write `tune` into it.")
     check_images(study)
+    check_output(file := tuned_file(study.data), f"{study.path}: tuned", folder=False)
+    if read_tuned(study.data).get("tune", _section(study)) != _section(study):
+        raise ConfigError(f"{file} was written for another `tune`, and may be another study's: "
+                          "remove it, or give `tuned` another name.")  # fmt: skip
     rows = study.data["tune"]["rows"]
     used = {row.get("teacher") for row in rows.values()}
     teachers = study.only(name for name in study.rows if name in used)
@@ -81,6 +91,8 @@ def tune_study(study: Study, jobs: int = 1, executor: Optional[Executor] = None)
             return failed
         print("\n".join(f"Tried and failed: {line}" for line in failed), end="\n" * bool(failed))
         chosen[name] = _best(tries, row["try"], before)
+        if chosen[name]["tried"][chosen[name]["best"] - 1][study.metric] is None:
+            return [f"{plain(name)}: no try has a {study.metric}"]
     write_yaml(tuned_file(study.data), {"tune": _section(study), "rows": chosen})
     return []
 
@@ -123,12 +135,15 @@ def _tries(study: Study, name: str, before: List[Any]) -> Study:
 
 def _best(tries: Study, options: List[List[Any]], before: List[Any]) -> Dict[str, Any]:
     """The options of the best try with those before them, and every try with its result."""
-    results = [read_result(run) or {} for run in tries.runs]
-    tried = [
-        {"options": pairs, **{k: found.get(k) for k in (tries.metric, "seconds")}}
-        for found, pairs in zip(results, options, strict=True)
+    results = [read_result(run) for run in tries.runs]
+    values = [
+        value_of(run, tries.metric) if found else math.nan
+        for run, found in zip(tries.runs, results, strict=True)
     ]
-    values = [found.get(tries.metric, math.nan) for found in results]
-    known = [-1.0 if math.isnan(x) else x for x in values]
-    best = known.index(max(known))
+    known = [value if math.isfinite(value) else None for value in values]
+    tried = [
+        {"options": pairs, tries.metric: value, "seconds": (found or {}).get("seconds")}
+        for pairs, value, found in zip(options, known, results, strict=True)
+    ]
+    best = max(range(len(known)), key=lambda i: -math.inf if known[i] is None else known[i])
     return {"options": [*before, *options[best]], "best": best + 1, "tried": tried}

@@ -287,6 +287,10 @@ def test_errors_are_one_line(tmp_path):
     assert "'seed': 1" in said(tmp_path / "a", tmp_path / "b", 0.2, 3)
     (tmp_path / "b" / "prepared.yaml").unlink()
     assert "holds data from elsewhere" in said(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "instances_train.json").write_text("mine")
+    assert "c holds other files, which stay there" in said(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c" / "instances_train.json").read_text() == "mine"
 
 
 def test_a_call_that_was_cut_off_is_made_again(tmp_path):

@@ -25,7 +25,10 @@ def finish(process):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def begin(*args, launcher=(), python=sys.executable, OMP_NUM_THREADS="1"):
+TRAIN_NET = (str(ROOT / "train_net.py"),)
+
+
+def begin(*args, launcher=(), program=TRAIN_NET, python=sys.executable, OMP_NUM_THREADS="1"):
     env = {
         **os.environ,
         "OMP_NUM_THREADS": OMP_NUM_THREADS,
@@ -36,7 +39,7 @@ def begin(*args, launcher=(), python=sys.executable, OMP_NUM_THREADS="1"):
     command = [
         python,
         *launcher,
-        str(ROOT / "train_net.py"),
+        *program,
         *map(str, args),
     ]
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""train_net.py on two machines."""
+"""Two machines: `d2kd train`, each with a disk of its own, and train_net.py by torchrun."""
 
 import contextlib
 import random
@@ -9,6 +9,8 @@ import torch
 
 from tests.engine.test_launch import begin, config, finish  # noqa: F401
 from tests.warm import NAME
+
+D2KD = "-m", "d2kd", "train"
 
 
 def free_port():
@@ -32,10 +34,16 @@ def test_two_machines(tmp_path, config, how, warm_python, monkeypatch):  # noqa:
         torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
                     "--node_rank", str(rank), "--master_addr", "127.0.0.1",
                     "--master_port", str(port)]  # fmt: skip
-        options = (machine, []) if how == "launch" else ([], torchrun)
+        own = ["OUTPUT_DIR", tmp_path / f"disk_{rank}"]
         nodes.append(
-            begin(*config[0], *options[0], *config[1], launcher=options[1], python=warm_python)
-        )
+            begin(*config[0][1:], *machine, *config[1], *own, program=D2KD, python=warm_python)
+            if how == "launch" else
+            begin(*config[0], *config[1], launcher=torchrun, python=warm_python)
+        )  # fmt: skip
     done = [finish(node) for node in nodes]
     assert all(x.returncode == 0 for x in done), [x.stderr[-2000:] for x in done]
-    assert torch.load(tmp_path / "out" / "model_final.pth")["iteration"] == 2
+    folder = tmp_path / ("disk_0" if how == "launch" else "out")
+    assert torch.load(folder / "model_final.pth")["iteration"] == 2
+    if how == "launch":
+        told = ["3 steps, AP " in x.stdout for x in done]
+        assert told == [True, False] and not [*(tmp_path / "disk_1").glob("*.pth")]

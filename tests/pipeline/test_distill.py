@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,15 @@ from d2kd.data.folder import Split
 from d2kd.data.prepare import prepare_folder
 from d2kd.errors import ConfigError
 from d2kd.file_io import locked
-from d2kd.pipeline import Plan, Wishes, hold_plan, read_plan, run_plan, write_plan
+from d2kd.pipeline import (
+    Plan,
+    Wishes,
+    hold_plan,
+    read_plan,
+    remove_plan,
+    run_plan,
+    write_plan,
+)
 from d2kd.pipeline.choose import Costs, choose_size, choose_steps, estimate, fit_time
 from d2kd.pipeline.commands import Commands
 from tests.conftest import ROOT
@@ -224,7 +233,47 @@ def test_data_of_another_command_stay(here, squares):
     failed = d2kd("distill", "photos", "--output", "out", "--dry-run", *BARE,
                   "MODEL.TIMM.NAME", "no_such_net")  # fmt: skip
     assert "no_such_net" in failed.output
-    assert [x.name for x in Path("out").iterdir()] == ["data"]
+    assert {x.name for x in Path("out").iterdir()} == {"data", ".lock"}
+
+
+def test_a_data_folder_of_the_users_stays(here, squares):
+    shutil.copytree(squares, "photos")
+    mine = Path("project/data/instances_train.json")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    words = "distill", "photos", "--output", "project", "--steps", 2, "--size", 64, *BARE
+    failed = d2kd(*words)
+    assert "project/data holds other files, which stay there: name another folder" in failed.output
+    write_plan(replace(plan(), asked={**plan().asked, "output": "project"}))
+    remove_plan(wishes(output="project", options=BARE))
+    assert mine.read_text() == "mine" and not Path("project/plan.yaml").exists()
+
+
+def test_a_dry_run_waits_for_nobody_and_spoils_nothing(here, squares):
+    """Another command is planning there: its data stay."""
+    shutil.copytree(squares, "photos")
+    with hold_plan(wishes()):
+        prepare_folder(Path("photos"), Path("out/data"), 0.2, 1)
+        Path("out/planning").touch()
+        failed = d2kd("distill", "photos", "--output", "out", "--dry-run", *BARE)
+        assert "out is in use by process" in failed.output
+        assert Path("out/data/dataset.yaml").exists() and Path("out/planning").exists()
+
+
+def test_a_stage_whose_result_is_gone_runs_again_and_so_do_those_behind(here):
+    stages = [(name, f"train OUTPUT_DIR out/{name}") for name in ("plain", "distilled")]
+    given = plan(*stages, ("report", "report --output out/report"))
+    write_plan(given)
+    said = []
+    run_plan(given, said.append)
+    shutil.rmtree("out/distilled")
+    del said[:]
+    run_plan(given, said.append)
+    assert said[0] == "[1/3] plain: finished before"
+    assert said[1].startswith("[2/3] distilled: d2kd train") and "d2kd report" in said[2]
+    del said[:]
+    run_plan(given, said.append)
+    assert [line.split(": ")[1] for line in said] == ["finished before"] * 3
 
 
 def test_what_the_plan_chooses_is_no_key(here):

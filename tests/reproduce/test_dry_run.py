@@ -10,7 +10,7 @@ import pytest
 
 import d2kd.reproduce as room
 from d2kd.errors import ConfigError
-from d2kd.reproduce import dry_run, load_pairs, stand_in
+from d2kd.reproduce import dry_run, hold_dry_run, load_pairs, stand_in
 from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 from tests.ranks import run_d2kd
@@ -74,6 +74,21 @@ def test_a_stand_in_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
     done, names = d2kd("reproduce", "--dry-run", "--output", tmp_path), [*load_pairs()][:2]
     assert done.exit_code and "0 of 2 pairs" in done.output
     assert f"{names[0]}: no RTDetr\n{names[1]}: model.pth: full" in str(done.exception)
+
+
+@pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model_final.pth").touch()
+    for _ in range(2):
+        done = d2kd("reproduce", PAIR, "--dry-run", "--output", tmp_path)
+        assert "holds files that no dry run wrote" in str(done.exception)
+        assert (tmp_path / "run" / "model_final.pth").exists()
+        assert len([*tmp_path.iterdir()]) == 1
+    with hold_dry_run(tmp_path / "new"):
+        done = d2kd("reproduce", PAIR, "--dry-run", "--output", tmp_path / "new")
+        assert "new is in use by process" in str(done.exception)
+        assert (tmp_path / "new" / "dry_train.json").exists()
 
 
 @pytest.mark.parametrize("error", [ConfigError("other options"), RuntimeError("a defect")])

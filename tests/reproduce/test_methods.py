@@ -14,7 +14,7 @@ from d2kd.engine.command_line import argument_parser, config_of
 from d2kd.engine.main import main
 from d2kd.engine.trainer import DistillationTrainer
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY
-from d2kd.reproduce import load_pairs, plan_of, prepare_dry_run
+from d2kd.reproduce import hold_dry_run, load_pairs, plan_of
 from d2kd.reproduce.costs import step_seconds
 from d2kd.reproduce.pairs import WEIGHTS
 from d2kd.reproduce.stand_in import lacks_library, write_stand_in
@@ -53,7 +53,8 @@ def dry(tmp_path_factory):
     if not COCO.is_dir():
         pytest.skip("needs coco/ in DETECTRON2_DATASETS")
     folder, before = tmp_path_factory.mktemp("dry"), set(DatasetCatalog)
-    yield folder, prepare_dry_run(folder)
+    with hold_dry_run(folder) as options:
+        yield folder, options
     for name in set(DatasetCatalog) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

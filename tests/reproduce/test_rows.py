@@ -68,13 +68,15 @@ def with_plan(report, path, rows, **changes):
 def test_rows_with_a_teacher_tuned_options_and_equal_time(report, tmp_path):
     """The teacher is the one that the study's students had, that of its first seed."""
     tried = {"config": "x", "try": [["SOLVER.BASE_LR", 1]]}
-    rows = {"t": {}, "kd": {"teacher": "t", "tuned": "a"}, "long": {"time_of": "kd"}}
+    rows = {"t": {"tuned": "a"}, "kd": {"teacher": "t", "tuned": "a"}, "long": {"time_of": "kd"}}
     plan = {"seeds": [1, 3], "tune": {"test": "x", "steps": 1, "rows": {"a": tried}}}
     tried["config"] = yaml.safe_load(json.loads(report.read_text())["study"])["rows"]["plain"][
         "config"
     ]
     tuned = {"rows": {"a": {"options": ["SOLVER.BASE_LR", 0.5]}}}
-    more = {"values": {"kd": {"3": 1.0}, "long": {"3": 2.0}}, "equal_time": {"long": {"steps": 7}}}
+    runs = {"t": {"1": {"device": "x86_64"}}, "kd": {"3": {"device": "NVIDIA H200"}}}
+    more = {"values": {"kd": {"3": 1.0}, "long": {"3": 2.0}}, "runs": runs,
+            "equal_time": {"long": {"steps": 7}}}  # fmt: skip
     found = with_plan(report, tmp_path / "r.json", rows, plan=plan, tuned=tuned, **more)
     study = plan_of_row(found, tmp_path / "r.json", "kd", 3, tmp_path / "out")
     assert {row: [x.seed for x in runs] for row, runs in study.rows.items()} == {
@@ -82,6 +84,8 @@ def test_rows_with_a_teacher_tuned_options_and_equal_time(report, tmp_path):
         "kd": [3],
     }
     assert "SOLVER.BASE_LR 0.5" in study.rows["kd"][0].shell
+    assert "SOLVER.BASE_LR 0.5 MODEL.DEVICE cpu" in study.rows["t"][0].shell
+    assert "MODEL.DEVICE" not in study.rows["kd"][0].shell
     assert str(study.rows["t"][0].folder) in study.rows["kd"][0].command
     long = plan_of_row(found, tmp_path / "r.json", "long", 3, tmp_path / "out")
     assert "SOLVER.MAX_ITER 7" in long.runs[0].shell and len(long.runs) == 1

@@ -1,5 +1,6 @@
 """A study whose finished runs are evaluated on corrupted images and another data set."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+import d2kd.study as room
 from d2kd.errors import ConfigError, RunError
 from d2kd.file_io import is_locked
 from d2kd.study import (
@@ -17,7 +19,7 @@ from d2kd.study import (
     run_robustness,
     write_report,
 )
-from tests.helpers import detector, write_config
+from tests.helpers import d2kd, detector, write_config
 from tests.study.jobs import quick_executor
 from tests.warm import NAME
 
@@ -173,5 +175,17 @@ def test_a_wrong_section_is_named(study):
     data = yaml.safe_load(Path("study.yaml").read_text())
     data["robustness"] = {"corruption": {}}
     Path("study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
-    with pytest.raises(ConfigError, match="robustness of Toy: key.*'corruption'.*corruptions"):
-        run_robustness(load_study("study.yaml"))
+    with pytest.raises(ConfigError, match="study.yaml: robustness: key.*'corruption'.*corruptions"):
+        load_study("study.yaml")
+
+
+def test_an_evaluation_that_fails_leaves_the_report(study, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "cell.json")
+
+    monkeypatch.setattr(room, "run_robustness", fail)
+    monkeypatch.setattr(room, "run_plan", lambda *_: ["plain, seed 2: exit code 1"])
+    done = d2kd("study", "study.yaml", "--import", "mine.py")
+    assert "plain, seed 2: exit code 1" in str(done.exception)
+    assert "cell.json" in str(done.exception)
+    assert Path("out/report.md").is_file() and "| distilled |" in done.output

@@ -1,6 +1,7 @@
 """Tuning, steps of the same time and teachers of a study, with a d2kd that is quick to train."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,45 @@ def test_a_try_that_fails_is_the_worst(folder):
     assert result.exit_code == 0 and "| plain | SOLVER.BASE_LR 0.4 | **30.0** |" in result.output
     assert "Tried and failed: tune/plain/1, seed 0: exit code 1, see " in result.output
     assert "| plain | SOLVER.BASE_LR diverges | - |" in d2kd("--report").output
+
+
+def test_a_try_without_detections_is_the_worst_and_can_be_reported(folder):
+    Path("d2kd.py").write_text(TRAINER.replace(
+        "value + int", "(float('nan') if rate == 0.4 else value) + int"))  # fmt: skip
+    write()
+    assert d2kd("--tune").exit_code == 0 and ".nan" not in Path("out/tuned.yaml").read_text()
+    assert d2kd().exit_code == 0
+    tried = json.loads(Path("out/report.json").read_text())["tuned"]["rows"]["plain"]["tried"]
+    assert [x["bbox/AP"] for x in tried] == [50.0, None]
+    found = yaml.safe_load(Path("out/tuned.yaml").read_text())
+    found["rows"]["plain"]["tried"][1]["bbox/AP"] = math.nan  # as earlier versions wrote it
+    Path("out/tuned.yaml").write_text(yaml.safe_dump(found))
+    assert d2kd("--report").exit_code == 0
+
+
+def test_a_metric_that_is_changed_later_is_read_or_refused(folder):
+    write()
+    d2kd("--tune")
+    Path("out/tuned.yaml").unlink()
+    write(metric="segm/AP")
+    refused = d2kd("--tune")
+    assert "tune/plain/1, seed 0 is finished without segm/AP: metric must name" in refused.output
+    assert not Path("out/tuned.yaml").exists()
+    for file in Path("out").rglob("metrics.json"):
+        file.write_text(file.read_text() + '{"segm/AP": 7.0}\n{"segm/AP": 8')  # a torn row
+    result = d2kd("--tune")
+    assert result.exit_code == 0 and "| plain | SOLVER.BASE_LR 0.2 | **7.0** |" in result.output
+
+
+def test_the_tuning_of_another_study_is_not_written_over(folder):
+    write(tuned="kept.yaml")
+    d2kd("--tune")
+    kept = Path("kept.yaml").read_text()
+    write({**TUNE, "steps": 90}, tuned="kept.yaml", output="other")
+    assert "kept.yaml was written for another `tune`, and may be" in d2kd("--tune").output
+    assert Path("kept.yaml").read_text() == kept
+    write(tune=None, rows={"plain": {**PLAIN, "tuned": "big"}}, tuned="kept.yaml")
+    assert "it is another study's, with these rows in `tune`" in d2kd().output
 
 
 def test_nothing_is_chosen_where_all_tries_failed(folder):

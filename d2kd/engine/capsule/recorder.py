@@ -15,6 +15,7 @@ from torch import nn
 
 from ...data.labels import check_labels
 from ...errors import RunError
+from ...text import shell
 from .moment import Moment
 from .read import REPLAY, name_of
 from .weights import source_of
@@ -95,8 +96,8 @@ class StepRecorder:
         try:
             size = self._write(trainer, batch, error, folder)
             logger.warning(
-                "What the step computed with is in %s (%.1f MB): d2kd replay %s repeats it.",
-                folder, size / 1e6, folder,
+                "What the step computed with is in %s (%.1f MB): %s repeats it.",
+                folder, size / 1e6, shell("d2kd", "replay", folder),
             )  # fmt: skip
         except Exception as other:  # noqa: BLE001 - the step's own error is what counts
             logger.warning("What the step computed with could not be written: %s", other)
