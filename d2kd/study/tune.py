@@ -145,5 +145,6 @@ def _best(tries: Study, options: List[List[Any]], before: List[Any]) -> Dict[str
         {"options": pairs, tries.metric: value, "seconds": (found or {}).get("seconds")}
         for pairs, value, found in zip(options, known, results, strict=True)
     ]
-    best = max(range(len(known)), key=lambda i: -math.inf if known[i] is None else known[i])
+    ranked = [-math.inf if value is None else value for value in known]
+    best = ranked.index(max(ranked))
     return {"options": [*before, *options[best]], "best": best + 1, "tried": tried}
