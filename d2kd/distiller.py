@@ -69,7 +69,8 @@ class Distiller(nn.Module):
                 or detectors of which one cannot assign the other's objects.
         """
         super().__init__()
-        self.panel = Panel(teachers, stored, heads, input_format, assign_with == "teacher")
+        assigns = assign_with == "teacher"
+        self.panel = Panel(teachers, stored, heads, input_format, assigns, class_maps)
         self.student = student
         self.heads = nn.ModuleDict({name: head for name, (head, _, _) in heads.items()})
         self.weights = {name: weight for name, (_, weight, _) in heads.items()}

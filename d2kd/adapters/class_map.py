@@ -34,6 +34,11 @@ class ClassMap:
     student: Tuple[int, ...]
     teacher: Tuple[Tuple[int, ...], ...]
 
+    @property
+    def most(self) -> int:
+        """How many of the teacher's classes stand for one of the student's, at most."""
+        return max(map(len, self.teacher))
+
     def text(self, student: Sequence[str], teacher: Sequence[str]) -> str:
         """One line about which classes are taught, from the names of all."""
         pairs = zip(self.student, self.teacher, strict=True)

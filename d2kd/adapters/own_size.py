@@ -89,9 +89,9 @@ class OwnSizeAdapter(DetectorAdapter):
         if hasattr(output, "sets"):
             pairs = zip(sizes, output.images.image_sizes, strict=True)
             ratios = [[b / a for a, b in zip(theirs, ours, strict=True)] for ours, theirs in pairs]
-            y, x = output.sets.boxes.new_tensor(ratios)[:, None].unbind(-1)
-            boxes = output.sets.boxes * torch.stack([x, y, x, y], -1)
-            out.sets = output.sets._replace(boxes=boxes)
+            y, x = torch.tensor(ratios)[:, None].unbind(-1)
+            sides = torch.stack([x, y, x, y], -1).to(self.device, non_blocking=True)
+            out.sets = output.sets._replace(boxes=output.sets.boxes * sides)
         return out
 
 

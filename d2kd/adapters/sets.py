@@ -1,6 +1,6 @@
 """Sets: a detector's boxes with the probabilities of all classes, after its own suppression."""
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from detectron2.layers import batched_nms
@@ -141,13 +141,15 @@ def best_first(sets: Predicted, most: int) -> Predicted:
     boxes = sets.boxes.gather(1, index.expand(-1, -1, 4))
     rows = sets.probabilities.gather(1, index.expand(-1, -1, sets.probabilities.shape[2]))
     labels = None if sets.labels is None else sets.labels.gather(1, order)
-    return sets._replace(boxes=boxes, probabilities=rows, labels=labels)
+    known = None if sets.of_box is None else sets.of_box.gather(1, index.expand_as(rows))
+    return sets._replace(boxes=boxes, probabilities=rows, labels=labels, of_box=known)
 
 
 def union(sets: Sequence[Predicted], threshold: float) -> Predicted:
     """Several sets as one, cut by class-wise suppression; nothing is merged.
 
-    What one of them says nothing of, another may: classes are known if one knows them.
+    What one of them says nothing of, another may: classes are known if one knows them, those of
+    a box if its own set does.
 
     Args:
         sets: of the same images and classes.
@@ -162,7 +164,7 @@ def union(sets: Sequence[Predicted], threshold: float) -> Predicted:
     )
     stays = torch.zeros_like(scores).flatten().index_fill(0, kept, 1).view_as(scores)
     labels = torch.cat([_labels(x) for x in sets], 1)
-    return Predicted(boxes, rows * stays[..., None], False, labels, _known(sets))
+    return Predicted(boxes, rows * stays[..., None], False, labels, *_known(sets))
 
 
 def _labels(sets: Predicted) -> Tensor:
@@ -171,6 +173,12 @@ def _labels(sets: Predicted) -> Tensor:
     return torch.zeros_like(sets.boxes[..., 0], dtype=torch.bool)
 
 
-def _known(sets: Sequence[Predicted]) -> Tensor | None:
-    known = [x.known for x in sets if x.known is not None]
-    return torch.stack(known).any(0) if len(known) == len(sets) else None
+def _known(sets: Sequence[Predicted]) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """`known` and `of_box` of the union."""
+    if all(x.known is None for x in sets):
+        return None, None
+    first = sets[0].probabilities
+    every = torch.ones(first.shape[2], dtype=torch.bool, device=first.device)
+    known = [every if x.known is None else x.known for x in sets]
+    each = [row.expand_as(x.probabilities) for row, x in zip(known, sets, strict=True)]
+    return torch.stack(known).any(0), torch.cat(each, 1)

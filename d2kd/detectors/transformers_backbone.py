@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.ops import box_convert
 
-from .transformers_maps import Model, maps_alone, maps_among, patch_grid, run_whole
+from .transformers_maps import (
+    BOXES_OF_IMAGES,
+    Model,
+    maps_alone,
+    maps_among,
+    patch_grid,
+    run_whole,
+)
 
 
 class Predicted(NamedTuple):
@@ -23,6 +30,7 @@ class Predicted(NamedTuple):
         labels: (N, Q) bool, boxes of which one class and its score alone are known: all other
             probabilities are 0; None for no box.
         known: (K,) bool, classes of which something is said; None for all.
+        of_box: (N, Q, K) bool, those of which a box says something; None where `known` holds.
     """
 
     boxes: Tensor
@@ -30,6 +38,7 @@ class Predicted(NamedTuple):
     exclusive: bool
     labels: Optional[Tensor] = None
     known: Optional[Tensor] = None
+    of_box: Optional[Tensor] = None
 
 
 class TransformersBackbone(Backbone):
@@ -107,9 +116,11 @@ def _inputs(images: ImageList, scale: float) -> Tuple[Tensor, Tensor]:
 
 
 def _predicted(model: Model, outputs: Any, images: ImageList) -> Predicted:
-    height, width = images.tensor.shape[-2:]
     boxes = box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy")
-    boxes = boxes * boxes.new_tensor([width, height, width, height])
+    of_images = model.config.model_type in BOXES_OF_IMAGES
+    sizes = images.image_sizes if of_images else [images.tensor.shape[-2:]]
+    sides = torch.tensor([[width, height] * 2 for height, width in sizes])[:, None]
+    boxes = boxes * sides.to(boxes.device, non_blocking=True)
     logits, classes = outputs.logits.float(), model.config.num_labels
     exclusive = logits.shape[-1] > classes  # the last one is of no object
     scores = logits.softmax(-1)[..., :classes] if exclusive else logits.sigmoid()

@@ -102,6 +102,9 @@ _ENCODERS: Dict[str, Callable[[Model, Tensor, Tensor], List[Tensor]]] = {
     "rt_detr": _hybrid, "rt_detr_v2": _hybrid, "d_fine": _hybrid, "deimv2": _deim,
     "lw_detr": _projected, "rf_detr": _single, "yolos": _yolos,
 }  # fmt: skip
+BOXES_OF_IMAGES = frozenset(  # relative to images without padding, of the others to the batch
+    {"detr", "conditional_detr", "dab-detr", "deformable_detr", "lw_detr", "rf_detr"}
+)
 
 
 def _unflatten(model: Model, tokens: Tensor, pixels: Tensor) -> List[Tensor]:

@@ -52,7 +52,7 @@ class CellTerms(NamedTuple):
         if self.distributed or self.box_weight > 0:
             boxes = by_anchor(student.adapter.decode(student))
         if self.cls_weight > 0:
-            loss = self._classes(student, said, valid, boxes, chosen.known)
+            loss = self._classes(student, said, valid, boxes)
             losses["cls"] = self.cls_weight * loss / count
         if boxes is not None and self.box_weight > 0:
             loss = (box_iou_loss(boxes, said.boxes) * certain).sum()
@@ -65,7 +65,6 @@ class CellTerms(NamedTuple):
         said: Points,
         valid: Tensor,
         boxes: Optional[Tensor],
-        known: Optional[Tensor],
     ) -> Tensor:
         labelled = foreground(student.labels, self.num_classes)
         weight = valid & (said.taught | (said.background & ~labelled))
@@ -73,7 +72,8 @@ class CellTerms(NamedTuple):
         if boxes is not None and self.distributed:
             targets = targets * (1 - box_iou_loss(boxes.detach(), said.boxes, "iou"))[..., None]
             quality = by_anchor(student.quality) if student.quality else None
-        return set_class_loss(by_anchor(student.logits), targets, weight, known, self.beta, quality)
+        logits = by_anchor(student.logits)
+        return set_class_loss(logits, targets, weight, said.known, self.beta, quality)
 
 
 class RegionTerms(NamedTuple):
@@ -102,12 +102,12 @@ class RegionTerms(NamedTuple):
         said = chosen.at(_images(stage.proposals, place), place, self.score)
         classes = torch.cat([x.gt_classes for x in stage.proposals])
         silent = said.background & foreground(classes, self.num_classes)
-        weight = (said.taught | said.background) & ~silent & _of_known(classes, chosen.known)
-        parts = [self._sums(student, stage, index, said, weight, chosen.known)]
+        weight = (said.taught | said.background) & ~silent & _of_known(classes, said.known)
+        parts = [self._sums(student, stage, index, said, weight)]
         if self.both and chosen.boxes.shape[1]:
             stage = student.adapter.regions_at(student, chosen.boxes)
             said = chosen.themselves(self.score)
-            parts.append(self._sums(student, stage, 0, said, said.taught, chosen.known))
+            parts.append(self._sums(student, stage, 0, said, said.taught))
         sums, counts = (total(x) for x in zip(*parts, strict=True))
         losses = sums / mean_over_ranks(counts).clamp(min=1)
         weights = {"cls": self.cls_weight, "box": self.box_weight}
@@ -121,7 +121,6 @@ class RegionTerms(NamedTuple):
         index: int,
         said: Points,
         weight: Tensor,
-        known: Optional[Tensor],
     ) -> Tuple[Tensor, Tensor]:
         """Sums over regions of both terms, 0 for those of weight 0, and of what they weigh."""
         counted = weight * said.scores.where(said.labels, 1)
@@ -129,7 +128,7 @@ class RegionTerms(NamedTuple):
         classes = boxes = counted.new_zeros(())
         if self.cls_weight > 0:
             targets = region_targets(said.probabilities, said.labels)
-            classes = (soft_cross_entropy(stage.logits, targets, known) * counted).sum()
+            classes = (soft_cross_entropy(stage.logits, targets, said.known) * counted).sum()
         if self.box_weight > 0:
             decoded = student.adapter.decode_regions(stage, index)
             chosen = box_of(decoded, said.probabilities.argmax(1))
@@ -143,7 +142,8 @@ def _images(proposals: Sequence[Instances], like: Tensor) -> Tensor:
 
 
 def _of_known(classes: Tensor, known: Optional[Tensor]) -> Tensor:
-    """Whether classes (P,) are known ones or background, K."""
+    """Whether classes (P,) are known ones, of (K,) or (P, K), or background, K."""
     if known is None:
         return torch.ones_like(classes, dtype=torch.bool)
-    return F.pad(known, (0, 1), value=True)[classes]
+    padded = F.pad(known.expand(len(classes), -1), (0, 1), value=True)
+    return padded.gather(1, classes[:, None])[:, 0]

@@ -22,6 +22,7 @@ class Points(NamedTuple):
         labels: (...) bool, of a box of which one class alone is known.
         taught: (...) bool, of a box that is taught.
         background: (...) bool, of none of the boxes.
+        known: bool, (K,) or (..., K), classes of which something is said; None for all.
     """
 
     probabilities: Tensor
@@ -30,6 +31,7 @@ class Points(NamedTuple):
     labels: Tensor
     taught: Tensor
     background: Tensor
+    known: Optional[Tensor]
 
 
 class TaughtSet(NamedTuple):
@@ -46,6 +48,7 @@ class TaughtSet(NamedTuple):
         labels: (N, Q) bool, see `Predicted`.
         there: (N, Q) bool, whether it is one for the first time.
         known: (K,) bool, see `Predicted`.
+        of_box: (N, Q, K) bool, see `Predicted`.
     """
 
     boxes: Tensor
@@ -54,6 +57,7 @@ class TaughtSet(NamedTuple):
     labels: Tensor
     there: Tensor
     known: Optional[Tensor]
+    of_box: Optional[Tensor]
 
     def at(self, image: Tensor, place: Tensor, score: float) -> Points:
         """What is said of points.
@@ -65,19 +69,20 @@ class TaughtSet(NamedTuple):
         """
         count = self.boxes.shape[1]
         place = place.masked_fill(~self.there.any(1)[image], -1)
-        rows = image * (count + 1) + place.masked_fill(place < 0, count)
+        index = image * (count + 1) + place.masked_fill(place < 0, count)
 
         def pick(x: Tensor) -> Tensor:
             padded = F.pad(x, [*[0] * (2 * x.dim() - 4), 0, 1])  # one more box, background's
-            found = padded.flatten(0, 1).index_select(0, rows.flatten())
-            return found.view(*rows.shape, *x.shape[2:])
+            found = padded.flatten(0, 1).index_select(0, index.flatten())
+            return found.view(*index.shape, *x.shape[2:])
 
         scores = pick(self.scores)
         taught = (place >= 0) & (scores >= score)
-        labels = pick(self.labels.float()) > 0
-        return Points(
-            pick(self.probabilities), pick(self.boxes), scores, labels, taught, place == -1
-        )
+        labels, known = pick(self.labels.float()) > 0, self.known
+        if known is not None and self.of_box is not None:
+            known = pick(self.of_box.float()) + known * (place < 0)[..., None] > 0
+        rows, boxes = pick(self.probabilities), pick(self.boxes)
+        return Points(rows, boxes, scores, labels, taught, place == -1, known)
 
     def objects(self) -> Tuple[Tensor, Tensor]:
         """Boxes and their likeliest classes (N, Q), which are assigned."""
@@ -112,7 +117,8 @@ class TaughtSet(NamedTuple):
             x.flatten(0, 1) for x in (self.boxes, self.probabilities, self.scores, self.labels)
         )
         taught = self.there.flatten() & (scores >= score)
-        return Points(rows, boxes, scores, labels, taught, torch.zeros_like(taught))
+        known = self.known if self.of_box is None else self.of_box.flatten(0, 1)
+        return Points(rows, boxes, scores, labels, taught, torch.zeros_like(taught), known)
 
 
 def taught_set(sets: Predicted, least: float, most: int) -> TaughtSet:
@@ -132,4 +138,6 @@ def taught_set(sets: Predicted, least: float, most: int) -> TaughtSet:
     boxes = sets.boxes.where(there[..., None], best)
     rows = sets.probabilities.where(there[..., None], sets.probabilities[:, :1])
     scores, labels = (x.where(there, x[:, :1]) for x in (scores, labels))
-    return TaughtSet(boxes, rows, scores, labels, there, sets.known)
+    known = sets.of_box
+    known = None if known is None else known.where(there[..., None], known[:, :1])
+    return TaughtSet(boxes, rows, scores, labels, there, sets.known, known)

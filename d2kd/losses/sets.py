@@ -24,7 +24,7 @@ def set_class_loss(
         logits: (..., K) class logits z.
         targets: (..., K) probabilities y in [0, 1], constant; 0 for background.
         weight: (...) w >= 0 of each point.
-        known: (K,) bool u, classes that count; None for all.
+        known: (K,) or (..., K) bool u, classes that count; None for all.
         beta: exponent of the quality focal loss.
         quality: (..., 1) logits; then QFL is of the product of both probabilities.
 
@@ -66,7 +66,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, known: Optional[Tensor] 
     Args:
         logits: (P, K + 1) with background last.
         targets: (P, K + 1), constant, 0 for unknown classes.
-        known: (K,) bool, classes that stay in the softmax; None for all.
+        known: (K,) or (P, K) bool, classes that stay in the softmax; None for all.
 
     Returns:
         Tensor: (P,), >= 0, float32 (float64 for float64 input).

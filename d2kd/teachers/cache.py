@@ -15,7 +15,7 @@ from .cache_clock import CacheClock
 from .cached_image import of_batch, of_image
 from .store import TensorStore
 
-_FORMAT = "3"
+_FORMAT = "4"
 
 
 class OutputCache:

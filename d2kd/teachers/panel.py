@@ -1,8 +1,9 @@
 """The teachers of a training, and which head reads what of which."""
 
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
 from ..adapters import DetectorAdapter, DetectorOutput
+from ..adapters.class_map import ClassMap
 from ..errors import ConfigError
 from .class_map import Named
 from .readers import Heads, all_of, ask_for_sets, check_formats, check_heads
@@ -24,6 +25,7 @@ class Panel:
         heads: Heads,
         input_format: str,
         assigns: bool = False,
+        class_maps: Optional[Mapping[int, ClassMap]] = None,
     ) -> None:
         """Check that the heads and the images of a batch fit the teachers.
 
@@ -33,13 +35,14 @@ class Panel:
             heads: name -> (head, weight >= 0, index of its teacher).
             input_format: channel order of the images in a batch, "BGR" or "RGB".
             assigns: whether what teacher 0 predicts assigns the student's objects.
+            class_maps: by the index of a teacher whose classes are not the student's.
 
         Raises:
             ValueError: a negative weight, a teacher index or a channel order that does not exist.
         """
         check_heads(heads, count := len(teachers), stored is not None)
         check_formats([input_format, *(t.input_format for t in teachers)])
-        ask_for_sets(heads, teachers)
+        ask_for_sets(heads, teachers, class_maps or {})
         self.teachers, self.stored, self.input_format = list(teachers), stored, input_format
         self.teachers_of = {name: all_of(head, i, count) for name, (head, _, i) in heads.items()}
         self._reads = {name: head.reads_of_teacher() for name, (head, _, _) in heads.items()}

@@ -1,7 +1,8 @@
 """Which heads read which teachers."""
 
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Mapping, Sequence, Tuple
 
+from ..adapters.class_map import ClassMap
 from ..heads import DistillationHead
 from .teacher import Teacher
 
@@ -62,10 +63,15 @@ def check_formats(formats: Sequence[str]) -> None:
         )
 
 
-def ask_for_sets(heads: Heads, teachers: Sequence[Teacher]) -> None:
-    """Tell the teachers from which score on the boxes of their sets count."""
+def ask_for_sets(heads: Heads, teachers: Sequence[Teacher], maps: Mapping[int, ClassMap]) -> None:
+    """Tell the teachers from which score on the boxes of their sets count.
+
+    Where several classes of a teacher, by its index, become one of the student's, their sum may
+    reach that score though none of them does; what does not reach it is left out by the method.
+    """
     for head, _, index in heads.values():
         if head.sets is not None:
             for i in all_of(head, index, len(teachers)):
                 if i < len(teachers):
-                    teachers[i].adapter.least_score = head.sets.least
+                    summed = maps[i].most if i in maps else 1
+                    teachers[i].adapter.least_score = head.sets.least / summed

@@ -134,9 +134,12 @@ def test_union():
                   torch.tensor([[True], [True]]), torch.tensor([True, False]))  # fmt: skip
     found = union([a, b], 0.6)
     assert_close(found.probabilities.amax(2), torch.tensor([[0.0, 0.7], [0.6, 0.9]]))
-    assert found.labels.tolist() == [[False, True]] * 2 and found.known is None
-    known = union([b, b], 0.6).known
-    assert known.tolist() == [True, False]
+    assert found.labels.tolist() == [[False, True]] * 2 and found.known.all()
+    assert found.of_box[0].tolist() == [[True, True], [True, False]]
+    both = union([b, b._replace(known=torch.tensor([False, True]))], 0.6)
+    assert both.known.tolist() == [True, True]
+    assert both.of_box[0].tolist() == [[True, False], [False, True]]
+    assert union([a, a], 0.6).of_box is None
     far = b._replace(boxes=b.boxes + torch.tensor([0.0, 5, 0, 5]))
     assert (union([a, far], 0.6).probabilities.amax(2) > 0).all()
 

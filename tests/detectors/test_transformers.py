@@ -1,5 +1,6 @@
 """Detectors of transformers: what they see and say here is what they see and say there."""
 
+import copy
 import json
 import pickle
 import shutil
@@ -8,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import ImageList
+from torch.nn.functional import interpolate
 from torch.testing import assert_close
 
 pytest.importorskip("transformers")
 
 from d2kd import Teacher  # noqa: E402
 from d2kd.adapters import build_adapter  # noqa: E402
+from d2kd.adapters.own_size import OwnSizeAdapter  # noqa: E402
 from d2kd.checkpoint import load_detector  # noqa: E402
 from d2kd.config.defaults import get_d2kd_cfg  # noqa: E402
 from d2kd.config.loading import merge_config_file  # noqa: E402
@@ -26,6 +30,8 @@ from tests.tiny_transformers import FAMILIES, NAMES, save  # noqa: E402
 FEATURES = frozenset({"features"})
 STRIDES = {"DeformableDetr": [8, 16, 32, 64], "Detr": [32], "ConditionalDetr": [32],
            "DabDetr": [32], "Yolos": [16], "LwDetr": [8, 32], "RfDetr": [16]}  # fmt: skip
+DETRS = ["DeformableDetr", "Detr", "ConditionalDetr", "DabDetr"]
+OF_IMAGES = [*DETRS, "LwDetr", "RfDetr"]  # whose boxes are relative to images without padding
 
 
 def config(folder):
@@ -95,7 +101,7 @@ def test_detections_are_those_of_the_library(pair):
     mask = torch.zeros(1, *padded.shape[2:], dtype=torch.long)
     mask[:, :125, :190] = 1
     outputs = theirs(padded) if family == "Yolos" else theirs(padded, pixel_mask=mask)
-    target = torch.tensor([padded.shape[2:]])
+    target = torch.tensor([(125, 190) if family in OF_IMAGES else padded.shape[2:]])
     options = {"threshold": -1.0, "target_sizes": target}
     if family in ("DeformableDetr", "ConditionalDetr", "DabDetr", "LwDetr"):
         options["top_k"] = 10
@@ -141,9 +147,48 @@ def test_maps_and_sets_are_those_of_the_library(pair):
     close(both.sets.probabilities, scores)
     assert both.sets.exclusive == softmax and adapter.spec().num_classes == 3
     x, y, w, h = outputs.pred_boxes.unbind(-1)
-    height, width = batch.tensor.shape[2:]
+    sizes = batch.image_sizes if family in OF_IMAGES else [batch.tensor.shape[2:]] * 2
+    height, width = torch.tensor(sizes)[..., None].unbind(1)
     corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
     close(both.sets.boxes, torch.stack(corners, -1))
+
+
+def small_and_large():
+    torch.manual_seed(0)
+    smooth = interpolate(torch.rand(1, 3, 8, 8), (96, 96), mode="bicubic", antialias=True)[0]
+    return [smooth * 255, torch.rand(3, 128, 256) * 255]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pair", DETRS, indirect=True)
+@pytest.mark.parametrize("size", [None, (128, 512)])
+def test_boxes_stay_where_they_are_beside_a_larger_image(pair, size):
+    """Up to what little the padding changes in the maps; also where the teacher resizes."""
+    adapter, images = build_adapter(pair[3]), small_and_large()
+    adapter = OwnSizeAdapter(adapter, size, 0) if size else adapter
+
+    def boxes(images):
+        batch = adapter.preprocess([{"image": x} for x in images], 32)
+        out = adapter(batch, None, frozenset({"sets"}))
+        return adapter.fit(out, [tuple(x.shape[1:]) for x in images], (128, 256)).sets.boxes[0]
+
+    assert (boxes(images) - boxes(images[:1])).abs().mean() < 2  # px
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "pair", ["RTDetr", "RTDetrV2", "DFine", "Deimv2", "LwDetr", "RfDetr"], indirect=True
+)
+def test_boxes_that_are_not_moved_have_their_centers_in_those_of_cells(pair):
+    detector = copy.deepcopy(pair[3])
+    for name, x in detector.named_parameters():
+        if "bbox" in name or "reference" in name:
+            x.zero_()
+    batch = ImageList.from_tensors(small_and_large(), detector.backbone.size_divisibility)
+    boxes = detector.backbone.predict_alone(batch).boxes[0]
+    cells = (boxes[:, :2] + boxes[:, 2:]) / 8
+    assert_close(cells, cells.round(), rtol=0, atol=1e-3)
+    assert len(cells.unique(dim=0)) > 3
 
 
 def seen(batch, scale):
@@ -153,9 +198,8 @@ def seen(batch, scale):
     if scale == 1:
         return batch.tensor, mask.long()
     size = [int(side * scale) for side in batch.tensor.shape[2:]]
-    resize = torch.nn.functional.interpolate
-    pixels = resize(batch.tensor, size, mode="bicubic", antialias=True)
-    return pixels, resize(mask[:, None], size)[:, 0].long()
+    pixels = interpolate(batch.tensor, size, mode="bicubic", antialias=True)
+    return pixels, interpolate(mask[:, None], size)[:, 0].long()
 
 
 def maps_of(model, outputs, pixels, mask):

@@ -1,19 +1,23 @@
 """Teachers of every source, files and guards on a device that is not the CPU."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.structures import ImageList
 from torch.testing import assert_close
 
-from d2kd import DistillationTrainer, Teacher
+from d2kd import DetectorOutput, DistillationTrainer, Teacher, build_adapter
+from d2kd.adapters.own_size import OwnSizeAdapter
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.config.naming import construct
 from d2kd.data import register_custom_datasets
+from d2kd.detectors.transformers_backbone import _predicted
 from d2kd.export import check_export, export_pt2
 from d2kd.testing import make_batch
-from tests.device.simulated import missing, set_up, simulated
+from tests.device.simulated import missing, set_up, simulated, waits
 from tests.engine.hooks.test_exact_resume import config, result
 from tests.helpers import clone, detector
 from tests.ranks import in_process
@@ -48,6 +52,19 @@ def values(output, need):
     return {k: x.cpu() for k, x in found.items()}
 
 
+def count_waits(device):
+    """Of boxes on their way to px, and from the teacher's size to the student's: none."""
+    boxes, logits = torch.rand(2, 4, 4).to(device), torch.rand(2, 4, 4).to(device)
+    images = ImageList(torch.zeros(2, 3, 64, 96).to(device), [(64, 80), (48, 96)])
+    model = SimpleNamespace(config=SimpleNamespace(model_type="detr", num_labels=3))
+    adapter = OwnSizeAdapter(build_adapter(detector().to(device)), (64, 96), 0)
+    waits.clear()
+    found = _predicted(model, SimpleNamespace(pred_boxes=boxes, logits=logits), images)
+    output = DetectorOutput(images, None, {}, sets=found)
+    adapter.fit(output, [(32, 40), (24, 48)], (32, 64))
+    return waits.total()
+
+
 def compare(name, folder):
     torch.set_num_threads(1)
     set_up()
@@ -58,6 +75,7 @@ def compare(name, folder):
         assert teacher.adapter.device.type == "sim"
         found = values(teacher(batch, 32, "RGB", need), need)
         assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert count_waits(device) == 0
 
 
 @pytest.mark.parametrize("name", SOURCES)

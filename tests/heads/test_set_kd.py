@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from d2kd import DetectorOutput, DetectorSpec
 from d2kd.adapters import RoIOutput
+from d2kd.adapters.sets import union
 from d2kd.detectors import Predicted
 from d2kd.heads import SetKD
 from d2kd.heads.taught_set import taught_set
@@ -195,23 +196,26 @@ def test_images_of_unlike_numbers_of_boxes():
     assert_close(losses["box"], one["box"])
 
 
+TWO = [[0.0, 0, 8, 8], [8.0, 8, 16, 16]]
+
+
 def regions(logits, places, labels, rows, **options):
     """Losses and gradients of proposals of one image, whose boxes are those of the set."""
     z = torch.tensor(logits, requires_grad=True)
     count = len(places)
     proposals = Instances((64, 64), proposal_boxes=Boxes(torch.zeros(count, 4)),
                           gt_classes=torch.tensor(labels))  # fmt: skip
-    boxes = torch.tensor([[0.0, 0, 8, 8], [8.0, 8, 16, 16]])[: len(rows)]
+    boxes = torch.tensor(TWO)[: len(rows)]
     decoded = torch.tensor([[[1.0, 0, 9, 8], [0.0, 0, 1, 1]]] * count, requires_grad=True)
     adapter = SimpleNamespace(
         assign=lambda output, boxes, classes: [torch.tensor(places)],
         decode_regions=lambda stage, index: decoded[:1].expand(len(stage.logits), -1, -1),
         regions_at=lambda output, boxes: RoIOutput(z[:1].expand(boxes.shape[1], -1), None, []),
     )
-    labels = options.pop("of_label", None)
-    sets = Predicted(
-        boxes[None], torch.tensor(rows)[None], False, labels, options.pop("known", None)
-    )
+    labels, known = options.pop("of_label", None), options.pop("known", None)
+    sets = rows
+    if not isinstance(rows, Predicted):
+        sets = Predicted(boxes[None], torch.tensor(rows)[None], False, labels, known)
     student = DetectorOutput(None, adapter, {}, gt=[NOTHING])
     student.roi = [RoIOutput(z, decoded, [proposals])]
     losses = head(dense=False, **options)(student, SimpleNamespace(sets=sets))
@@ -287,6 +291,34 @@ def test_one_term():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         head(**options)
+
+
+def two_teachers(boxes, rows):
+    """The first knows class 0, the second class 1; each has one of the boxes."""
+    known = (tensor(True, False), tensor(False, True))
+    parts = zip(boxes, rows, known, strict=True)
+    return union([a_set([box], [row], known=x) for box, row, x in parts], 0.6)
+
+
+def test_each_of_several_teachers_says_nothing_of_classes_that_it_lacks():
+    """Background is of all classes that one of them knows."""
+    sets = two_teachers(BOXES, [[0.8, 0.0], [0.0, 0.7]])
+    _, grads = run(head(box_weight=0.0), Student(labels=[2] * 4), sets)
+    assert (grads["cls"][0][0] != 0).tolist() == [[True, False], [False, True], [True] * 2,
+                                                  [True] * 2]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "label", "takes_part"), [
+    (0.8, 2, True), (0.8, 0, True), (0.8, 1, False), (0.6, 1, False),
+])  # fmt: skip
+def test_regions_of_several_teachers(first, label, takes_part):
+    """A proposal with a label that its box's teacher lacks takes no part."""
+    sets = two_teachers(TWO, [[first, 0.0], [0.0, 0.7]])
+    place = 0 if first > 0.7 else 1  # the most certain box comes first
+    _, grad = regions([[1.0, 2, 0]] * 2, [place, -1], [label, 2], sets)
+    assert (grad != 0).tolist() == [[takes_part, False, takes_part], [True] * 3]
+    _, grad = regions([[1.0, 2, 0]], [-2], [2], sets, points="both")
+    assert bool((grad != 0).all())  # of the boxes of both
 
 
 def test_measures():

@@ -1,6 +1,7 @@
 """SetKD between tiny detectors of all families."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -180,6 +181,21 @@ def test_a_class_that_the_teacher_lacks(name):
             count = 4 if name == "Faster R-CNN" else 3
             grad = x.grad.unflatten(0, (-1, count))
             assert not grad[:, 1].any() and bool(grad[:, 0].any()), key
+
+
+def test_many_classes_that_are_one_of_the_students():
+    """Each is below SCORE_LOW; their sum, which is known only later, is far above SCORE."""
+    teacher = trained("Faster R-CNN", classes=10)
+    scores = teacher.roi_heads.box_predictor.cls_score
+    torch.nn.init.zeros_(scores.weight)
+    scores.bias.data = torch.tensor([0.0] * 10 + [math.log(10 / 9)])  # background has 0.1
+    maps = {0: ClassMap(3, (1,), (tuple(range(10)),))}
+    model = distiller(student_of("RetinaNet"), teacher, maps=maps, SCORE=0.3, SCORE_LOW=0.1)
+    student = model.run_student(make_batch())
+    teachers = model.run_teachers(make_batch(), student)
+    rows = model.seen_by("SetKD", student, teachers)[1].sets.probabilities
+    assert_close(rows.amax((1, 2)), torch.full((2,), 0.9))
+    assert model.run_heads(student, teachers)["loss_SetKD_box"] > 0
 
 
 @pytest.mark.parametrize("name", ["RetinaNet", "Faster R-CNN"])
