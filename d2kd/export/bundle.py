@@ -1,7 +1,8 @@
 """A trained detector of any kind as a folder that predicts, evaluates and teaches like its run."""
 
+import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -10,11 +11,11 @@ from .. import __version__
 from ..build import student_config
 from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.of_run import BEST
-from ..engine.provenance import write_json
 from ..errors import ConfigError
 from ..evaluation.best_f1 import TASK, stored_best_f1
 from ..file_io import read_json, write_atomically, write_text
 from ..inference.predict import Predictor, class_names
+from ..quantize import beside
 
 _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
     "OUTPUT_DIR": "output",
@@ -31,13 +32,17 @@ _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
     "DISTILL.TEACHER.DEVICE": "",
     "DISTILL.TEACHER.CHECK_AGAINST": "",
 }
+_FILES = "run.json", "config.yaml", f"{BEST}.pth", f"{BEST}.json", FINAL, "results.json", \
+         "last_checkpoint"  # fmt: skip
+_OF_A_TRAINING = "metrics.json", "log.txt"
 
 
 def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) -> Iterator[str]:
-    """Write the plain config, the weights alone and the class names, and say so.
+    """Write the plain config, the weights, a quantized detector's ranges and the class names.
 
     The folder is taken wherever a run is (`d2kd predict`, `eval`, `export`, `--teacher`). It has
-    no state of the optimizer and names no file of this machine.
+    no state of the optimizer and names no file of this machine. What another such folder had there
+    goes, so that no older checkpoint stands for it.
 
     Args:
         cfg: of the detector, plain or distilled.
@@ -46,24 +51,35 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
         output: a folder that is made.
 
     Raises:
-        ConfigError: the config or the checkpoint cannot work, or `output` is the run itself.
+        ConfigError: the config or the checkpoint cannot work, or `output` holds a training.
     """
     if run and output.resolve() == run.resolve():
         raise ConfigError(f"--output {output} is the run itself: name another folder.")
+    if any((output / name).exists() for name in _OF_A_TRAINING):
+        raise ConfigError(f"--output {output} holds a training: name another folder.")
     detector, classes = Predictor(cfg, weights).detector, class_names(cfg, run)
-    best = Path(weights).with_name(f"{BEST}.json")
-    is_best = Path(weights).name == f"{BEST}.pth" and best.is_file()
-    name = f"{BEST}.pth" if is_best else FINAL
-    write_json(output / "run.json", {"d2kd": __version__, "classes": classes})
-    if is_best:
-        write_json(output / best.name, read_json(best))
-    else:
-        write_json(output / "results.json", {"results": {TASK: stored_best_f1(weights)}})
-        write_text(output / "last_checkpoint", FINAL)
-    write_text(output / "config.yaml", _plain_config(cfg))
-    write_atomically(output / name, lambda x: torch.save({"model": detector.state_dict()}, x))
+    name, texts = _of_checkpoint(weights)
+    texts["run.json"] = json.dumps({"d2kd": __version__, "classes": classes})
+    texts["config.yaml"] = _plain_config(cfg)
+    state = {"model": detector.state_dict()}
+    state |= {key: part.state_dict() for key, part in beside(detector).items()}
+    output.mkdir(parents=True, exist_ok=True)
+    for old in _FILES:
+        (output / old).unlink(missing_ok=True)
+    for file, text in texts.items():
+        write_text(output / file, text)
+    write_atomically(output / name, lambda x: torch.save(state, x))
     size = sum(x.stat().st_size for x in output.iterdir()) / 2**20
     yield f"wrote {output}: {type(detector).__name__}, {size:.1f} MB, a folder for d2kd predict"
+
+
+def _of_checkpoint(weights: str) -> Tuple[str, Dict[str, str]]:
+    """What a checkpoint is called in the folder, and the files that say what it is."""
+    best = Path(weights).with_name(f"{BEST}.json")
+    if Path(weights).name == f"{BEST}.pth" and best.is_file():
+        return f"{BEST}.pth", {best.name: json.dumps(read_json(best))}
+    results = {"results": {TASK: stored_best_f1(weights)}}
+    return FINAL, {"results.json": json.dumps(results), "last_checkpoint": FINAL}
 
 
 def _plain_config(cfg: CfgNode) -> str:

@@ -7,30 +7,47 @@ import torch
 from detectron2.modeling import build_model
 
 from d2kd.config.loading import load_config
+from d2kd.quantize import Ranges, quantize_student
+from d2kd.quantize.layers import Range
 from tests.conftest import ROOT
 from tests.helpers import d2kd, write_config
 
 
 @pytest.fixture(scope="module", params=["GFL", "GeneralizedRCNN"])
 def run(request, squares, tmp_path_factory):
-    """The folder of a run of a distilled student, as training leaves it."""
+    """The folder of a run of a distilled student, as training leaves it; GFL's is quantized."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     folder.mkdir()
     lowest = {"MODEL__GFL__SCORE_THRESH_TEST": 0.0, "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}
     cfg = load_config(str(write_config(folder, squares, request.param, **lowest)), [])
+    cfg.QUANTIZE.ENABLED = request.param == "GFL"
     torch.manual_seed(0)
-    weights = {k: v + 0.05 * torch.randn_like(v) for k, v in build_model(cfg).state_dict().items()}
+    model = build_model(cfg)
+    weights = {k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}
+    state = {"optimizer": {"big": torch.zeros(99)}, **ranges_of(model, cfg)}
     cfg.MODEL.META_ARCHITECTURE, cfg.DISTILL.STUDENT = "Distiller", request.param
     cfg.DISTILL.TEACHER.CONFIG_FILES = (str(folder / "teacher.yaml"),)
     cfg.OUTPUT_DIR = str(folder)
     (folder / "config.yaml").write_text(cfg.dump())
-    torch.save({"model": weights, "optimizer": {"big": torch.zeros(99)}}, folder / "model_best.pth")
+    torch.save({"model": weights, **state}, folder / "model_best.pth")
+    last = {name: -x for name, x in weights.items()}
+    torch.save({"model": last, **state}, folder / "model_final.pth")
+    (folder / "last_checkpoint").write_text("model_final.pth")
     best = {"metric": "bbox/AP", "value": 12.5, "iteration": 9, "best_f1": {
         "threshold": 0.0078125, "F1": 0.5, "precision": 0.5, "recall": 0.5}}  # fmt: skip
     (folder / "model_best.json").write_text(json.dumps(best))
     record = {"d2kd": "0", "classes": ["red", "green"], "inputs": {"data": str(folder)}}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
+
+
+def ranges_of(model, cfg):
+    """Wide ones, in which rounding moves scores."""
+    quantize_student(model, cfg)
+    for x in model.modules():
+        if isinstance(x, Range):
+            x.low.fill_(-20.0), x.high.fill_(20.0), x.seen.fill_(1.0)
+    return {"quantization": Ranges(model).state_dict()} if cfg.QUANTIZE.ENABLED else {}
 
 
 def test_a_folder_is_taken_like_its_run(run, squares, tmp_path):
@@ -56,7 +73,27 @@ def test_it_is_of_no_machine_and_has_weights_alone(run, tmp_path):
         "config.yaml", "run.json", "model_best.pth", "model_best.json"}  # fmt: skip
     for file in bundle.iterdir():
         assert not [x for x in (run, ROOT) if str(x).encode() in file.read_bytes()], file
-    assert set(torch.load(bundle / "model_best.pth", weights_only=True)) == {"model"}
+    parts = {"model", "quantization"} if run.parent.name[:3] == "GFL" else {"model"}
+    assert set(torch.load(bundle / "model_best.pth", weights_only=True)) == parts
+
+
+def test_what_is_replaced_is_gone(run, tmp_path):
+    small = tmp_path / "small"
+    for words, name, files in (
+        ([], "model_best.pth", {"model_best.json"}),
+        (["--last"], "model_final.pth", {"results.json", "last_checkpoint"}),
+        ([], "model_best.pth", {"model_best.json"}),
+    ):
+        done = d2kd("export", run, "--output", small, "--overwrite", *words)
+        assert done.exit_code == 0, done.output
+        assert {x.name for x in small.iterdir()} == {"config.yaml", "run.json", name, *files}
+        found, wanted = (torch.load(x / name, weights_only=True)["model"] for x in (small, run))
+        assert all(torch.equal(x, found[key]) for key, x in wanted.items())
+    (small / "log.txt").write_text("of a training")
+    before = (small / "model_best.pth").stat().st_mtime_ns
+    done = d2kd("export", run, "--output", small, "--overwrite")
+    assert done.exit_code == 1 and "small holds a training: name another folder" in done.output
+    assert (small / "model_best.pth").stat().st_mtime_ns == before
 
 
 def test_what_is_there_stays(run, tmp_path):
