@@ -32,8 +32,8 @@ _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
     "DISTILL.TEACHER.DEVICE": "",
     "DISTILL.TEACHER.CHECK_AGAINST": "",
 }
-_FILES = "run.json", "config.yaml", f"{BEST}.pth", f"{BEST}.json", FINAL, "results.json", \
-         "last_checkpoint"  # fmt: skip
+_FILES = (f"{BEST}.pth", f"{BEST}.json", FINAL, "results.json", "last_checkpoint", "config.yaml",
+          "run.json")  # fmt: skip
 _OF_A_TRAINING = "metrics.json", "log.txt"
 
 

@@ -9,7 +9,7 @@ from .. import __version__
 from ..errors import ConfigError
 from .base import Graph
 from .kinds import limits_of, num_classes
-from .options import LIMITS, Options
+from .options import LIMITS, Options, is_resize
 
 RT_INFO = ("d2kd", "description")
 """Where an OpenVINO file has it, as JSON."""
@@ -19,7 +19,7 @@ _NEEDED = {
     "size", "channels", "multiple", "pad_value", "classes", "num_classes", "nms", "score_threshold",
 }  # fmt: skip
 _KEYS = {
-    *_NEEDED, *LIMITS, "detector", "dynamic", "least", "masks", "fp16", "int8", "best_f1",
+    *_NEEDED, *LIMITS, "detector", "dynamic", "resize", "least", "masks", "fp16", "int8", "best_f1",
     "d2kd_version",
 }  # fmt: skip
 
@@ -32,6 +32,7 @@ def describe(graph: Graph) -> Dict[str, Any]:
         "size": list(options.size),
         "channels": options.input_format,
         "dynamic": [x for x in _DYNAMIC if getattr(options, f"dynamic_{x}")],
+        "resize": list(options.resize or ()),
         "multiple": max(detector.backbone.size_divisibility, 1),
         "pad_value": detector.pixel_mean.flatten().tolist(),
         "classes": list(options.class_names),
@@ -51,6 +52,7 @@ def options_of(description: Dict[str, Any]) -> Options:
     return Options(
         size=tuple(description["size"]),
         input_format=description["channels"],
+        resize=tuple(description.get("resize") or ()) or None,
         class_names=description["classes"],
         nms=description["nms"],
         masks=description.get("masks") or "raw",
@@ -93,10 +95,11 @@ def checked(description: Any) -> Dict[str, Any]:
         raise ValueError(f"its description lacks {', '.join(sorted(absent))}.")
     whole = [*_list(found["size"]), *(found[x] for x in ("multiple", "num_classes"))]
     whole.append(found.get("least", 1))
-    names = _list(found["classes"])
+    limits, names = _list(found.get("resize", [])), _list(found["classes"])
     well = (
         len(whole) == 5
         and all(type(x) is int and 1 <= x <= _LARGEST for x in whole)
+        and (not limits or is_resize(limits))
         and all(isinstance(x, str) for x in names)
         and len(names) in (0, found["num_classes"])
         and found["channels"] in ("BGR", "RGB")

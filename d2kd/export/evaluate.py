@@ -27,6 +27,7 @@ from ..errors import ConfigError
 from ..evaluation.build import build_evaluator
 from .measure import file_size, time_runs
 from .runner import Exported, fit_image, open_exported
+from .size import fit
 
 BATCHES = (1, 8)
 _TIMED = 20  # images
@@ -53,9 +54,9 @@ class ExportedDetector(nn.Module):
 
     def _detect(self, image: np.ndarray) -> Instances:
         about, (height, width) = self._exported.description, image.shape[:2]
-        padded, scale = fit_image(image, about)
+        padded, _ = fit_image(image, about)
         boxes, scores, classes, *masks = map(torch.from_numpy, self._exported.of_each(padded)[0])
-        found = Instances((max(1, round(height * scale)), max(1, round(width * scale))))
+        found = Instances(fit((height, width), about)[0])
         found.pred_boxes, found.scores, found.pred_classes = Boxes(boxes), scores, classes
         if self._masks:
             found.pred_masks = masks[0][:, None]

@@ -1,13 +1,14 @@
 """What is exported, and how."""
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from ..errors import ConfigError, check_choice
 
 LIMITS = ("score_threshold", "nms_threshold", "topk", "max_detections")
 """Options that limit detections; a kind of detector has all or some of them."""
 MASKS = ("raw", "pasted")
+_LARGEST = 2**63  # px: more is no number of a config
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Options:
         size: height and width of the image that the graph takes, px.
         input_format: channel order that the detector was trained with, "BGR" or "RGB"; a config's
             INPUT.FORMAT.
+        resize: shorter side that images are resized to and longer one at most, px, a config's
+            INPUT.MIN_SIZE_TEST, 0 for none, and MAX_SIZE_TEST; None: images fill `size`.
         class_names: K names, or none if they are not known.
         nms: put selection and NMS into the graph.
         score_threshold: score in [0, 1] that a detection must exceed. None here and below: the
@@ -46,6 +49,7 @@ class Options:
     dynamic_size: bool = False
     fp16: bool = False
     best_f1: Optional[Dict[str, float]] = None
+    resize: Optional[Tuple[int, int]] = None
 
     def __post_init__(self) -> None:
         """Check what needs no detector.
@@ -57,8 +61,17 @@ class Options:
         check_choice(self.masks, MASKS, "masks")
         if len(self.size) != 2 or not all(isinstance(x, int) and x > 0 for x in self.size):
             raise ConfigError(f"size must be height and width in px, both above 0, not {self.size}")
+        if self.resize is not None and not is_resize(self.resize):
+            raise ConfigError(f"resize must be two whole numbers, px, not {self.resize}")
         for name in LIMITS:
             value, whole = getattr(self, name), name in ("topk", "max_detections")
             if value is not None and not (value >= 1 if whole else 0 <= value <= 1):
                 allowed = "at least 1" if whole else "from 0 to 1"
                 raise ConfigError(f"{name} must be {allowed}, not {value}.")
+
+
+def is_resize(values: Sequence[Any]) -> bool:
+    """Whether these are INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, px."""
+    return len(values) == 2 and all(
+        type(x) is int and least <= x <= _LARGEST for x, least in zip(values, (0, 1), strict=True)
+    )

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..errors import ConfigError, MissingFileError
 from .description import RT_INFO, checked, from_strings
+from .size import fit
 from .write import ENTRY, require
 
 Forward = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
@@ -109,7 +110,7 @@ _PACKAGES = {".onnx": ("onnxruntime",), ".xml": ("openvino",)}
 
 
 def fit_image(image: np.ndarray, description: Dict[str, Any]) -> Tuple[np.ndarray, float]:
-    """Resize an image so that it fits and pad it at the right and the bottom.
+    """Resize an image as PyTorch does, or less so that it fits, and pad it right and below.
 
     Args:
         image: (h, w, 3) uint8 in the detector's channel order.
@@ -121,8 +122,7 @@ def fit_image(image: np.ndarray, description: Dict[str, Any]) -> Tuple[np.ndarra
         given image.
     """
     height, width = description["size"]
-    scale = min(height / image.shape[0], width / image.shape[1])
-    h, w = (max(1, round(x * scale)) for x in image.shape[:2])
+    (h, w), scale = fit((image.shape[0], image.shape[1]), description)
     resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
     if "size" in description.get("dynamic", ()):
         multiple, least = description["multiple"], description.get("least", 1)

@@ -17,14 +17,39 @@ def resized(cfg: CfgNode, records: Sequence[Dict[str, Any]]) -> List[Size]:
         records: of a data set; those without height and width are left out.
     """
     limits = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    found = (
-        (record["height"], record["width"])
+    return [
+        _in_pytorch((record["height"], record["width"]), limits)[0]
         for record in records
         if {"height", "width"} <= {*record}
-    )
-    if not cfg.INPUT.MIN_SIZE_TEST:
-        return list(found)
-    return [ResizeShortestEdge.get_output_shape(*size, *limits) for size in found]
+    ]
+
+
+def _in_pytorch(size: Size, limits: Sequence[int]) -> Tuple[Size, float]:
+    """The size and the factor that MIN_SIZE_TEST and MAX_SIZE_TEST give."""
+    shortest, longest = limits
+    if not shortest:
+        return size, 1.0
+    scale = min(shortest / min(size), longest / max(size))
+    return ResizeShortestEdge.get_output_shape(*size, shortest, longest), scale
+
+
+def fit(size: Size, description: Dict[str, Any]) -> Tuple[Size, float]:
+    """The size that an image is resized to for a file, and the factor.
+
+    That is PyTorch's where the file has place for it, and else the largest that it has; files that
+    do not say how PyTorch resizes are filled.
+
+    Args:
+        size: of the image.
+        description: of the file.
+    """
+    place = description["size"]
+    if description.get("resize"):
+        wanted, scale = _in_pytorch(size, description["resize"])
+        if wanted[0] <= place[0] and wanted[1] <= place[1]:
+            return (max(wanted[0], 1), max(wanted[1], 1)), scale
+    scale = min(place[0] / size[0], place[1] / size[1])
+    return (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))), scale
 
 
 def largest(sizes: Sequence[Size]) -> Size:

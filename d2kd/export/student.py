@@ -96,6 +96,7 @@ def export_student(
         output,
         size=size,
         input_format=predictor.format,
+        resize=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         class_names=class_names(cfg, run),
         best_f1=stored_best_f1(weights),
         **given,

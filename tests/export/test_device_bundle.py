@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,14 +22,14 @@ from tests.conftest import ROOT
 from tests.export.conftest import BEST_F1, lively
 from tests.helpers import d2kd, write_config
 
-for package in ("onnx", "onnxscript"):
-    pytest.importorskip(package, reason=f"exporting needs {package}")
+onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
+pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
 run = pytest.importorskip("d2kd.export.device_bundle.run", reason="needs onnxruntime")
 
-FILES = {"model.onnx", "labels.txt", "preprocessing.json", "run.py", "requirements.txt",
+FILES = {"model.onnx", "labels.txt", "preprocessing.json", "run.py", "photo.py", "requirements.txt",
          "example.png", "expected.json", "README.md"}  # fmt: skip
 ALONE = (
-    "import runpy, sys; "
+    "import runpy, sys; sys.path.insert(0, ''); "
     "sys.modules.update(dict.fromkeys('d2kd detectron2 torch torchvision onnx timm'.split())); "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
@@ -75,6 +76,7 @@ def test_it_has_all_that_is_needed_and_nothing_of_this_machine(bundle):
     _, about = run.load(bundle / "model.onnx")
     given = read(bundle / "preprocessing.json")
     assert given["size"] == [128, 128] and given["channels"] == "RGB" and given["scale"] == 1
+    assert given["resize"] == about["resize"] == [128, 1333]
     assert given["pad_value"] == about["pad_value"] and given["score_threshold"] == 0.05
     assert given["shown_from"] == run.lowest_score(about)
     assert "# RetinaNet, 10 classes" in (bundle / "README.md").read_text()
@@ -125,7 +127,8 @@ def test_another_model_is_not_what_was_expected(bundle, tmp_path):
 
 
 def test_any_exported_file_runs_from_its_own_threshold_on(teacher, teacher_onnx, digits, tmp_path):
-    shutil.copy(write.HERE / "run.py", tmp_path)
+    for name in ("run.py", "photo.py"):
+        shutil.copy(write.HERE / name, tmp_path)
     done = alone(tmp_path, digits.files[0], "--model", teacher_onnx)
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
@@ -163,6 +166,42 @@ def test_what_counts_as_the_same(change, found):
     assert ([0] * len(missing), [0] * len(added)) == found
     twice = run.compare(expected, [one, one])
     assert twice == ([], [one])
+
+
+def test_the_description_is_read_beside_what_other_tools_wrote(bundle, tmp_path):
+    model, path = onnx.load(bundle / "model.onnx"), tmp_path / "x.onnx"
+    wanted = run.load(bundle / "model.onnx")[1]
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    onnx.save(model, path)
+    assert run.load(path)[1] == wanted
+    values = {x.key: x.value for x in model.metadata_props}
+    for change, said in (({}, "has all boxes, without NMS: export it without --no-nms"),
+                         ({"size": "big"}, "is no file of d2kd export")):  # fmt: skip
+        value = [onnx.helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [1]) for x in "xy"]
+        node = onnx.helper.make_node("Identity", ["x"], ["y"])
+        graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
+        other = onnx.helper.make_model(graph, ir_version=10)
+        onnx.helper.set_model_props(other, {**values, **change})
+        onnx.save(other, path)
+        with pytest.raises(SystemExit, match=said):
+            run.load(path)
+
+
+def test_nothing_that_is_read_is_written_and_names_are_looked_at_first(bundle, tmp_path):
+    picture = tmp_path / "photo.jpg"
+    shutil.copy(bundle / "example.png", picture)
+    content, model = picture.read_bytes(), str(bundle / "model.onnx")
+    (tmp_path / "link.jpg").symlink_to(picture)
+    for words, said in (
+        (["--draw", picture], "--draw .*photo.jpg would overwrite what is read"),
+        (["--draw", tmp_path / "link.jpg"], "would overwrite what is read"),
+        (["--json", model], "--json .*model.onnx would overwrite what is read"),
+        (["--draw", "x.foo", "--model", "none.onnx"], "--draw x.foo: end the name with .png or"),
+        (["--draw", tmp_path / "no" / "x.png"], "x.png cannot be written: No such file"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            run.main([str(x) for x in (picture, "--model", model, *words)])
+    assert picture.read_bytes() == content and not Path("x.foo").exists()
 
 
 def test_masks_are_run_lengths_as_coco_has_them():

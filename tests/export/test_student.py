@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -10,8 +11,9 @@ from detectron2.modeling import build_model
 
 from d2kd.config.loading import load_config
 from d2kd.errors import ConfigError
-from d2kd.export import export_student, open_exported
-from d2kd.export.size import about_fit, largest, resized
+from d2kd.export import export_student, fit_image, open_exported
+from d2kd.export.description import checked
+from d2kd.export.size import about_fit, fit, largest, resized
 from tests.helpers import write_config
 
 ONE_LEVEL = {
@@ -50,6 +52,7 @@ def test_a_student_is_written_checked_and_timed(student, tmp_path):
     assert " ms per image on one CPU thread" in cost
     about = open_exported(output).description
     assert about["classes"] == ["red", "green"] and about["size"] == [96, 96]
+    assert about["resize"] == [72, 1333]
     assert about["best_f1"] == point and about["score_threshold"] == 0.05
 
 
@@ -101,3 +104,29 @@ def test_upright_and_wide_images_need_a_square(size, said):
     assert said in about_fit(size, sizes)
     cfg.INPUT.MIN_SIZE_TEST = 0
     assert resized(cfg, [{"height": 5, "width": 7}]) == [(5, 7)]
+
+
+@pytest.mark.parametrize(("image", "resize", "wanted"), [
+    ((480, 640), [800, 1333], (800, 1067)),  # as PyTorch, not 1088 px
+    ((640, 480), [800, 1333], (1067, 800)),
+    ((100, 1000), [800, 1333], (109, 1088)),  # 1333 px would not fit
+    ((480, 640), [0, 1333], (480, 640)),
+    ((1200, 1000), [0, 1333], (1088, 907)),
+    ((480, 640), [], (816, 1088)),  # a file of before, which is filled
+])  # fmt: skip
+def test_a_file_enlarges_no_more_than_pytorch(image, resize, wanted):
+    about = {"size": [1088, 1088], "resize": resize, "pad_value": [0, 0, 0]}
+    size, scale = fit(image, about)
+    assert size == wanted and size == tuple(int(x * scale + 0.5) for x in image)
+    padded, other = fit_image(np.full((*image, 3), 255, np.uint8), about)
+    rows, columns = padded[0, 0].any(1).sum(), padded[0, 0].any(0).sum()
+    assert (rows, columns) == wanted and other == scale
+
+
+@pytest.mark.parametrize("resize", [[800], [-1, 1333], [800, 0], ["800", 1333], [1, 10**400], 8])
+def test_a_file_that_resizes_to_what_cannot_be_is_refused(resize):
+    about = {"size": [64, 64], "channels": "RGB", "multiple": 32, "pad_value": [0, 0, 0],
+             "classes": [], "num_classes": 2, "nms": True, "score_threshold": 0.1}  # fmt: skip
+    assert checked({**about, "resize": [0, 1333]})["resize"] == [0, 1333] and checked(about)
+    with pytest.raises(ValueError, match="a size, classes or channels that cannot be"):
+        checked({**about, "resize": resize})

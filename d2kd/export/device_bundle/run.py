@@ -11,46 +11,36 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
+
+if __package__:
+    from .photo import enlarge, open_image, paste_raw, prepare
+else:  # as a program
+    from photo import enlarge, open_image, paste_raw, prepare  # type: ignore  # fmt: skip
 
 Data = Dict[str, Any]
 HERE = Path(__file__).resolve().parent
+KEYS = ("size", "resize", "channels", "pad_value", "dynamic", "multiple", "classes", "num_classes",
+        "masks", "best_f1", "score_threshold", "nms_threshold", "topk", "max_detections",
+        "detector", "d2kd_version")  # fmt: skip
 
 
 def load(path: str | Path) -> Tuple[Any, Data]:
-    """The session of an .onnx file, and its description."""
+    """The session of an .onnx file, and its description; what other tools wrote in is left out."""
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many kinds
         sys.exit(f"{path} is no ONNX file that onnxruntime opens: {str(error).splitlines()[0]}")
-    metadata = session.get_modelmeta().custom_metadata_map
-    if not {"size", "channels", "pad_value", "classes"} <= set(metadata):
-        sys.exit(f"{path} is no file of d2kd export: it does not say how to prepare an image.")
-    return session, {key: json.loads(value) for key, value in metadata.items()}
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """A photo as RGB, turned as its EXIF data say."""
+    found = session.get_modelmeta().custom_metadata_map
     try:
-        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        sys.exit(f"{path} cannot be read as an image: {error}")
-
-
-def prepare(image: Image.Image, about: Data) -> Tuple[np.ndarray, float]:
-    """An image as (1, 3, H, W) float32, resized to fit and padded right and below; the factor."""
-    height, width = about["size"]
-    scale = min(height / image.height, width / image.width)
-    w, h = (max(1, round(side * scale)) for side in image.size)
-    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR), np.float32)
-    if about["channels"] == "BGR":
-        pixels = pixels[:, :, ::-1]
-    if "size" in about.get("dynamic", []):  # no more padding than the detector needs
-        height, width = (-(-x // about["multiple"]) * about["multiple"] for x in (h, w))
-    padded = np.empty((1, 3, height, width), np.float32)
-    padded[:] = np.reshape(about["pad_value"], (1, 3, 1, 1))
-    padded[0, :, :h, :w] = pixels.transpose(2, 0, 1)
-    return padded, scale
+        about = {key: json.loads(found[key]) for key in KEYS if key in found}
+    except ValueError:
+        about = {}
+    if not {"size", "channels", "pad_value", "classes"} <= set(about):
+        sys.exit(f"{path} is no file of d2kd export: it does not say how to prepare an image.")
+    if "classes" not in {x.name for x in session.get_outputs()}:
+        sys.exit(f"{path} has all boxes, without NMS: export it without --no-nms.")
+    return session, about
 
 
 def lowest_score(about: Data) -> float:
@@ -68,25 +58,11 @@ def detect(session: Any, about: Data, image: Image.Image, threshold: float) -> T
     found = session.run(names, {"image": padded})
     boxes, scores, classes, *masks = (x[found[1] >= threshold] for x in found)
     boxes = np.clip(boxes / scale, 0, (image.width, image.height) * 2)
-    paste = paste_raw if about.get("masks") == "raw" else enlarge
-    if masks:
-        masks = [paste(*x, image.size, scale) for x in zip(masks[0], boxes, strict=True)]
+    if masks and about["masks"] == "raw":
+        masks = [paste_raw(*x, image.size) for x in zip(masks[0], boxes, strict=True)]
+    elif masks:
+        masks = [enlarge(mask, image.size, about) for mask in masks[0]]
     return boxes, scores, classes, masks
-
-
-def paste_raw(mask: np.ndarray, box: np.ndarray, size: Tuple[int, int], _: float) -> Image.Image:
-    """Probabilities (M, M) of a box as a mask of the whole image."""
-    (x0, y0), (w, h) = box[:2], (box[2:] - box[:2]) / len(mask)  # of a cell, px
-    affine = 1 / w, 0, 1 - x0 / w, 0, 1 / h, 1 - y0 / h  # 1: a rim of zeros
-    method, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    whole = Image.fromarray(np.pad(mask, 1)).transform(size, method, affine, bilinear)
-    return Image.fromarray(np.asarray(whole) >= 0.5).convert("L")
-
-
-def enlarge(mask: np.ndarray, _: Any, size: Tuple[int, int], scale: float) -> Image.Image:
-    """A mask (H, W) of the prepared image as one of the image."""
-    w, h = (max(1, round(side * scale)) for side in size)
-    return Image.fromarray(mask[:h, :w]).convert("L").resize(size, Image.Resampling.NEAREST)
 
 
 def as_data(about: Data, found: Tuple[Any, ...]) -> List[Data]:
@@ -178,8 +154,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(args)
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """SystemExit if a file to write is one that is read, or of no kind that can be drawn."""
+    kinds = {x for x, name in Image.registered_extensions().items() if name in Image.SAVE}
+    read = {Path(x).resolve() for x in (args.photo, args.model)}
+    for option, name in (("--draw", args.draw), ("--json", args.json)):
+        if name and Path(name).resolve() in read:
+            sys.exit(f"{option} {name} would overwrite what is read: name another file")
+    if args.draw and Path(args.draw).suffix.lower() not in kinds:
+        sys.exit(f"--draw {args.draw}: end the name with .png or .jpg")
+
+
 def run(args: argparse.Namespace) -> None:
     """Detect in a photo; print, draw and write what was found."""
+    check_files(args)
     session, about = load(args.model)
     threshold = lowest_score(about) if args.threshold is None else args.threshold
     image = open_image(args.photo)
@@ -188,11 +176,20 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(rows)} detections with a score of {threshold:g} or more", file=sys.stderr)
     for row in rows:
         print(f"{row['class']} {row['score']:.4f} " + " ".join(f"{x:.2f}" for x in row["box"]))
+    try:
+        write(args, image, {"threshold": threshold, "detections": rows}, found[3])
+    except OSError as error:
+        sys.exit(f"{error.filename or args.draw} cannot be written: {error.strerror or error}")
+
+
+def write(
+    args: argparse.Namespace, image: Image.Image, found: Data, masks: Sequence[Image.Image]
+) -> None:
+    """The files that --json and --draw name."""
     if args.json:
-        data = {"image": str(args.photo), "threshold": threshold, "detections": rows}
-        Path(args.json).write_text(json.dumps(data), "utf-8")
+        Path(args.json).write_text(json.dumps({"image": str(args.photo), **found}), "utf-8")
     if args.draw:
-        draw(image, rows, found[3])
+        draw(image, found["detections"], masks)
         image.save(args.draw)
 
 

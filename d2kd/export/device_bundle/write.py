@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 MODEL, EXAMPLE, EXPECTED = "model.onnx", "example.png", "expected.json"
 TOLERANCES = {"box": 1.0, "score": 0.02, "mask_iou": 0.95}
 """Of the example on another machine: px of the picture, scores in [0, 1], IoU of masks."""
-_SOURCES = "run.py", "requirements.txt"
-_PREPARING = "size", "channels", "pad_value", "dynamic", "multiple"
+_SOURCES = "run.py", "photo.py", "requirements.txt"
+_PREPARING = "size", "resize", "channels", "pad_value", "dynamic", "multiple"
 _TRIED = 100  # test images
 
 
