@@ -37,7 +37,7 @@ ALLOWED = {
         "data/pixels.py": "the one reader of pixels",
         "data/mapper.py": "the subclass that reads with it",
         "inference/video.py": "the one reader of videos",
-        "export/device_bundle/run.py": "a program that runs without d2kd",
+        "export/device_bundle/photo.py": "a program that runs without d2kd",
         "report/page.py": "pictures that matplotlib has just drawn",
     },
     "annotations": {
