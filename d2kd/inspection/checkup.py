@@ -95,7 +95,7 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
     if not isinstance(model, Distiller):
         yield f"A plain {type(model).__name__}, {parameters(model):.2f} M parameters"
         return
-    rows = [("student", *_row(model.adapter), cfg.MODEL.WEIGHTS or "random")]
+    rows = [("student", *_row(model.adapter), weights_at_start(cfg))]
     for index, teacher in enumerate(model.teachers):
         rows.append((f"teacher {index}", *_row(teacher.adapter), teacher.weights))
     yield format_table(rows, ("", "detector", "M parameters", "classes", "strides", "weights"))
@@ -108,6 +108,15 @@ def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
         rows.append((name, model.weights[name], teachers, reads, f"{parameters(head):.2f}", text))
     headers = ("method", "weight", "teacher", "reads", "M parameters", "options")
     yield format_table(rows, headers, widest=60)
+
+
+def weights_at_start(cfg: CfgNode) -> str:
+    """The weights that a student has before its first step."""
+    timm = cfg.MODEL.TIMM
+    trunk = timm.CHECKPOINT or (f"timm's {timm.NAME}" if timm.PRETRAINED else "")
+    return cfg.MODEL.WEIGHTS or (
+        f"trunk: {trunk}" if trunk and "timm" in cfg.MODEL.BACKBONE.NAME else "random"
+    )
 
 
 def _row(adapter: DetectorAdapter) -> List[str]:

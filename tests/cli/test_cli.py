@@ -12,8 +12,9 @@ import torch
 from torch.testing import assert_close
 
 from d2kd.config.defaults import get_d2kd_cfg
+from d2kd.config.loading import load_config
 from d2kd.inference.predict import class_names
-from d2kd.inspection.checkup import find_problems, gradient_shares
+from d2kd.inspection.checkup import find_problems, gradient_shares, weights_at_start
 from d2kd.inspection.combinations import DETECTORS
 from tests.helpers import d2kd, detector, write_config
 
@@ -77,6 +78,17 @@ def test_eval_of_a_run(runs):
                       for x in ("eval", "."))  # fmt: skip
     assert found == trained
     assert (runs / "student" / "config.yaml").read_bytes() == before
+
+
+def test_the_trunk_has_weights_of_its_own():
+    trunk, stock = "datasets/weights/tf_efficientnet_lite0.safetensors", "build_resnet_fpn_backbone"
+    for changes, said in (
+        ([], f"trunk: {trunk}"),
+        (["MODEL.TIMM.CHECKPOINT", ""], "random"),
+        (["MODEL.BACKBONE.NAME", stock], "random"),
+        (["MODEL.WEIGHTS", "a.pth"], "a.pth"),
+    ):
+        assert weights_at_start(load_config("own/student.yaml", changes)) == said
 
 
 def test_check(runs, squares, tmp_path):

@@ -102,8 +102,8 @@ def test_two_ranks_share_workers_and_threads(tmp_path, config, two_cores):
     assert "NUM_WORKERS: 3" in (tmp_path / "out" / "config.yaml").read_text()
 
 
-def test_errors_are_one_line_with_the_key(config):
-    done = start(*config[0], *config[1], "DISTILL.STUDENT", "RetinNet")
+def test_errors_are_one_line_with_the_key(config, warm_python):
+    done = start(*config[0], *config[1], "DISTILL.STUDENT", "RetinNet", python=warm_python)
     assert done.returncode == 1
     expected = "ConfigError: DISTILL.STUDENT: unknown 'RetinNet'. Did you mean 'RetinaNet'"
     assert expected in done.stderr
