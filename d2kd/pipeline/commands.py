@@ -1,5 +1,6 @@
 """The commands that a plan stands for."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List
 
@@ -59,6 +60,13 @@ class Commands:
             cfg = load_config(name, self._wishes.options)
             if cfg.MODEL.TIMM.CHECKPOINT and not Path(cfg.MODEL.TIMM.CHECKPOINT).is_file():
                 construct(cfg)
+        detector = load_config(self._student, self._wishes.options).MODEL.META_ARCHITECTURE
+        lacks = [x for x in ("onnx", "onnxscript") if find_spec(x) is None]
+        if detector in _EXPORTED and lacks:
+            raise ConfigError(
+                f"d2kd distill writes an ONNX file at its end, for which {' and '.join(lacks)} "
+                "must be there: pip install d2kd[export]."
+            )
 
     def plain(self, size: int, steps: int) -> List[str]:
         """Behind `d2kd train` of the plain student."""

@@ -18,6 +18,7 @@ from d2kd.file_io import locked
 from d2kd.pipeline import (
     Plan,
     Wishes,
+    commands,
     hold_plan,
     read_plan,
     remove_plan,
@@ -280,6 +281,13 @@ def test_what_the_plan_chooses_is_no_key(here):
     Path("photos").mkdir()
     failed = d2kd("distill", "photos", "SOLVER.MAX_ITER", 5)
     assert "SOLVER.MAX_ITER is chosen by the plan: type --steps instead." in failed.output
+
+
+def test_what_the_last_stage_needs_is_said_first(here, monkeypatch):
+    Path("photos").mkdir()
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    failed = d2kd("distill", "photos", *BARE)
+    assert "for which onnx and onnxscript must be there: pip install d2kd[export]" in failed.output
 
 
 def test_missing_weights_of_a_trunk_are_said_first(here):
