@@ -50,14 +50,14 @@ def row(path: str, args: argparse.Namespace, folder: Path) -> str:
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None]
     scatter(model, pixels)
     limits = {"score_threshold": threshold(model, pixels, args.candidates)}
-    common = {"size": tuple(args.size), "input_format": "BGR", **limits}
+    common = {"size": tuple(args.size), "input_format": "BGR"}
     cells = [Path(path).stem]
     for write, name, nms in (
         (export_onnx, "nms.onnx", True),
         (export_onnx, "raw.onnx", False),
         (export_pt2, "nms.pt2", True),
     ):
-        write(model, folder / name, nms=nms, **common)
+        write(model, folder / name, nms=nms, **common, **(limits if nms else {}))
         check_export(folder / name, model, [image])
         cost = measure_export(folder / name, model, image, args.repeats)
         cells.append(f"{cost.size_mb:.1f} MB, {cost.exported_ms:.0f} ms ({cost.torch_ms:.0f})")

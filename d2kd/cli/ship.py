@@ -31,7 +31,7 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 @click.option("--int8", is_flag=True, help="Quantize to INT8; .onnx and .xml.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Images for --int8; default: the training images.")  # fmt: skip
-@click.option("--check-images", default=4, show_default=True,
+@click.option("--check-images", type=click.IntRange(0), default=4, show_default=True,
               help="Compare with PyTorch on that many images of DATASETS.TEST.")  # fmt: skip
 def export(
     config: str,

@@ -97,9 +97,11 @@ def evaluate(
     typed = options[::2]
     folder = _typed(args.opts, "OUTPUT_DIR") or Path("output", "eval", file_name(config))
     target = Path(output or folder)
-    if Path(config).suffix in (".onnx", ".pt2", ".xml") and args.num_gpus == 1:
+    if Path(config).suffix in (".onnx", ".pt2", ".xml"):
         from ..export import evaluate_file
 
+        if weights:
+            raise ConfigError(f"{config} holds its weights: leave --weights and --last out.")
         results = evaluate_file(Path(config), args, target)
         return close_file(target, results, args.console)
     if (published := _published(config, weights, args)) and args.num_gpus == 1:

@@ -2,11 +2,11 @@
 
 import logging
 from pathlib import Path
-from typing import Collection, Sequence
+from typing import Collection, Dict, Sequence
 
 from detectron2.config import CfgNode
 
-from ..data.folder import UNDIVIDED, read_dataset_folder
+from ..data.folder import UNDIVIDED, Split, read_dataset_folder
 from ..errors import ConfigError, class_count_key
 from ..text import plain
 from .defaults import get_d2kd_cfg
@@ -100,12 +100,29 @@ def use_data(cfg: CfgNode, folder: Path) -> None:
     Raises:
         ConfigError: see `read_dataset_folder`; or there is nothing to train on.
     """
-    try:
-        splits = read_dataset_folder(folder)
-    except ConfigError as error:
-        raise type(error)(f"--data: {error}") from None
+    splits = _splits_of(folder)
     if "train" not in splits:
         raise ConfigError(f"--data {folder} has no split 'train', only {', '.join(splits)}.")
+    _set_data(cfg, folder, splits)
+
+
+def use_test_data(cfg: CfgNode, folder: Path) -> None:
+    """Test on the split "val" of a data set's folder, or on "test"; it needs no other.
+
+    Raises:
+        ConfigError: see `read_dataset_folder`.
+    """
+    _set_data(cfg, folder, _splits_of(folder))
+
+
+def _splits_of(folder: Path) -> Dict[str, Split]:
+    try:
+        return read_dataset_folder(folder)
+    except ConfigError as error:
+        raise type(error)(f"--data: {error}") from None
+
+
+def _set_data(cfg: CfgNode, folder: Path, splits: Dict[str, Split]) -> None:
     name = folder.resolve().name
     cfg.DATASETS.CUSTOM = [
         [f"{name}_{split}", str(x.json), str(x.images)] for split, x in splits.items()
@@ -115,10 +132,10 @@ def use_data(cfg: CfgNode, folder: Path) -> None:
         logging.getLogger(__name__).warning(
             "--data %s has no split 'val' or 'test': %s.", plain(folder), UNDIVIDED
         )
-    cfg.DATASETS.TRAIN = (f"{name}_train",)
+    cfg.DATASETS.TRAIN = tuple(f"{name}_{split}" for split in splits if split == "train")
     is_tested = cfg.MODEL.META_ARCHITECTURE != "TokenLearner"
     cfg.DATASETS.TEST = tuple(f"{name}_{split}" for split in tested if is_tested)
     detector = cfg.DISTILL.STUDENT or cfg.MODEL.META_ARCHITECTURE
-    count = len(splits["train"].classes)
+    count = len(splits.get("train", next(iter(splits.values()))).classes)
     for key in {class_count_key(detector), "MODEL.RETINANET.NUM_CLASSES"}:
         cfg.merge_from_list([key, count])

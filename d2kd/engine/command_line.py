@@ -18,7 +18,7 @@ from ..config.lazy import trust
 from ..config.loading import merge_config_file, merge_options
 from ..config.pairs import choose_distillation
 from ..config.run_length import LENGTH, OF_LENGTH, TESTED, fit_run
-from ..config.shortcuts import distil, learn_tokens, use_data
+from ..config.shortcuts import distil, learn_tokens, use_data, use_test_data
 from ..data.detections import KEY as OFFLINE
 from ..errors import ConfigError, MissingFileError
 from ..file_io import expect, read_yaml
@@ -69,7 +69,7 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
     cfg = get_d2kd_cfg()
     said = merge_config_file(cfg, args.config_file, "--config-file") if args.config_file else set()
     if args.data:
-        use_data(cfg, Path(args.data))
+        (use_test_data if args.eval_only else use_data)(cfg, Path(args.data))
     cfg.DATASETS.UNLABELLED = tuple(args.unlabelled) or cfg.DATASETS.UNLABELLED
     if args.tokens:
         learn_tokens(cfg, args.config_file, args.teacher_weights, args.teacher + args.distill)

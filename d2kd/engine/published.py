@@ -18,7 +18,7 @@ from ..build import student_config
 from ..checkpoint import load_detector
 from ..config.loading import load_config, without_pretrained
 from ..config.naming import construct
-from ..config.shortcuts import use_data
+from ..config.shortcuts import use_test_data
 from ..data import (
     build_mapper,
     labelled_test_data,
@@ -99,14 +99,15 @@ def _use_data(cfg: CfgNode, args: Namespace) -> None:
     """Name the test data of the folder, but for what is typed; the detector keeps its classes."""
     own = cfg.clone()
     if args.data:
-        use_data(own, Path(args.data))
+        use_test_data(own, Path(args.data))
     if "DATASETS.TEST" in args.opts[::2]:
         own.DATASETS.TEST = cfg.DATASETS.TEST
     cfg.DATASETS = own.DATASETS
     register_custom_datasets(cfg)
     if len(cfg.DATASETS.TEST) != 1:
         raise ConfigError(
-            f"DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}: add --data FOLDER, or name one data set."
+            f"DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}: add --data FOLDER, which has a "
+            "split val or test, or name one data set."
         )
 
 

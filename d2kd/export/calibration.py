@@ -1,5 +1,6 @@
 """Images on which the ranges of an INT8 file are measured."""
 
+import logging
 from pathlib import Path
 from typing import Iterable, List, Optional
 
@@ -10,6 +11,7 @@ from ..data import load_dataset, register_custom_datasets
 from ..data.image_files import list_images
 from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
+from ..text import plain
 
 COUNT = 64  # images; more change ranges by little
 
@@ -27,7 +29,9 @@ def calibration_images(cfg: CfgNode, folder: Optional[Path] = None) -> List[np.n
     where = f"--calibrate {folder}" if folder else "DATASETS.TRAIN"
     files = _of_folder(folder) if folder else _of_training(cfg)
     if not files:
-        raise ConfigError(f"{where}: no image to calibrate on; give a folder with some dozens.")
+        raise ConfigError(
+            f"{where}: no image for --int8 to calibrate on; give --calibrate FOLDER with dozens."
+        )
     chosen = np.linspace(0, len(files) - 1, min(COUNT, len(files))).round().astype(int)
     return _read([files[i] for i in chosen], cfg.INPUT.FORMAT, where)
 
@@ -35,7 +39,10 @@ def calibration_images(cfg: CfgNode, folder: Optional[Path] = None) -> List[np.n
 def _of_folder(folder: Path) -> List[Path]:
     if not folder.is_dir():
         raise MissingFileError(f"--calibrate {folder} is no folder.")
-    return [*list_images(folder).images]
+    found = list_images(folder)
+    for line in found.left_out:
+        logging.getLogger(__name__).warning("--calibrate %s: %s", plain(folder), line)
+    return found.images
 
 
 def _of_training(cfg: CfgNode) -> List[Path]:

@@ -16,7 +16,7 @@ RT_INFO = ("d2kd", "description")
 _DYNAMIC = ("batch", "size")
 _LARGEST = 16_384  # px, and classes
 _NEEDED = {
-    "size", "channels", "multiple", "pad_value", "classes", "num_classes", "nms", "score_threshold",
+    "size", "channels", "multiple", "pad_value", "classes", "num_classes", "nms",
 }  # fmt: skip
 _KEYS = {
     *_NEEDED, *LIMITS, "detector", "dynamic", "resize", "least", "masks", "fp16", "int8", "best_f1",
@@ -39,7 +39,7 @@ def describe(graph: Graph) -> Dict[str, Any]:
         "num_classes": num_classes(detector),
         "nms": options.nms,
         "masks": options.masks if "masks" in graph.names else "",
-        **limits_of(detector),
+        **(limits_of(detector) if options.nms else {}),
         "fp16": options.fp16,
         "int8": [],
         "best_f1": options.best_f1 or {},
@@ -49,15 +49,16 @@ def describe(graph: Graph) -> Dict[str, Any]:
 
 def options_of(description: Dict[str, Any]) -> Options:
     """The options that `describe` was given."""
+    nms = description["nms"]
     return Options(
         size=tuple(description["size"]),
         input_format=description["channels"],
         resize=tuple(description.get("resize") or ()) or None,
         class_names=description["classes"],
-        nms=description["nms"],
+        nms=nms,
         masks=description.get("masks") or "raw",
         fp16=description.get("fp16", False),
-        **{name: description[name] for name in LIMITS if name in description},
+        **{name: description[name] for name in LIMITS if name in description and nms},
         dynamic_batch="batch" in description.get("dynamic", ()),
         dynamic_size="size" in description.get("dynamic", ()),
     )

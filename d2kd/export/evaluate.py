@@ -16,9 +16,10 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..config.defaults import get_d2kd_cfg
-from ..config.shortcuts import use_data
+from ..config.shortcuts import use_test_data
 from ..data import load_dataset, register_custom_datasets
 from ..data.class_names import difference, is_reordered
+from ..data.folder import UNDIVIDED
 from ..data.pixels import read_pixels
 from ..engine.command_line import import_files
 from ..engine.provenance import describe_run, write_results
@@ -31,6 +32,7 @@ from .size import fit
 
 BATCHES = (1, 8)
 _TIMED = 20  # images
+_READ = "DATASETS.", "TEST.", "OUTPUT_DIR"
 logger = logging.getLogger(__name__)
 
 
@@ -77,10 +79,11 @@ def evaluate_file(path: Path, args: Namespace, folder: Path) -> Dict[str, Any]:
         percentile of an image's time, ms, on one CPU thread.
 
     Raises:
-        ConfigError: the file cannot be evaluated, or not on these data.
+        ConfigError: the file cannot be evaluated, or not on these data, or a word has no effect.
     """
     if holds_run(folder):
         raise ConfigError(f"{folder} holds a run, which stays as it is: give another --output.")
+    _refuse_unread(args)
     if path.suffix == ".pt2":
         logger.warning("torch.export.load can run code that %s brings: open your own only.", path)
     exported = open_exported(path)
@@ -96,15 +99,29 @@ def evaluate_file(path: Path, args: Namespace, folder: Path) -> Dict[str, Any]:
     return results
 
 
+def _refuse_unread(args: Namespace) -> None:
+    """Raise a ConfigError for words that change nothing."""
+    unread = [key for key in args.opts[::2] if not key.startswith(_READ)]
+    unread += ["--num-gpus"] * (args.num_gpus > 1)
+    if unread:
+        raise ConfigError(
+            f"{unread[0]} changes nothing of an exported file, which runs as it is on one CPU "
+            f"thread: leave it out. It takes --data, or keys of DATASETS and TEST."
+        )
+
+
 def _config(args: Namespace, folder: Path) -> CfgNode:
     import_files(args.imports)
     cfg = get_d2kd_cfg()
     if args.data:
-        use_data(cfg, Path(args.data))
+        use_test_data(cfg, Path(args.data))
     cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"])
     cfg.DATASETS.TRAIN = ()  # of which the record would speak
     if not cfg.DATASETS.TEST:
-        raise ConfigError("A file has no data of its own: add --data FOLDER.")
+        lacks = f"--data {args.data} has no split 'val' or 'test': {UNDIVIDED}"
+        raise ConfigError(
+            lacks if args.data else "A file has no data of its own: add --data FOLDER."
+        )
     register_custom_datasets(cfg)
     return cfg
 

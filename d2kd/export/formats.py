@@ -56,12 +56,7 @@ def export_int8(
         ConfigError: see `export_onnx`; no image, or an option or a format that has no INT8.
     """
     path = Path(path)
-    if path.suffix not in (".onnx", ".xml") or options.get("fp16"):
-        raise ConfigError("INT8 (--int8) is for .onnx and .xml files, without fp16 (--fp16).")
-    if rounds(detector):
-        raise ConfigError(
-            "--int8: this run is quantized already (QUANTIZE.ENABLED): export it without."
-        )
+    check_int8(detector, path, options.get("fp16", False))
     if not calibration:
         raise ConfigError("INT8 (--int8) needs images to calibrate on: give --calibrate FOLDER.")
     require("onnxscript", "onnx", "onnxruntime", *["openvino"] * (path.suffix == ".xml"))
@@ -79,6 +74,16 @@ def export_int8(
     else:
         write_atomically(path, lambda file: file.write_bytes(made.SerializeToString()))
     return description
+
+
+def check_int8(detector: nn.Module, path: Path, fp16: bool) -> None:
+    """Raise a ConfigError where a detector or a file cannot be in INT8."""
+    if path.suffix not in (".onnx", ".xml") or fp16:
+        raise ConfigError("INT8 (--int8) is for .onnx and .xml files, without fp16 (--fp16).")
+    if rounds(detector):
+        raise ConfigError(
+            "--int8: this run is quantized already (QUANTIZE.ENABLED): export it without."
+        )
 
 
 def _save_openvino(model: "ModelProto", path: Path, description: Dict[str, Any]) -> None:

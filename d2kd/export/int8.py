@@ -175,8 +175,19 @@ def table_of(measured: Sequence[Dict[str, Any]]) -> List[str]:
     parts = [Part(**x) for x in measured]
     widest = max(len(part.name) for part in parts)
     lines = [f"{'part'.ljust(widest)}  layers  same detections with it alone in INT8"]
-    for part in parts:
+    for part in parts[:-1] if parts[-1].name == ALL else parts:
         word = "INT8" if part.quantized else "stays float"
         share = f"{part.agreement:.1%}"
         lines.append(f"{part.name.ljust(widest)}  {part.layers:>6}  {share}, {word}")
-    return lines
+    return lines + (_of_whole(parts[-1], widest) if parts[-1].name == ALL else [])
+
+
+def _of_whole(whole: Part, widest: int) -> List[str]:
+    line = f"{ALL.ljust(widest)}  {whole.layers:>6}  {whole.agreement:.1%}, all these together"
+    if whole.agreement >= LEAST:
+        return [line]
+    warning = (
+        f"WARNING: together they keep less than {LEAST:.0%} of the detections: measure the file's "
+        "AP before you use it, or train with QUANTIZE.ENABLED True"
+    )
+    return [line, warning]

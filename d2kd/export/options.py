@@ -24,7 +24,7 @@ class Options:
         class_names: K names, or none if they are not known.
         nms: put selection and NMS into the graph.
         score_threshold: score in [0, 1] that a detection must exceed. None here and below: the
-            detector's own.
+            detector's own. They are for files with NMS.
         nms_threshold: IoU in [0, 1] above which the lower score of a class goes.
         topk: candidates per level before NMS, at least 1; dense detectors have it.
         max_detections: detections after NMS, at least 1.
@@ -63,6 +63,11 @@ class Options:
             raise ConfigError(f"size must be height and width in px, both above 0, not {self.size}")
         if self.resize is not None and not is_resize(self.resize):
             raise ConfigError(f"resize must be two whole numbers, px, not {self.resize}")
+        limits = [name for name in LIMITS if getattr(self, name) is not None]
+        if limits and not self.nms:
+            raise ConfigError(
+                f"{limits[0]} limits what NMS gives: with no NMS (--no-nms) leave it out."
+            )
         for name in LIMITS:
             value, whole = getattr(self, name), name in ("topk", "max_detections")
             if value is not None and not (value >= 1 if whole else 0 <= value <= 1):

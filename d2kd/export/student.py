@@ -18,8 +18,8 @@ from ..inference.predict import Predictor, class_names
 from ..quantize import quantized_convolutions, rounds
 from .bundle import write_bundle
 from .calibration import calibration_images
-from .check import NothingToCompare, check_export, compare_export
-from .formats import SUFFIXES, export_int8
+from .check import Comparison, NothingToCompare, check_export, compare_export
+from .formats import SUFFIXES, check_int8, export_int8
 from .int8 import table_of
 from .kinds import graph_of, padded_size
 from .measure import measure_export
@@ -55,7 +55,8 @@ def export_student(
         cfg: of the student, plain or distilled.
         weights: its checkpoint.
         run: folder of the run, for the class names; None for those of the data set.
-        output: an .onnx, .xml or .pt2 file, or a folder, which any detector fits into; it is made.
+        output: an .onnx, .xml or .pt2 file, or a folder, which any detector fits into; it is made,
+            if its name has no suffix.
         size: height and width, px, enlarged to what the detector pads to; None for the smallest
             that all test images fit into, as INPUT.MIN_SIZE_TEST resizes them.
         no_nms: write all boxes and scores.
@@ -73,7 +74,7 @@ def export_student(
              "dynamic_batch": dynamic_batch, "dynamic_size": dynamic_size}  # fmt: skip
     if calibrate and not int8:
         raise ConfigError("--calibrate is for --int8: add it.")
-    if not output.suffix:
+    if not output.suffix or output.is_dir():
         _check_folder(output, {**given, "size": size, "int8": int8})
         yield from write_bundle(cfg, weights, run, output)
         return
@@ -84,6 +85,8 @@ def export_student(
     predictor = Predictor(cfg, weights)
     detector = predictor.detector
     graph_of(detector)
+    if int8:
+        check_int8(detector, output, fp16)
     records = _test_records(cfg) if count else []
     images = list(_images(cfg, records[:count]))
     sizes = resized(cfg, records) or [x.shape[:2] for x in images]
@@ -124,7 +127,10 @@ def _check_folder(output: Path, given: Mapping[str, Any]) -> None:
 def _writer(output: Path) -> Callable[..., Dict[str, Any]]:
     if output.suffix not in SUFFIXES:
         ends = ", ".join(SUFFIXES)
-        raise ConfigError(f"--output {output}: end the name with one of {ends}, or give a folder.")
+        raise ConfigError(
+            f"--output {output}: end the name with one of {ends}; with another dot in its name it "
+            "can be a folder only if that is there already."
+        )
     require(*SUFFIXES[output.suffix].packages)
     return SUFFIXES[output.suffix].write
 
@@ -163,10 +169,15 @@ def _verify(
     found = compare_export(open_exported(output), detector, images, *near)
     if not found.detections:
         raise NothingToCompare(f"{output}: the detector finds nothing in {found.images} images.")
+    return about_near(found, near) + f"; measure its AP: d2kd eval {output} --data FOLDER"
+
+
+def about_near(found: Comparison, near: Tuple[float, float]) -> str:
+    """How many of PyTorch's boxes a file has within tolerances of px and scores, and others."""
+    others = f", and {found.added:,} others" if found.added else ""
     return (
         f"compared on {found.images} images: {found.detections - found.missing:,} of PyTorch's "
-        f"{found.detections:,} boxes within {near[0]:g} px and scores within {near[1]:g}; "
-        f"measure its AP: d2kd eval {output} --data FOLDER"
+        f"{found.detections:,} boxes within {near[0]:g} px and scores within {near[1]:g}{others}"
     )
 
 

@@ -25,7 +25,8 @@ class Kind(NamedTuple):
 _UNPACK = "unpack it, and name what is in it"
 _EXPORT = "no command takes it: export the labels as COCO in the labelling tool"
 _TORCH = "no command takes it: weights of PyTorch are needed"
-_SOURCE = "no command takes it: give the checkpoint or the run that it was exported from"
+_SOURCE = ("d2kd eval FILE measures it, if d2kd export wrote it; others take no such file: "
+           "give the checkpoint or the run that it was exported from")  # fmt: skip
 
 CONFIG = Kind("config", "a config", "name it as CONFIG, as in d2kd train CONFIG, or with --teacher")
 RUN = Kind("run", "the folder of a run", "name it as CONFIG, as in d2kd eval CONFIG, with "

@@ -10,6 +10,7 @@ from d2kd.data.coco_json import write_coco
 from d2kd.data.folder import read_dataset_folder
 from d2kd.data.prepare import prepare_folder
 from d2kd.data.split_names import split_of
+from d2kd.engine.command_line import argument_parser, resolve_config
 from d2kd.errors import ConfigError
 from tests.helpers import d2kd
 from tests.own_sets import coco_image
@@ -172,3 +173,13 @@ def test_the_option_is_named_where_it_was_given_alone(tmp_path, caplog, monkeypa
             read(many)
     with pytest.raises(ConfigError, match="--data: .*no name says which is train"):
         use_data(get_d2kd_cfg(), many)
+
+
+def test_an_evaluation_needs_no_split_to_train_on(tmp_path):
+    add(tmp_path, "val.json", "images")
+    words = ["--data", str(tmp_path), "--config-file", "own/student.yaml"]
+    cfg = resolve_config(argument_parser().parse_args([*words, "--eval-only"]))
+    assert cfg.DATASETS.TEST == (f"{tmp_path.name}_val",) and cfg.DATASETS.TRAIN == ()
+    assert cfg.MODEL.RETINANET.NUM_CLASSES == len(read_dataset_folder(tmp_path)["val"].classes)
+    with pytest.raises(ConfigError, match="has no split 'train', only val"):
+        resolve_config(argument_parser().parse_args(words))

@@ -51,7 +51,8 @@ def ranges_of(model, cfg):
 
 
 def test_a_folder_is_taken_like_its_run(run, squares, tmp_path):
-    bundle = tmp_path / "student"
+    bundle = tmp_path / "v1.2"  # a folder, since it is there
+    bundle.mkdir()
     done = d2kd("export", run, "--output", bundle)
     assert done.exit_code == 0, done.output
     assert f"wrote {bundle}: {'GFL' if run.parent.name[:3] == 'GFL' else 'General'}" in done.output

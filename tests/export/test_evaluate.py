@@ -1,6 +1,7 @@
 """`d2kd eval` of exported files: the AP of PyTorch, latency and size."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -32,8 +33,12 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_the_file_has_the_ap_of_the_detector(teacher_onnx, data, tmp_path):
-    done = d2kd("eval", teacher_onnx, *data, "--output", tmp_path / "file")
+def test_the_file_has_the_ap_of_the_detector(teacher_onnx, digits, data, tmp_path):
+    folder = tmp_path / "only_test"
+    folder.mkdir()
+    for file in (digits.files[0].parent, digits.files[0].parent.with_suffix(".json")):
+        (folder / file.name).symlink_to(file)
+    done = d2kd("eval", teacher_onnx, "--data", folder, "--output", tmp_path / "file")
     assert done.exit_code == 0, done.output
     config = ROOT / "configs" / "quickstart" / "teacher.yaml"
     words = "--weights", TEACHER, "--output", tmp_path / "torch"
@@ -84,12 +89,25 @@ def _foreign(path):
     onnx.save(model, path)
 
 
-def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, data, tmp_path, caplog):
+def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, digits, data, tmp_path, caplog):
     _foreign(tmp_path / "yolo.onnx")
     done = d2kd("eval", tmp_path / "yolo.onnx", *data)
     assert "its description lacks channels, classes, multiple, " in done.output
     done = d2kd("eval", teacher_onnx)
     assert done.exit_code == 1 and "A file has no data of its own: add --data" in done.output
+    (tmp_path / "x").mkdir()
+    shutil.copy(digits.files[0].parent.with_suffix(".json"), tmp_path / "x" / "train.json")
+    (tmp_path / "x" / "images").symlink_to(digits.files[0].parent)
+    done = d2kd("eval", teacher_onnx, "--data", tmp_path / "x")
+    assert "x has no split 'val' or 'test': nothing to test on until d2kd distill" in done.output
+    for words, said in (
+        (["--weights", "x.pth"], "holds its weights: leave --weights and --last out"),
+        (["--last"], "holds its weights: leave --weights and --last out"),
+        (["--num-gpus", 2], "--num-gpus changes nothing of an exported file"),
+        (["MODEL.GFL.SCORE_THRESH_TEST", 0.5], "MODEL.GFL.SCORE_THRESH_TEST changes nothing of"),
+    ):
+        done = d2kd("eval", teacher_onnx, *data, *words)
+        assert done.exit_code == 1 and said in done.output, done.output
     done = d2kd("eval", tmp_path / "none.onnx", *data)
     assert done.exit_code == 1 and "none.onnx does not exist" in done.output
     options = {"size": (96, 160), "input_format": "BGR"}

@@ -62,7 +62,13 @@ def test_layers_are_quantized_and_decoding_is_not(tmp_path, meta):
 def test_the_table_says_what_stays_float():
     parts = [Part("trunk", 20, 0.98, True), Part("heads", 8, 0.314, False)]
     lines = table_of([part._asdict() for part in parts])
-    assert lines[1:] == ["trunk      20  98.0%, INT8", "heads       8  31.4%, stays float"]
+    rows = ["trunk      20  98.0%, INT8", "heads       8  31.4%, stays float"]
+    assert lines[1:] == rows
+    for share, more in ((0.8, []), (0.799, ["WARNING: together they keep less than 80% of"])):
+        lines = table_of([x._asdict() for x in (*parts, Part(ALL, 20, share, True))])
+        assert [" ".join(x.split()) for x in lines[1:3]] == [" ".join(x.split()) for x in rows]
+        assert lines[3].split() == f"the file 20 {share:.1%}, all these together".split()
+        assert [x[:44] for x in lines[4:]] == more
 
 
 def test_a_part_that_is_destroyed_stays_float(tmp_path):
@@ -112,6 +118,7 @@ def test_the_command_keeps_the_digits(digits, tmp_path):
     done = d2kd(*words, output, "--int8", "--calibrate", folder)
     assert done.exit_code == 0, done.output
     assert "same detections with it alone in INT8" in done.output
+    assert "%, all these together" in done.output
     done = d2kd("eval", output, *data, "--output", tmp_path / "eval", "--json")
     found = json.loads(done.output.splitlines()[-1])
     assert found["AP"] > 60 and found["results"]["file"]["MB"] < 6
@@ -132,15 +139,17 @@ def test_openvino_computes_the_same_graph(teacher, digits, tmp_path):
     assert min(counts) > 0
 
 
-def test_calibration_images(tmp_path, squares):
+def test_calibration_images(tmp_path, squares, caplog):
     cfg = get_d2kd_cfg()
     with pytest.raises(MissingFileError, match="--calibrate .*none is no folder"):
         calibration_images(cfg, tmp_path / "none")
-    with pytest.raises(ConfigError, match="no image to calibrate on"):
+    with pytest.raises(ConfigError, match="no image for --int8 to .*; give --calibrate FOLDER"):
         calibration_images(cfg, tmp_path)
     for i in range(COUNT + 40):
         Image.new("RGB", (8 + i, 8), (i, 0, 255)).save(tmp_path / f"{i:03}.png")
+    (tmp_path / "x.heic").touch()
     found = calibration_images(cfg, tmp_path)
+    assert "1 files are of formats that are not read" in caplog.text and "x.heic" in caplog.text
     assert len(found) == COUNT and found[0][0, 0].tolist() == [255, 0, 0]  # BGR
     assert found[-1].shape[1] == 8 + COUNT + 39
     (tmp_path / "000.png").write_text("x")

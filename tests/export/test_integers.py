@@ -6,11 +6,21 @@ import torch
 from torch import nn
 
 from d2kd.errors import ConfigError
-from d2kd.export import export_int8, export_onnx, export_openvino, export_pt2, open_exported
+from d2kd.export import (
+    Exported,
+    export_int8,
+    export_onnx,
+    export_openvino,
+    export_pt2,
+    measure,
+    measure_export,
+    open_exported,
+)
+from d2kd.export.description import describe
 from d2kd.export.kinds import build_graph, prepare
 from d2kd.export.options import Options
 from d2kd.export.write import to_onnx
-from d2kd.quantize import quantize_student, quantized_convolutions, set_rounding
+from d2kd.quantize import quantize_student, quantized_convolutions, rounds, set_rounding
 from d2kd.quantize.layers import QuantizedConv, Range
 from tests.export.test_int8 import quantized_layers
 from tests.export.test_regions import lively as two_stage
@@ -139,6 +149,19 @@ def test_a_quantized_run_is_not_quantized_again(quantized, tmp_path):  # noqa: F
     with pytest.raises(ConfigError, match="--fp16.* is not for a quantized run"):
         export_onnx(model, tmp_path / "x.onnx", fp16=True, **OPTIONS)
     assert not list(tmp_path.iterdir())
+
+
+def test_pytorch_is_timed_without_rounding(exported, tmp_path, monkeypatch):
+    """Rounding in float takes time that the file does not."""
+    options, seen = Options(**OPTIONS), []
+    about = describe(build_graph(prepare(exported[0], options), options))
+    file = Exported(lambda image: (), about)
+    monkeypatch.setattr(measure, "open_exported", lambda path: file)
+    monkeypatch.setattr(measure, "run_reference", lambda graph, _: seen.append(graph.detector))
+    (tmp_path / "x.onnx").touch()
+    image = np.zeros((64, 64, 3), np.uint8)
+    measure_export(tmp_path / "x.onnx", exported[0], image, repeats=1)
+    assert len(seen) == 3 and not any(map(rounds, seen)) and rounds(exported[0])
 
 
 def test_a_program_rounds_as_well(quantized, tmp_path):  # noqa: F811

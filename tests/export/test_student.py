@@ -12,9 +12,12 @@ from detectron2.modeling import build_model
 from d2kd.config.loading import load_config
 from d2kd.errors import ConfigError
 from d2kd.export import export_student, fit_image, open_exported
-from d2kd.export.description import checked
+from d2kd.export.check import Comparison
+from d2kd.export.description import checked, options_of
+from d2kd.export.options import LIMITS
 from d2kd.export.size import about_fit, fit, largest, resized
-from tests.helpers import write_config
+from d2kd.export.student import about_near
+from tests.helpers import d2kd, write_config
 
 ONE_LEVEL = {
     "MODEL__GFL__IN_FEATURES": ["p3"],
@@ -64,7 +67,11 @@ def test_without_nms_at_a_size_and_without_check(student, tmp_path):
     assert lines[0] == f"wrote {output}: GFL without NMS, 64x128 px" and len(lines) == 2
     assert lines[1].startswith("metadata: score threshold 0.5: none is stored")
     about = open_exported(output).description
-    assert about["nms"] is False and about["best_f1"] == {}
+    assert about["nms"] is False and about["best_f1"] == {} and not {*LIMITS} & {*about}
+    old = {**about, "score_threshold": 0.1, "topk": 100}  # older files have them
+    assert options_of(old) == options_of(about)
+    with pytest.raises(ConfigError, match="score_threshold limits what NMS gives: .*--no-nms"):
+        list(export_student(*student, output=output, **options, score_threshold=0.5))
 
 
 def test_a_threshold_that_nothing_reaches_says_so(student, tmp_path):
@@ -76,8 +83,16 @@ def test_a_threshold_that_nothing_reaches_says_so(student, tmp_path):
 
 def test_what_cannot_be_exported_is_said_first(student, squares, tmp_path):
     cfg, weights = student
-    with pytest.raises(ConfigError, match="end the name with one of .onnx"):
+    with pytest.raises(
+        ConfigError, match="end the name with one of .onnx.* dot in its name it can"
+    ):
         list(export_student(cfg, weights, output=tmp_path / "student.pth"))
+    absent = {"int8": True, "calibrate": tmp_path / "none"}
+    for name, more in (("student.pt2", {}), ("student.onnx", {"fp16": True})):
+        with pytest.raises(ConfigError, match="INT8 .*is for .onnx and .xml files, without fp16"):
+            list(export_student(cfg, weights, output=tmp_path / name, **absent, **more))
+    done = d2kd("export", "x.yaml", "--check-images", -1)
+    assert done.exit_code == 2 and "--check-images" in done.output
     empty = cfg.clone()
     empty.DATASETS.TEST = ()
     with pytest.raises(ConfigError, match="DATASETS.TEST is empty"):
@@ -88,6 +103,14 @@ def test_what_cannot_be_exported_is_said_first(student, squares, tmp_path):
     with pytest.raises(ConfigError, match="GeneralizedRCNN cannot be a .pt2 file"):
         list(export_student(cfg, str(path), output=tmp_path / "student.pt2"))
     assert not list(tmp_path.glob("student.*"))
+
+
+def test_what_a_file_adds_is_said():
+    found = Comparison(4, 255, missing=5)
+    said = "compared on 4 images: 250 of PyTorch's 255 boxes within 4 px and scores within 0.1"
+    assert about_near(found, (4.0, 0.1)) == said
+    found.added = 1003
+    assert about_near(found, (4.0, 0.1)) == f"{said}, and 1,003 others"
 
 
 @pytest.mark.parametrize(("size", "said"), [
