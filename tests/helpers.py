@@ -62,6 +62,20 @@ def pair(
     return student, distill(student, [teacher], heads, options=options).train()
 
 
+def under_way(heads):
+    """As later in a training: what starts as the identity has moved, and MasKD's tokens count."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, x in heads.named_parameters():
+            if name.endswith(("norm.weight", "restore.weight", "scale")):
+                x.fill_(1)
+        for name, x in heads.named_buffers():
+            if ".tokens." in f".{name}":
+                x.normal_(std=0.2, generator=generator)
+            elif name.endswith("steps"):
+                x.fill_(10**6)
+
+
 def feature_spec(widths, name="X", **keys):
     """A detector of which only FPN widths by stride are known."""
     features = {s: ShapeSpec(channels=c, stride=s) for s, c in widths.items()}

@@ -17,8 +17,9 @@ from .validate import check_value
 LENGTH = "SOLVER.MAX_ITER"
 _BATCH, _RATE, _STEPS = "SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.STEPS"
 _WARMUP, _SCHEDULE = "SOLVER.WARMUP_ITERS", "DISTILL.SCHEDULE"
+_TOKENS, _OF_PRESETS = "DISTILL.MasKD.WARMUP", 180_000  # steps of the runs that those are of
 _SAVED, TESTED, _BEST = "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "SOLVER.BEST_METRIC"
-OF_LENGTH = (_WARMUP, _STEPS, _SCHEDULE, _SAVED, TESTED)
+OF_LENGTH = (_WARMUP, _STEPS, _SCHEDULE, _TOKENS, _SAVED, TESTED)
 _READ = (LENGTH, _BATCH, _RATE, _STEPS, _WARMUP, _SAVED, TESTED)
 _OPTIMIZED = {"SGD": ("in proportion", 1.0), "AdamW": ("with the square root", 0.5),
               "Adam": ("with the square root", 0.5)}  # fmt: skip
@@ -33,7 +34,8 @@ def fit_run(
     """Fit what was not typed to the length and the batch that were, in place, and say it.
 
     A config at its own length and batch stays as it is, but for a warm-up longer than a quarter of
-    it, steps that all lie behind its end, and, where it `tests`, a run without evaluations.
+    it, steps that all lie behind its end, the preset of MasKD's warm-up in a run shorter than that
+    is of, and, where it `tests`, a run without evaluations.
 
     Args:
         cfg: with what was typed.
@@ -52,7 +54,7 @@ def fit_run(
     began = {**now, LENGTH: begun.get(LENGTH, now[LENGTH])}
     check_value(LENGTH, began[LENGTH])
     then = {key: value for key, value, _ in _fits(began, before, tests)}
-    for key in (_WARMUP, _STEPS, _SCHEDULE, *fits):
+    for key in (_WARMUP, _STEPS, _SCHEDULE, _TOKENS, *fits):
         unedited = map(_tuple, (before[key], then.get(key)))
         if key in begun and key != _BEST and _tuple(begun[key]) in unedited:
             fits[key] = begun[key], "as the run began"
@@ -85,6 +87,9 @@ def _fits(now: Keys, own: Keys, tests: bool) -> Iterator[_Fit]:
     if length != own[LENGTH] and all(map(is_number, schedule)):
         scaled = tuple(x if x < 0 else _scaled(x, length, own[LENGTH]) for x in schedule)
         yield _SCHEDULE, scaled, _in_proportion(length, own[LENGTH])
+    if "MasKD" in now["DISTILL.HEADS"] and now[_TOKENS] == -1 and length < _OF_PRESETS:
+        why = f"a 25th of {LENGTH} {length}, since those of the presets are of runs of"
+        yield _TOKENS, max(1, length // 25), f"{why} {_OF_PRESETS}"
     if own[_SAVED] < own[LENGTH] and now[_SAVED] >= length:
         yield _SAVED, _quarter(length), f"a quarter of {LENGTH} {length}"
     at_end = own[TESTED] == own[LENGTH]  # which is not what a file that sets a length alone says

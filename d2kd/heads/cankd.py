@@ -30,7 +30,8 @@ class CrossNonLocal(nn.Module):
     scale has. The norm has the statistics of the batch in evaluation too; nothing of it is kept.
 
     Instance normalization of z takes off what is the same in all cells. So W has no bias, the norm
-    no shift, and theta, where there is no norm, no bias: they would never have a gradient.
+    no shift, and theta, where there is no norm, no bias: they would never have a gradient. Behind
+    GN, whose deviation is of several channels, a bias of W would have one; there is none either.
     """
 
     def __init__(self, channels: int, norm: str, pool: int) -> None:

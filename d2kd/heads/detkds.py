@@ -14,7 +14,7 @@ from ..losses.boxes_on_cells import background_weights, foreground_weights
 from ..losses.detkds import global_distance, instance_distance, region_distance
 from .base import DISTILLATION_HEAD_REGISTRY
 from .options import check_options, filled_in
-from .projection import FeatureHead, boxes_on_images, is_two_stage, object_maps
+from .projection import FeatureHead, boxes_on_images, object_maps, preset_of
 
 
 class Values(NamedTuple):
@@ -105,9 +105,7 @@ class DetKDS(FeatureHead):
             "PRESET": (preset, ("auto", *_PUBLISHED)),
             "NORMALIZE": (normalize, ("preset", "channel", "block")),
         })  # fmt: skip
-        if preset == "auto":
-            dense = _OF_CODING.get(student.box_coding, "gfl")
-            preset = "faster_r101" if is_two_stage(student, teacher) else dense
+        preset = preset_of(preset, student, teacher, _OF_CODING, "faster_r101", "gfl")
         given = Values(global_weight, fg_weight, bg_weight, instance_weight, mask_ratio, num_levels)
         values = filled_in(given, _PUBLISHED[preset])
         super().__init__(student, teacher, values.levels)

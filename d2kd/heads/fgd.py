@@ -16,7 +16,7 @@ from ..losses.precision import at_least_float
 from .base import DISTILLATION_HEAD_REGISTRY
 from .global_context import GlobalContext
 from .options import check_options, filled_in
-from .projection import FeatureHead, boxes_on_images, is_two_stage, object_maps
+from .projection import FeatureHead, boxes_on_images, object_maps, preset_of
 
 
 class Values(NamedTuple):
@@ -92,9 +92,7 @@ class FGD(FeatureHead):
             ValueError: no common stride, or an option out of range.
         """
         check_options("FGD", choices={"PRESET": (preset, ("auto", *_PUBLISHED))})
-        if preset == "auto":
-            dense = _OF_CODING.get(student.box_coding, "one_stage")
-            preset = "two_stage" if is_two_stage(student, teacher) else dense
+        preset = preset_of(preset, student, teacher, _OF_CODING)
         given = Values(alpha, beta, gamma, relation_weight, temperature, num_levels)
         values = filled_in(given, _PUBLISHED[preset])
         names = "ALPHA", "BETA", "GAMMA", "RELATION_WEIGHT"

@@ -19,7 +19,7 @@ from ..losses.maskd import (
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .options import check_options
-from .projection import FeatureHead, is_two_stage
+from .projection import FeatureHead, preset_of
 from .receptive_tokens import ConstantTokens, Tokens
 from .tokens_file import KEY, LEARN, TokensFile, read_tokens
 
@@ -38,6 +38,7 @@ PRESETS = {
     "one_stage": _Values(7.0, 7000),
     "fcos": _Values(10.0, 5000),
 }
+_OF_CODING = {"distance": "fcos", "points": "fcos"}
 
 
 @DISTILLATION_HEAD_REGISTRY.register()
@@ -83,7 +84,8 @@ class MasKD(FeatureHead):
             preset: "auto" is two_stage for a student without a dense head or with a common stride
                 of 4 px, fcos for one that predicts distances or points, else one_stage; or one
                 of these.
-            warmup: steps until the student's masks count too, >= 0; -1 for the preset's.
+            warmup: steps until the student's masks count too, >= 0; -1 for the preset's;
+                `d2kd train` fits that to runs of less than 180,000 steps.
             weight_mask: weigh masks by p, as published; otherwise their mean.
             num_levels: number of common strides used, from the finest.
 
@@ -92,7 +94,7 @@ class MasKD(FeatureHead):
         """
         super().__init__(student, teacher, num_levels, "all")
         check_options("MasKD", choices={"PRESET": (preset, ("auto", *PRESETS))})
-        values = PRESETS[_preset(student, teacher) if preset == "auto" else preset]
+        values = PRESETS[preset_of(preset, student, teacher, _OF_CODING)]
         self.weight, self.warmup = values.weight, values.warmup if warmup == -1 else warmup
         check_options("MasKD", at_least_zero={"WARMUP": self.warmup})
         self.weight_mask, self._made = weight_mask, TokensFile({}, "", "")
@@ -148,10 +150,3 @@ class MasKD(FeatureHead):
             for s, t in features.items()
         }
         return {**super().maps(student, teacher), "mask (teacher)": masks}
-
-
-def _preset(student: DetectorSpec, teacher: DetectorSpec) -> str:
-    """Ours: by what the published students have in common."""
-    if is_two_stage(student, teacher):
-        return "two_stage"
-    return "fcos" if student.box_coding in ("distance", "points") else "one_stage"

@@ -14,7 +14,7 @@ from ..losses.precision import at_least_float
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
 from .options import check_options
-from .projection import FeatureHead, is_two_stage
+from .projection import FeatureHead, preset_of
 
 _PUBLISHED = {"one_stage": (2e-5, 0.65), "two_stage": (5e-7, 0.45)}
 
@@ -57,9 +57,7 @@ class MGD(FeatureHead):
         """
         super().__init__(student, teacher, num_levels)
         check_options("MGD", choices={"PRESET": (preset, ("auto", *_PUBLISHED))})
-        if preset == "auto":
-            preset = "two_stage" if is_two_stage(student, teacher) else "one_stage"
-        published = _PUBLISHED[preset]
+        published = _PUBLISHED[preset_of(preset, student, teacher, {})]
         self.alpha = published[0] if alpha == -1 else alpha
         self.mask_ratio = published[1] if mask_ratio == -1 else mask_ratio
         check_options("MGD", {"MASK_RATIO": self.mask_ratio}, terms={"ALPHA": self.alpha})

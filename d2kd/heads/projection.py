@@ -1,7 +1,7 @@
 """What methods that compare FPN maps share: levels, 1x1 projections, presets, boxes, maps."""
 
 from collections import defaultdict
-from typing import Callable, Dict, Iterable, List, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +114,28 @@ def object_maps(
     }
     background = {k: background_weights(x) for k, x in foreground.items()}
     return {"foreground": foreground, "background": background}
+
+
+def preset_of(
+    preset: str,
+    student: DetectorSpec,
+    teacher: DetectorSpec,
+    dense: Mapping[str, str],
+    two_stage: str = "two_stage",
+    other: str = "one_stage",
+) -> str:
+    """`preset`, or what "auto" stands for (ours).
+
+    Args:
+        preset: "auto" or a preset's name.
+        student, teacher: the two detectors.
+        dense: presets of dense students by their coding of boxes.
+        two_stage: that of students for which `is_two_stage` holds.
+        other: that of dense students of other codings.
+    """
+    if preset != "auto":
+        return preset
+    return two_stage if is_two_stage(student, teacher) else dense.get(student.box_coding, other)
 
 
 def is_two_stage(student: DetectorSpec, teacher: DetectorSpec) -> bool:

@@ -92,18 +92,22 @@ class TaughtSet(NamedTuple):
         """What a set holds: numbers of boxes an image, their mean score, and how many are labelled.
 
         Args:
-            gt: the objects of the images, with gt_boxes and gt_classes.
+            gt: the objects of the images, with gt_boxes and gt_classes; only images that have some
+                say how many boxes are labelled.
             score: from which on a box is taught.
         """
         taught = self.there & (self.scores >= score)
         count, images = taught.sum(), len(taught)
-        labelled = [self._labelled(n, objects) for n, objects in enumerate(gt)]
-        return {
+        found = {
             "taught_boxes": count / images,
             "ignored_boxes": (self.there & ~taught).sum() / images,
             "score": (self.scores * taught).sum() / count.clamp(min=1),
-            "labelled": (torch.stack(labelled) & taught).sum() / count.clamp(min=1),
         }
+        pairs = [(self._labelled(n, x), taught[n]) for n, x in enumerate(gt) if len(x)]
+        if pairs:
+            labelled, there = (torch.stack(x) for x in zip(*pairs, strict=True))
+            found["labelled"] = (labelled & there).sum() / there.sum().clamp(min=1)
+        return found
 
     def _labelled(self, image: int, objects: Instances) -> Tensor:
         """(Q,) whether an object of the box's class has an IoU of 0.5 or more with it."""

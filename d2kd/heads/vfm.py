@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapters import DetectorOutput, DetectorSpec
+from ..adapters.padding import valid_cells
 from ..losses.feature import cosine_distance
 from ..losses.precision import at_least_float
 from ..losses.reduce import mean_over_ranks
@@ -82,7 +83,8 @@ class VFM(DistillationHead):
             if self.mixed:
                 absolute = F.smooth_l1_loss(at_least_float(s), t, reduction="none").mean(1)
                 distance = _MIX * distance + (1 - _MIX) * absolute
-            cells.append(cells_on_images(student.images.image_sizes, stride, distance))
+            valid = valid_cells(student.images, {stride: s}, 1, 1)[stride]
+            cells.append(valid.view_as(distance).to(distance.dtype))
             sums.append((cells[-1] * distance).sum())
         counts = mean_over_ranks(torch.stack([x.sum() for x in cells]))
         return {"feat": (torch.stack(sums) / counts.clamp(min=1)).sum()}
@@ -123,20 +125,6 @@ def at_stride(x: Tensor, stride: int, wanted: int, size: Sequence[int]) -> Tenso
     elif wanted < stride:
         x = F.interpolate(x, scale_factor=stride / wanted, mode="bilinear", align_corners=False)
     return x[..., : size[0], : size[1]]
-
-
-def cells_on_images(sizes: Sequence[Tuple[int, ...]], stride: int, like: Tensor) -> Tensor:
-    """1 in the cells that lie on an image, 0 in those of batch padding alone.
-
-    Args:
-        sizes: height and width of each image, px.
-        stride: of the level, px.
-        like: (N, H, W).
-    """
-    cells = torch.zeros_like(like)
-    for x, (height, width) in zip(cells, sizes, strict=True):
-        x[: -(-height // stride), : -(-width // stride)].fill_(1)
-    return cells
 
 
 def _coarsest(spec: DetectorSpec) -> int:

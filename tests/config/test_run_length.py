@@ -70,6 +70,32 @@ def test_a_short_run_warms_up_decays_saves_and_says_so(caplog):
                        "SOLVER.MAX_ITER 120; type it for another value.")  # fmt: skip
 
 
+MASKD = "configs/distill/retinanet_R_50_FPN_maskd_from_retinanet_R_101_FPN_2x.yaml"
+TOKENS_WARMUP = "DISTILL.MasKD.WARMUP"
+
+
+def test_masks_of_the_student_count_in_a_short_run_too(caplog):
+    assert config(MASKD).DISTILL.MasKD.WARMUP == -1
+    assert TOKENS_WARMUP not in caplog.text
+    assert config(MASKD, "SOLVER.MAX_ITER", 1000).DISTILL.MasKD.WARMUP == 40
+    said = [text for text in caplog.messages if TOKENS_WARMUP in text]
+    why = "a 25th of SOLVER.MAX_ITER 1000, since those of the presets are of runs of 180000"
+    assert said == [f"{TOKENS_WARMUP} is 40 instead of -1, {why}; type it for another value."]
+    typed = config(MASKD, "SOLVER.MAX_ITER", 1000, TOKENS_WARMUP, -1)
+    assert typed.DISTILL.MasKD.WARMUP == -1
+    assert config(ONE_X, "SOLVER.MAX_ITER", 1000).DISTILL.MasKD.WARMUP == -1  # without MasKD
+
+
+@pytest.mark.parametrize(("before", "expected"), [(40, 40), (-1, -1)])
+def test_a_run_that_goes_on_keeps_its_warmup_of_masks(before, expected):
+    """-1 is of a run that began before there was such a fit."""
+    own = load_once(MASKD)
+    cfg = own.clone()
+    cfg.SOLVER.MAX_ITER = 2000
+    fit_run(cfg, own, ["SOLVER.MAX_ITER"], False, {TOKENS_WARMUP: before, "SOLVER.MAX_ITER": 1000})
+    assert cfg.DISTILL.MasKD.WARMUP == expected
+
+
 def test_what_is_typed_stays(caplog):
     typed = {"SOLVER.WARMUP_ITERS": 100, "SOLVER.STEPS": (500,), "SOLVER.CHECKPOINT_PERIOD": 5000,
              "SOLVER.BASE_LR": 0.02, "SOLVER.IMS_PER_BATCH": 4, "SOLVER.MAX_ITER": 120}  # fmt: skip

@@ -19,7 +19,7 @@ FAR_LOSSES = {("CrossKD", torch.bfloat16): 0.04}  # the teacher's tower is behin
 FAR = {  # absolute values and unit vectors turn on the last bits of a map
     ("DetKDS", torch.bfloat16): 0.4, ("BCKD", torch.bfloat16): 0.2,
     ("CrossKD", torch.bfloat16): 0.12, ("PKD", torch.bfloat16): 0.08,
-    ("SetKD", torch.bfloat16): 0.08, ("CanKD", torch.bfloat16): 0.06,
+    ("SetKD", torch.bfloat16): 0.08, ("CanKD", torch.bfloat16): 0.1,
     ("BCKD", torch.float16): 0.07, ("SetKD", torch.float16): 0.07,
 }  # fmt: skip
 SCALE = 16.0  # of the loss; the weights of FGD, MasKD and PGD make gradients of thousands

@@ -38,7 +38,7 @@ def of_maps(features):
     stride, x = next(iter(features.items()))
     count, size = len(x), (stride * x.shape[2], stride * x.shape[3])
     out = output_of(features, [[(9, 9, 60, 60)]] * count, size)
-    out.images = SimpleNamespace(image_sizes=[size] * count)
+    out.images = SimpleNamespace(image_sizes=[size] * count, device=torch.device("cpu"))
     return out
 
 

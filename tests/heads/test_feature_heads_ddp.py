@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from d2kd.losses import mean_over_ranks
 from d2kd.testing import make_batch
 from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
-from tests.helpers import pair
+from tests.helpers import pair, under_way
 from tests.ranks import two_ranks
 
 LINEAR = ("CWD", "CanKD", "FGD", "FitNets", "MGD", "MasKD")
@@ -25,20 +25,13 @@ LINEAR = ("CWD", "CanKD", "FGD", "FitNets", "MGD", "MasKD")
 def terms_and_gradients(batch, ddp):
     options = {"MGD": {"MASK_RATIO": 0.0}, "CanKD": {"NORM": "GN"}}
     _, model = pair("RetinaNet", LINEAR, options=options)
-    start_scales(model.heads)
+    under_way(model.heads)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
     losses = wrapped(batch)
     terms = distillation(losses, LINEAR)
     zero = sum(losses.values()) * 0  # the supervised losses keep every parameter in the graph
     (sum(terms.values()) + zero).backward()
     return {k: mean_over_ranks(v.detach()) for k, v in terms.items()}, gradients(model)
-
-
-def start_scales(heads):
-    """Non-local modules that start as the identity take part from the first step."""
-    for name, parameter in heads.named_parameters():
-        if name.endswith(("norm.weight", "restore.weight", "scale")):
-            torch.nn.init.ones_(parameter)
 
 
 def compare_with_one_process(rank, folder, meta):
@@ -59,7 +52,7 @@ def train_three_steps(rank, folder, norm):
         "CanKD": {"NORM": norm},
     }
     _, model = pair("RetinaNet", heads, options=options)
-    start_scales(model.heads)
+    under_way(model.heads)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=1e-4)
     start = {n: p.detach().clone() for n, p in model.heads.named_parameters()}

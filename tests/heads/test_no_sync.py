@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY
 from d2kd.testing import make_batch
-from tests.helpers import pair
+from tests.helpers import pair, under_way
 
 WAITING = {
     "_local_scalar_dense", "_unique2", "bincount", "equal", "histc", "is_nonzero", "lift_fresh",
@@ -63,10 +63,13 @@ class CountWaiting(TorchDispatchMode):
 
 
 def distiller(head, meta):
-    """Of a pair, in training mode."""
+    """Of a pair, in training mode, on FCOS at its first step, on all others later."""
     keys = {"MaskKD": {"MODEL__MASK_ON": True}, "Parallel": {"MODEL__GFL__QUALITY": "SDGQP"}}
     labels = {"MODEL__AUTOASSIGN__HARD_LABELS": True}
-    return pair(meta, (head,), 8, OPTIONS, **labels, **keys.get(head, {}))[1]
+    model = pair(meta, (head,), 8, OPTIONS, **labels, **keys.get(head, {}))[1]
+    if meta != "FCOS":
+        under_way(model.heads)
+    return model
 
 
 def outputs(head, meta):

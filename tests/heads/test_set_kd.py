@@ -329,7 +329,9 @@ def test_measures():
     there = Boxes(torch.tensor([[0.0, 0, 8, 12], [16.0, 16, 24, 24]]))
     objects = Instances((64, 64), gt_boxes=there, gt_classes=torch.tensor([0, 0]))
     found = chosen.measures([objects, objects[:0]], 0.3)
-    expected = {"taught_boxes": 2.0, "ignored_boxes": 1.0, "score": 0.7, "labelled": 0.25}
+    expected = {"taught_boxes": 2.0, "ignored_boxes": 1.0, "score": 0.7, "labelled": 0.5}
     assert {k: x.item() for k, x in found.items()} == pytest.approx(expected)
     none = taught_set(a_set(boxes, [[0.0, 0.0]] * 3), 0.1, 4).measures([objects], 0.3)
-    assert all(x == 0 for x in none.values())
+    assert all(x == 0 for x in none.values()) and set(none) == set(expected)
+    unlabelled = chosen.measures([NOTHING, NOTHING], 0.3)
+    assert set(unlabelled) == {*expected} - {"labelled"} and unlabelled["taught_boxes"] == 2

@@ -49,6 +49,17 @@ def test_norm_of_channels():
     near(s.grad, [0.056, -0.25, -0.042, 0])
 
 
+def test_cells_of_either_side_alone():
+    """Where a mask keeps one cell of the student and the other of the teacher."""
+    s = torch.tensor([3.0, 0, 4, 1]).double().view(1, 2, 1, 2).requires_grad_()
+    t = torch.tensor([0.0, 1, 1, 1]).double().view(1, 2, 1, 2)
+    first, second = torch.eye(2).double()
+    loss = region_distance(s * first, t * second, torch.ones(1, 1, 2).double(), "channel")
+    loss.backward()
+    near(loss, [0.703553])
+    near(s.grad, [0.008, 0, -0.006, 0])
+
+
 @pytest.mark.parametrize("by", ["channel", "block"])
 def test_a_factor_of_the_mask_changes_nothing(by):
     s, t = random_maps(2, 3, 6, 7)
