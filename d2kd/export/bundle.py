@@ -34,7 +34,7 @@ _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
 }
 _FILES = (f"{BEST}.pth", f"{BEST}.json", FINAL, "results.json", "last_checkpoint", "config.yaml",
           "run.json")  # fmt: skip
-_OF_A_TRAINING = "metrics.json", "log.txt"
+_OF_A_TRAINING = "metrics.json", "log.txt", "model_[0-9]*.pth"
 
 
 def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) -> Iterator[str]:
@@ -55,7 +55,7 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
     """
     if run and output.resolve() == run.resolve():
         raise ConfigError(f"--output {output} is the run itself: name another folder.")
-    if any((output / name).exists() for name in _OF_A_TRAINING):
+    if any(True for name in _OF_A_TRAINING for _ in output.glob(name)):
         raise ConfigError(f"--output {output} holds a training: name another folder.")
     detector, classes = Predictor(cfg, weights).detector, class_names(cfg, run)
     name, texts = _of_checkpoint(weights)

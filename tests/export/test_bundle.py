@@ -90,10 +90,12 @@ def test_what_is_replaced_is_gone(run, tmp_path):
         assert {x.name for x in small.iterdir()} == {"config.yaml", "run.json", name, *files}
         found, wanted = (torch.load(x / name, weights_only=True)["model"] for x in (small, run))
         assert all(torch.equal(x, found[key]) for key, x in wanted.items())
-    (small / "log.txt").write_text("of a training")
     before = (small / "model_best.pth").stat().st_mtime_ns
-    done = d2kd("export", run, "--output", small, "--overwrite")
-    assert done.exit_code == 1 and "small holds a training: name another folder" in done.output
+    for name in ("log.txt", "metrics.json", "model_0000002.pth"):
+        (small / name).write_text("of a training")
+        done = d2kd("export", run, "--output", small, "--overwrite")
+        assert done.exit_code == 1 and "small holds a training: name another folder" in done.output
+        (small / name).unlink()
     assert (small / "model_best.pth").stat().st_mtime_ns == before
 
 

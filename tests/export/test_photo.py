@@ -56,6 +56,10 @@ def test_a_photo_that_d2kd_refuses_is_one_line(tmp_path):
         (saved(Image.fromarray(values.astype(np.int32)), tmp_path / "i.tif"), "32-bit"),
         (saved(Image.fromarray(values.astype(np.uint16)), tmp_path / "dark.png"), "has 16 bits"),
         (tmp_path / "cut.png", "cut.png cannot be read as an image: "),
+        (
+            saved(Image.new("RGB", (6, 9)), tmp_path / "x.eps"),
+            "x.eps cannot be read as an image: cannot identify",
+        ),
     ):
         with pytest.raises(PixelError):
             read_pixels(file, "RGB")

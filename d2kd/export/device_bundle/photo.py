@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Data = Dict[str, Any]
+FORMATS = "AVIF BMP DIB GIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split()
+"""What is read: none that Pillow hands to another program, such as EPS."""
 _BITS_PER_SAMPLE = 0x0102  # of TIFF
 _NEARLY_BLACK = 15  # of 255: what 12 bits in a 16-bit file come to
 
@@ -20,8 +22,9 @@ def open_image(path: str | Path) -> Image.Image:
 
     SystemExit, in one line, if it is no image, or one of which white is not known.
     """
+    Image.init()
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=[x for x in FORMATS if x in Image.OPEN]) as image:
             bits = _depth(image)
             photo = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders fail in many ways
