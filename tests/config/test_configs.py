@@ -109,7 +109,10 @@ def test_a_trunk_without_weights_is_trained_whole(path):
         assert cfg.MODEL.TIMM.FREEZE_AT == 0 and not cfg.MODEL.BACKBONE.NORM_EVAL
 
 
-OF_PEOPLE = "studies/configs/people/gfl_teacher.yaml"  # teacher of several studies
+TRAINED = {  # teachers of several studies, by their folders
+    "output/study/people/teacher/seed_1": "studies/configs/people/gfl_teacher.yaml",
+    "output/study/digits/gfl_teacher": "studies/configs/digits/gfl_teacher.yaml",
+}
 STUDIES = sorted(
     p.relative_to(ROOT).as_posix()
     for p in [*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/*.yaml")]
@@ -124,10 +127,15 @@ def test_every_row_of_a_study_builds(path, monkeypatch):
     teachers = {str(study.rows[row][0].folder): study.trained[row][0] for row in study.teachers}
     for words in study.trained.values():
         args = argument_parser().parse_args(["--config-file", *words])
-        args.teacher = [teachers.get(x, OF_PEOPLE) for x in args.teacher]
+        args.teacher = [teachers.get(x) or TRAINED[x] for x in args.teacher]
         args.teacher_weights = ["x.pth" for _ in args.teacher]
         cfg = resolve_config(args)
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+        cfg.DISTILL.MasKD.TOKENS = ""  # of a run of its own
+        if cfg.DISTILL.SetKD.OFFLINE:  # a file that is not here, of images that are not
+            cfg.DISTILL.SetKD.OFFLINE = ""
+            cfg.DISTILL.TEACHER.CONFIG_FILES = (words[0],)
+            cfg.DISTILL.TEACHER.WEIGHTS = ("x.pth",)
         build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
     for row in study.data.get("tune", {"rows": {}})["rows"].values():
         for pairs in row["try"]:
