@@ -11,7 +11,7 @@ from ..config.loading import without_pretrained
 from ..config.naming import construct
 from ..engine.command_line import config_of
 from ..study import Study
-from ..study.trainings import read_result
+from ..study.results import read_result
 from .pairs import Pair
 from .plan import LEARNS_TOKENS, open_rows
 

@@ -12,7 +12,8 @@ from ..errors import ConfigError
 from ..study import Study, run_study
 from ..study.commands import folder_of
 from ..study.plan import build_study
-from ..study.trainings import Start, read_result, start_python
+from ..study.results import read_result
+from ..study.trainings import Start, start_python
 from .pairs import TOKENS, WEIGHTS, Pair, load_pairs
 
 LEARNS_TOKENS = "tokens_"

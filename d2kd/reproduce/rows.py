@@ -11,7 +11,7 @@ from ..evaluation.spread import Spread, spread_of
 from ..study import Study, collect, run_study
 from ..study.plan import build_study
 from ..study.records import compare_records, record_of
-from ..study.trainings import read_result
+from ..study.results import read_result
 from .reports import Report
 
 _CPUS = {"cpu", "x86_64", "i686", "i386", "aarch64", "arm64", "arm"}  # the latter in older records

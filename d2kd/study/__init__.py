@@ -3,9 +3,10 @@
 from .commands import Run
 from .markdown import summarize, write_report
 from .plan import Study, check_imports, load_study
+from .results import collect, collect_more
 from .robustness import collect_robustness, run_robustness
 from .tables import table_of_tries
-from .trainings import collect, collect_more, run_study
+from .trainings import run_study
 from .tune import check_tuned, run_plan, tune_study
 
 __all__ = [

@@ -8,7 +8,7 @@ from ..engine.changes import read_record
 from ..engine.compare import keys_that_count
 from .commands import Run
 from .plan import Study
-from .trainings import read_result
+from .results import read_result
 
 _KEPT = (
     "commit", "d2kd", "python", "torch", "detectron2", "device", "cpu", "threads", "ranks", "seed",

@@ -11,8 +11,8 @@ from ..robustness.results import collect
 from ..robustness.subject import Results
 from ..robustness.summary import ap_of, cells_of, summarize
 from .plan import Study
+from .results import read_result
 from .tables import Values
-from .trainings import read_result
 
 GROUPS = {"AP_by_size": "AP by size", "AP_by_objects": "AP by crowding",
           "recall_by_overlap": "Recall by overlap"}  # fmt: skip

@@ -12,7 +12,8 @@ from .commands import teacher_of
 from .equal_time import measure_paces
 from .found import read_tuned, tuned_file
 from .plan import Study, build_study
-from .trainings import read_result, run_study, value_of
+from .results import read_result, value_of
+from .trainings import run_study
 
 
 def run_plan(study: Study, jobs: int = 1, executor: Optional[Executor] = None) -> List[str]:
