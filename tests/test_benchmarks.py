@@ -3,15 +3,16 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_losses(tmp_path, warm_python):
+def test_losses(tmp_path):
     sizes = ["--size", "64", "96", "--proposals", "32", "--masks", "4", "--rounds", "1"]
     output = tmp_path / "losses.json"
-    command = [warm_python, "benchmarks/bm_losses.py", *sizes, "--output", str(output)]
+    command = [sys.executable, "benchmarks/bm_losses.py", *sizes, "--output", str(output)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -31,6 +31,7 @@ pytest.importorskip("onnxruntime", reason="exporting needs onnxruntime")
 needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="it is about openvino")
 
 SIZE = {"size": (96, 160), "input_format": "BGR"}
+LOW = {"score_threshold": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,14 @@ def images():
 
 @needs_openvino
 @pytest.mark.parametrize("make, kind, options", [
-    (lively, "GFLv2", {"dynamic_batch": True}),
+    (lively, "GFLv2", {"dynamic_batch": True, **LOW}),
     (lively, "RetinaNet", {"nms": False}),
-    (regions, "Mask", {"masks": "raw"}),
-    (regions, "Cascade", {"masks": "pasted"}),
+    (regions, "Mask", {"masks": "raw", **LOW}),
+    (regions, "Cascade", {"masks": "pasted", **LOW}),
 ])  # fmt: skip
 def test_openvino_gives_the_detections_of_pytorch(make, kind, options, images, tmp_path):
     model, path = make(kind), tmp_path / "model.xml"
-    export_openvino(model, path, **SIZE, score_threshold=0.02, **options)
+    export_openvino(model, path, **SIZE, **options)
     assert {x.name for x in tmp_path.iterdir()} == {"model.xml", "model.bin"}
     found = check_export(path, model, images)
     assert found.detections > 60 and found.missing == found.added == 0

@@ -28,7 +28,8 @@ SIZE = {"size": (96, 160), "input_format": "BGR", "score_threshold": 0.02}
 )
 def test_every_box_coding(variant, nms, digits, tmp_path):
     model, path = lively(variant), tmp_path / "model.pt2"
-    export_pt2(model, path, **SIZE, nms=nms)
+    options = SIZE if nms else {key: SIZE[key] for key in ("size", "input_format")}
+    export_pt2(model, path, **options, nms=nms)
     found = check_export(path, model, digits.images)
     assert found.detections > 80 and found.missing == found.added == 0
     assert found.box_difference < 1e-3
