@@ -4,12 +4,12 @@ import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Callable, List, NamedTuple, Sequence
 
 import reference_fgd
 import reference_losses as plain
 import torch
+from detectron2.structures import ImageList
 from loss_inputs import CHANNELS, STRIDES, feature_outputs, feature_spec, objects
 from torch import Tensor
 
@@ -158,7 +158,8 @@ def directions(args: argparse.Namespace) -> Case:
     """VFM on three levels; the teacher's map is that of 32 px."""
     head = VFM(feature_spec(), feature_spec(), strides=(8, 16, 32)).to(args.device)
     student, teacher = feature_outputs(args)
-    student.images = SimpleNamespace(image_sizes=[tuple(args.size)] * args.batch)
+    sizes = [tuple(args.size)] * args.batch
+    student.images = ImageList(torch.empty(args.batch, 3, *args.size), sizes)
     maps = [student.features[s] for s in head.strides]
 
     def reference() -> Tensor:
