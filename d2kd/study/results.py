@@ -34,13 +34,18 @@ def read_result(run: Run) -> Optional[dict]:
     return result
 
 
-def value_of(run: Run, metric: str) -> float:
+def value_of(run: Run, result: dict, metric: str) -> float:
     """The metric of a finished run; of another one than its study had then, the last logged.
+
+    Args:
+        run: what was trained.
+        result: what `read_result` gives of it.
+        metric: a key of metrics.json.
 
     Raises:
         ConfigError: it has logged none.
     """
-    found = (read_result(run) or {}).get(metric)
+    found = result.get(metric)
     value = last_value(run.folder / "metrics.json", metric) if found is None else found
     if value is None:
         raise ConfigError(f"{run.name} is finished without {metric}: metric must name what "
@@ -50,10 +55,11 @@ def value_of(run: Run, metric: str) -> float:
 
 def collect(study: Study) -> Dict[str, Dict[int, float]]:
     """The metric of every finished run: row -> seed -> value."""
-    return {
-        row: {run.seed: value_of(run, study.metric) for run in runs if read_result(run) is not None}
-        for row, runs in study.rows.items()
-    }
+    found: Dict[str, Dict[int, float]] = {}
+    for row, runs in study.rows.items():
+        results = ((run, read_result(run)) for run in runs)
+        found[row] = {run.seed: value_of(run, x, study.metric) for run, x in results if x}
+    return found
 
 
 def collect_more(study: Study) -> Dict[str, Dict[str, Dict[int, float]]]:

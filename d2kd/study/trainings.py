@@ -113,8 +113,9 @@ def execute(
     run it is waited for; its training holds the lock, too, and may go on where that is killed.
     """
     with locked(run.folder / _LOCK, wait=True) as lock:
-        if read_result(run):
-            return Finished(f"{run.name}: {metric} {value_of(run, metric):.1f}, by another process")
+        if found := read_result(run):
+            value = value_of(run, found, metric)
+            return Finished(f"{run.name}: {metric} {value:.1f}, by another process")
         return _train(run, metric, jobs, threads, lock, start)
 
 

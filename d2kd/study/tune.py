@@ -138,7 +138,7 @@ def _best(tries: Study, options: List[List[Any]], before: List[Any]) -> Dict[str
     """The options of the best try with those before them, and every try with its result."""
     results = [read_result(run) for run in tries.runs]
     values = [
-        value_of(run, tries.metric) if found else math.nan
+        value_of(run, found, tries.metric) if found else math.nan
         for run, found in zip(tries.runs, results, strict=True)
     ]
     known = [value if math.isfinite(value) else None for value in values]
