@@ -2,7 +2,7 @@
 
 Quantized are convolutions, linear layers and what lies between them. What is behind the last of
 them stays float: GFL's distribution integral, box decoding, scores, NMS. So do parts of the network
-that change the detections too much; each part is measured alone.
+that change the detections too much, alone or together.
 """
 
 import tempfile
@@ -71,16 +71,32 @@ def quantize(
         share = agreement(_quantized(prepared, ranges, nodes))
         layers = sum(kind in _WEIGHTED for _, kind in nodes)
         found.append(Part(part, layers, share, share >= LEAST))
-    chosen = [x for part in found if part.quantized for x in parts[part.name]]
-    if not chosen:
+    if not any(part.quantized for part in found):
         raise ConfigError(f"--int8: each part of this detector changes its detections too much: "
                           f"{'; '.join(table_of([x._asdict() for x in found])[1:])}.")  # fmt: skip
-    made = _quantized(prepared, ranges, chosen)
-    layers = sum(part.layers for part in found if part.quantized)
-    found.append(Part(ALL, layers, agreement(made), True))
+    made, found = _together(prepared, ranges, parts, found, agreement)
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
     return made, found
+
+
+def _together(
+    model: "ModelProto",
+    ranges: Any,
+    parts: Dict[str, List[Tuple[str, str]]],
+    found: Sequence[Part],
+    agreement: Agreement,
+) -> Tuple["ModelProto", List[Part]]:
+    """The model with these parts in INT8, less the worst of them until they agree together."""
+    chosen = [part for part in found if part.quantized]
+    made = _quantized(model, ranges, [x for part in chosen for x in parts[part.name]])
+    share = agreement(made)
+    if share >= LEAST or len(chosen) == 1:
+        layers = sum(part.layers for part in chosen)
+        return made, [*found, Part(ALL, layers, share, True)]
+    worst = min(chosen, key=lambda part: part.agreement)
+    rest = [x._replace(quantized=x.quantized and x is not worst) for x in found]
+    return _together(model, ranges, parts, rest, agreement)
 
 
 def _prepare(
@@ -175,19 +191,12 @@ def table_of(measured: Sequence[Dict[str, Any]]) -> List[str]:
     parts = [Part(**x) for x in measured]
     widest = max(len(part.name) for part in parts)
     lines = [f"{'part'.ljust(widest)}  layers  same detections with it alone in INT8"]
-    for part in parts[:-1] if parts[-1].name == ALL else parts:
-        word = "INT8" if part.quantized else "stays float"
-        share = f"{part.agreement:.1%}"
-        lines.append(f"{part.name.ljust(widest)}  {part.layers:>6}  {share}, {word}")
-    return lines + (_of_whole(parts[-1], widest) if parts[-1].name == ALL else [])
-
-
-def _of_whole(whole: Part, widest: int) -> List[str]:
-    line = f"{ALL.ljust(widest)}  {whole.layers:>6}  {whole.agreement:.1%}, all these together"
-    if whole.agreement >= LEAST:
-        return [line]
-    warning = (
-        f"WARNING: together they keep less than {LEAST:.0%} of the detections: measure the file's "
-        "AP before you use it, or train with QUANTIZE.ENABLED True"
-    )
-    return [line, warning]
+    for part in parts:
+        if part.name == ALL:
+            word = "all these together"
+        elif part.quantized:
+            word = "INT8"
+        else:
+            word = "stays float" if part.agreement < LEAST else "stays float beside the others"
+        lines.append(f"{part.name.ljust(widest)}  {part.layers:>6}  {part.agreement:.1%}, {word}")
+    return lines
