@@ -81,8 +81,9 @@ class DenseDetectorAdapter(DetectorAdapter):
             self._supervise(out, gt)
         elif "sets" in need:
             sets = self._sets(out)
-            if not need - {"sets", "gt"}:  # no maps are kept
-                return DetectorOutput(images, self, {}, sets=sets)
+            if need <= {"features", "sets", "gt"}:  # no predictions are kept
+                maps = out.features if "features" in need else {}
+                return DetectorOutput(images, self, maps, sets=sets)
             out.sets = sets
         return out
 

@@ -19,6 +19,8 @@ from .locate import resolve_config_file
 from .sources.find import source_keys
 from .unread import say_typed_in_vain
 
+OF_CACHE = "CACHE_DIR", "CACHE_BITS", "CACHE_GB"
+_OF_AHEAD = "AHEAD", "DEVICE", "THREADS", "DEADLINE"
 _MISFITS = ValueError, RecursionError, MemoryError
 _MISMATCH = re.compile(r"with values \((.*) vs\. (.*)\) for config key: (\S+)")
 
@@ -138,6 +140,16 @@ def _merge_keys(cfg: CfgNode, keys: Dict[str, Any], path: str) -> None:
 def without_pretrained(cfg: CfgNode) -> CfgNode:
     """`cfg`, changed in place: the trunk's own weights are not fetched, a checkpoint follows."""
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+    return cfg
+
+
+def with_plain_teachers(cfg: CfgNode, keys: Sequence[str] = (*OF_CACHE, *_OF_AHEAD)) -> CfgNode:
+    """`cfg`, changed in place: teachers keep nothing, and compute beside the student when asked.
+
+    For what looks at a config and does not train it. Only `keys` of DISTILL.TEACHER change.
+    """
+    plain_ones = get_d2kd_cfg().DISTILL.TEACHER
+    cfg.DISTILL.TEACHER.update({key: plain_ones[key] for key in keys})
     return cfg
 
 

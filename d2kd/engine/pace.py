@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
+from ..config.loading import OF_CACHE, with_plain_teachers
 from ..cores import torch_threads, usable_cores
 from ..data import register_custom_datasets
 from ..teachers import Teacher
@@ -140,7 +141,8 @@ def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS, threads
     """Time the steps of two trainings on this machine, on models that are thrown away.
 
     Where `DISTILL.BALANCE.PERIOD` measures again and again, a turn is as long as that period, and
-    what the first steps measure is not timed.
+    what the first steps measure is not timed. Teachers compute in every step, whatever a cache
+    holds: the time neither depends on DISTILL.TEACHER.CACHE_DIR nor is anything written there.
 
     Args:
         plain: config of a training.
@@ -157,6 +159,7 @@ def measure_pace(plain: CfgNode, distilled: CfgNode, turns: int = TURNS, threads
             cfg = cfg.clone()
             cfg.defrost()
             cfg.OUTPUT_DIR = name
+            with_plain_teachers(cfg, OF_CACHE)
             cfg.DISTILL.TEACHER.CHECK_IMAGES = cfg.DISTILL.PICTURES.PERIOD = 0
             with torch_threads(own):
                 jobs.append(Steps(cfg, own))

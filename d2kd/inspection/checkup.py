@@ -15,6 +15,7 @@ from torch import nn
 
 from ..adapters import DetectorAdapter
 from ..checkpoint import SafeCheckpointer
+from ..config.loading import with_plain_teachers
 from ..data.brief import check_data
 from ..distiller import Distiller
 from ..engine.early_log import held_back
@@ -54,10 +55,10 @@ def check_run(cfg: CfgNode) -> Iterator[str]:
 def trainer_for_trial(
     cfg: CfgNode,
 ) -> Iterator[Tuple[DistillationTrainer, List[logging.LogRecord]]]:
-    """A trainer with its starting weights, whose OUTPUT_DIR goes away, and what was logged."""
+    """A trainer with its starting weights that keeps nothing, and what was logged."""
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
-        cfg.DISTILL.TEACHER.AHEAD, cfg.DISTILL.TEACHER.DEVICE = 0, ""  # its time is to be seen
+        with_plain_teachers(cfg)  # whose time is to be seen
         with held_back() as said, _quiet():
             trainer = DistillationTrainer(cfg)
             SafeCheckpointer(trainer.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])

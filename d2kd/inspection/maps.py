@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..config import check_config, naming_keys, say_unread_keys
+from ..config.loading import with_plain_teachers
 from ..data import register_custom_datasets
 from ..data.catalog import require_registered
 from ..distiller import Distiller
@@ -40,6 +41,7 @@ def write_maps(
     cfg.OUTPUT_DIR = str(output)
     check_config(cfg)
     say_unread_keys(cfg)
+    with_plain_teachers(cfg)
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
     with naming_keys(cfg, "MODEL or DISTILL"):

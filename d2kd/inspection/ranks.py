@@ -45,10 +45,11 @@ def check_ranks(cfg: CfgNode, ranks: int) -> List[str]:
     problems = list(rank_problems(cfg, ranks))
     if problems:
         return [f"Problem: {x}" for x in problems]
+    cache = cfg.DISTILL.TEACHER.CACHE_DIR
     with one_of(ranks), trainer_for_trial(cfg) as (trainer, said):
         texts = [describe_share(trainer, ranks), describe_traffic(trainer)]
         texts += [f"Warning: {x.getMessage()}" for x in said if x.levelno >= logging.WARNING]
-        return [*texts, *(f"Note: {x}" for x in _notes(trainer, ranks)), "No problem found."]
+        return [*texts, *(f"Note: {x}" for x in _notes(trainer, ranks, cache)), "No problem found."]
 
 
 def rank_problems(cfg: CfgNode, ranks: int) -> Iterator[str]:
@@ -176,18 +177,18 @@ def _step(
     optimizer.step()
 
 
-def _notes(trainer: DistillationTrainer, ranks: int) -> Iterator[str]:
+def _notes(trainer: DistillationTrainer, ranks: int, cache: str) -> Iterator[str]:
     """What goes on, but may not be what is wanted."""
     cfg, images = trainer.cfg, len(trainer.data_loader.dataset.dataset)
-    batch, teacher = cfg.SOLVER.IMS_PER_BATCH, cfg.DISTILL.TEACHER
+    batch = cfg.SOLVER.IMS_PER_BATCH
     if images < batch:
         yield f"{images} training images for steps of {batch}: a step has some more than once."
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
     if batch == ranks and any(isinstance(x, norms) and x.training for x in trainer.model.modules()):
         yield "Batch norm has one image in each rank: take a larger SOLVER.IMS_PER_BATCH, or GN."
-    if teacher.CACHE_DIR and trainer.distiller is not None:
+    if cache and trainer.distiller is not None:
         yield (
-            f"The ranks share DISTILL.TEACHER.CACHE_DIR {teacher.CACHE_DIR}, of which each may "
+            f"The ranks share DISTILL.TEACHER.CACHE_DIR {cache}, of which each may "
             "fill its part of what is left: on several machines all must see one folder."
         )
     if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.device_count() < ranks:

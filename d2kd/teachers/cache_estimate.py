@@ -39,20 +39,19 @@ class CacheEstimate(NamedTuple):
         """Part of the images that are found, if there is room for all and batches pad alike."""
         return max(0.0, 1 - self.stored / self.draws)
 
-    def text(self, limit: float) -> str:
-        """For the log.
-
-        Args:
-            limit: bytes that may be taken.
-        """
+    def text(self, cfg: CfgNode) -> str:
+        """For the log, of one of the config's teachers, which share DISTILL.TEACHER.CACHE_GB."""
+        options = cfg.DISTILL.TEACHER
+        count = len(options.CONFIG_FILES)
+        shared = f", shared by {count} teachers" if count > 1 else ""
         known = "which are cropped" if math.isinf(self.versions) else (
             f"of {self.versions:g} versions by size and flip each")  # fmt: skip
-        room = min(1.0, limit / max(self.size, 1.0))
+        room = min(1.0, options.CACHE_GB * 1e9 / max(count * self.size, 1.0))
         return (
             f"an image takes {self.nbytes / 1e6:.2f} MB, so {self.images:,} images, {known}, "
-            f"{self.size / 1e9:.2f} GB (DISTILL.TEACHER.CACHE_GB {limit / 1e9:g}); this run finds "
-            f"at most {self.hits * room:.0%} of its images there, fewer where batches are padded "
-            "to many sizes"
+            f"{self.size / 1e9:.2f} GB (DISTILL.TEACHER.CACHE_GB {options.CACHE_GB:g}{shared}); "
+            f"this run finds at most {self.hits * room:.0%} of its images there, fewer where "
+            "batches are padded to many sizes"
         )
 
 

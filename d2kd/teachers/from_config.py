@@ -68,7 +68,7 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
 
 
 def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputCache:
-    """The cache in DISTILL.TEACHER.CACHE_DIR, of which each rank may fill its share.
+    """The cache in DISTILL.TEACHER.CACHE_DIR, of which each teacher on each rank may fill its share.
 
     Raises:
         ValueError: the folder cannot be written to.
@@ -79,7 +79,8 @@ def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputC
     formats = f"{cfg.INPUT.FORMAT} {teacher_cfg.INPUT.FORMAT}"
     size = teacher.size or ""
     settings = f"{options.PRECISION} {options.CHANNELS_LAST} {formats} {size}{model.dump()}"
-    store = TensorStore(Path(options.CACHE_DIR), int(options.CACHE_GB * 1e9))
+    folder, limit = Path(options.CACHE_DIR).expanduser(), int(options.CACHE_GB * 1e9)
+    store = TensorStore(folder, limit, len(options.CONFIG_FILES))
     return OutputCache(store, teacher.adapter, settings, half=options.CACHE_BITS == 16)
 
 

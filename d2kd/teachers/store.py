@@ -32,12 +32,14 @@ class TensorStore:
         damaged: files that did not fit.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, sharers: int = 1) -> None:
         """Count what is there.
 
         Args:
             folder: made if it does not exist; may be shared by runs and by ranks.
-            limit: bytes that all files in it may take; ranks share equally what is left.
+            limit: bytes that all files in it may take.
+            sharers: stores of this rank for the folder; those of all ranks share equally what is
+                left.
 
         Raises:
             ValueError: it cannot be written to.
@@ -50,7 +52,7 @@ class TensorStore:
         except OSError as error:
             raise ValueError(f"DISTILL.TEACHER.CACHE_DIR cannot be written to: {error}") from error
         self.size = self._count()
-        self.limit = self.size + (limit - self.size) // comm.get_world_size()
+        self.limit = self.size + (limit - self.size) // (comm.get_world_size() * sharers)
 
     def read(self, key: str) -> Optional[Tensors]:
         """The tensors stored under `key`, on the CPU, or None."""

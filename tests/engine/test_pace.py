@@ -79,6 +79,7 @@ def test_what_is_measured_again_and_again_is_timed(tmp_path, squares, monkeypatc
     keys = {"DISTILL__BALANCE__SHARES": (0.3, 0.1), "DISTILL__BALANCE__STEPS": 2}
     name = "RetinaNet, PKD and BCKD"
     cfg = config(name, tmp_path, squares, "run", DISTILL__BALANCE__PERIOD=4, **keys)
+    cfg.DISTILL.TEACHER.CACHE_DIR = str(tmp_path / "cache")
     plain = config("RetinaNet", tmp_path, squares, "plain")
     measured, timed = [], []
     measure, take = GradientBalance.measure, pace.take_turns
@@ -97,3 +98,4 @@ def test_what_is_measured_again_and_again_is_timed(tmp_path, squares, monkeypatc
     ((before, steps, count),) = timed
     assert before >= 2 and (steps, count) == (4, 3) and found.turns == 3
     assert len(measured) == before + count and not list(tmp_path.glob("run/*"))
+    assert not (tmp_path / "cache").exists()

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from d2kd import DistillationTrainer, Teacher
@@ -19,7 +20,7 @@ from d2kd.teachers.cache_estimate import CacheEstimate, estimate_cache
 from d2kd.teachers.cached_image import _rounded
 from d2kd.teachers.store import TensorStore
 from d2kd.testing import make_batch
-from tests.helpers import detector, distill, pair, write_config
+from tests.helpers import d2kd, detector, distill, pair, write_config
 
 CASES = [
     ("RetinaNet", ("PKD", "BCKD"), {}),
@@ -34,6 +35,7 @@ CASES = [
     ("GeneralizedRCNN", ("StructuredKD", "RoIKD"), {}),
     ("GeneralizedRCNN", ("RoIKD", "MaskKD"), {"MODEL__MASK_ON": True}),
     ("RetinaNet", ("SetKD",), {}),
+    ("RetinaNet", ("SetKD", "PKD"), {}),
     ("GeneralizedRCNN", ("SetKD", "PKD"), {}),
 ]
 
@@ -62,6 +64,9 @@ def test_losses_do_not_change(tmp_path, event_storage, meta, heads, keys):
     cached(model, tmp_path)
     missed = losses_of(model, batch)
     assert hits(event_storage) == 0
+    if set(heads) <= {"SetKD", "PKD"}:  # which read nothing of what was suppressed
+        stored = load_file(next(tmp_path.rglob("*.safetensors")))
+        assert {x.split("/")[0].split()[0] for x in stored} <= {"features", "set"}
     model.teachers[0].run = None  # what is read must do
     found = losses_of(model, batch)
     assert hits(event_storage) == 1
@@ -169,6 +174,29 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         TensorStore(tmp_path / "file" / "cache", 1)
 
 
+def nothing_is_stored_by_what_does_not_train(cfg, folder):
+    cfg = cfg.clone()
+    cfg.DISTILL.TEACHER.CACHE_DIR = str(folder / "none")
+    (folder / "cached.yaml").write_text(cfg.dump())
+    done = d2kd("check", folder / "cached.yaml", "DISTILL.TEACHER.CACHE_BITS", 16)
+    assert done.exit_code == 0 and "CACHE_BITS" not in done.output, done.output
+    assert not (folder / "none").exists()
+
+
+def two_teachers_share_it(cfg, folder):
+    """Three images fit, so each of them may store one."""
+    cfg, one = cfg.clone(), next((folder / "cache").rglob("*.safetensors")).stat().st_size
+    path, weights = cfg.DISTILL.TEACHER.CONFIG_FILES[0], cfg.DISTILL.TEACHER.WEIGHTS[0]
+    torch.save({"model": detector(MODEL__RETINANET__NUM_CLASSES=2).state_dict()}, folder / "u.pth")
+    cfg.DISTILL.HEADS, cfg.DISTILL.CWD.TEACHER = ("PKD", "CWD"), 1
+    cfg.DISTILL.TEACHER.CONFIG_FILES = path, path
+    cfg.DISTILL.TEACHER.WEIGHTS = weights, str(folder / "u.pth")
+    cfg.DISTILL.TEACHER.CACHE_DIR = str(folder / "shared")
+    cfg.DISTILL.TEACHER.CACHE_GB, cfg.OUTPUT_DIR = 3e-9 * one, str(folder / "two")
+    DistillationTrainer(cfg).train()
+    assert len(list((folder / "shared").rglob("*.safetensors"))) == 2
+
+
 def test_from_a_config(tmp_path, squares):
     """The trainer's own path: two runs, the second one only reads."""
     path = write_config(tmp_path, squares, SOLVER__MAX_ITER=3)
@@ -194,6 +222,8 @@ def test_from_a_config(tmp_path, squares):
         hit = trainer.storage.histories()["teacher_cache/hits"].values()
         assert [x for x, _ in hit][-1] == 1 if run else [x for x, _ in hit][0] == 0
     assert_close(found[0], found[1], rtol=0, atol=0)
+    nothing_is_stored_by_what_does_not_train(cfg, tmp_path)
+    two_teachers_share_it(cfg, tmp_path)
     cfg.DISTILL.TEACHER.CACHE_GB = 0.0
     with pytest.raises(ValueError, match=r"CACHE_GB is 0.0: it must be above 0"):
         DistillationTrainer(cfg)
@@ -294,4 +324,7 @@ def test_the_estimate_of_a_config(tmp_path, squares, caplog):
     cfg.INPUT.CROP.ENABLED = True
     estimate = estimate_cache(cfg, 24, 5.0)
     assert estimate.hits == 0 and estimate.size == 5.0 * 240
-    assert "at most 0% of its images" in estimate.text(1e9)
+    assert "at most 0% of its images" in estimate.text(cfg)
+    cfg.DISTILL.TEACHER.CACHE_GB, cfg.DISTILL.TEACHER.CONFIG_FILES = 6e-7, ("a", "b")
+    text = CacheEstimate(5.0, 24, 4, 10.0).text(cfg)  # 453 bytes each, of which 62% could be found
+    assert "CACHE_GB 6e-07, shared by 2 teachers" in text and "at most 41% of its" in text

@@ -52,9 +52,8 @@ class TeacherTrial(HookBase):
                 pixels = teacher.preprocess(*arguments)
                 nbytes = teacher.cache.size_of(pixels, need, teacher.run)
                 images = len(self.trainer.data_loader.dataset.dataset)
-                limit = self.cfg.DISTILL.TEACHER.CACHE_GB * 1e9
                 estimate = estimate_cache(self.cfg, images, nbytes)
-                logger.info("Teacher cache: %s.", estimate.text(limit))
+                logger.info("Teacher cache: %s.", estimate.text(self.cfg))
         self._settled = [teacher.precision for teacher in distiller.teachers]
 
     def state_dict(self) -> Dict[str, Any]:

@@ -11,7 +11,7 @@ from ...checkpoint import read_weights
 from ...checkpoint.values import digest
 from ...checkpoint.weights_file import split_pin
 from ...config import get_d2kd_cfg, merge_config_file
-from ...config.loading import merge_options, without_pretrained
+from ...config.loading import merge_options, with_plain_teachers, without_pretrained
 from ...config.validate import check_config
 from ...cores import cpu_kind
 from ...data import register_custom_datasets
@@ -93,9 +93,7 @@ def _config(capsule: Capsule, options: Sequence[str]) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""
-    cfg.DISTILL.TEACHER.AHEAD, cfg.DISTILL.TEACHER.DEVICE = 0, ""
-    cfg.DISTILL.TEACHER.CACHE_DIR = ""
-    without_pretrained(cfg)
+    without_pretrained(with_plain_teachers(cfg))
     check_config(cfg)
     return cfg
 

@@ -100,8 +100,9 @@ def test_the_command_draws_several_checkpoints(config, tmp_path):
     torch.save({"model": detector(seed=3, MODEL__RETINANET__NUM_CLASSES=2).state_dict()},
                tmp_path / "after.pth")  # fmt: skip
     done = d2kd("maps", config, "--output", tmp_path / "png", "--images", 2,
-                "--weights", "", "--weights", tmp_path / "after.pth")  # fmt: skip
-    assert done.exit_code == 0, done.output
+                "--weights", "", "--weights", tmp_path / "after.pth",
+                "DISTILL.TEACHER.CACHE_DIR", tmp_path / "cache")  # fmt: skip
+    assert done.exit_code == 0 and not (tmp_path / "cache").exists(), done.output
     assert len(list((tmp_path / "png").glob("*.png"))) == 4
 
 
