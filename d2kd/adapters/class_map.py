@@ -90,7 +90,7 @@ class ClassMap:
             parts = [rows.index_select(2, _on(rows.device, i)).sum(2) for i in self.teacher]
             common = torch.stack(parts, 2)
         else:
-            common = _pick(rows, self.teacher, 2) if rows.shape[2] > 1 else rows
+            common = _pick(rows, self.teacher, 2)
         known = torch.zeros(self.num_classes, dtype=torch.bool, device=rows.device)
         return sets._replace(
             probabilities=rows.new_zeros(*rows.shape[:2], self.num_classes).index_copy(

@@ -45,10 +45,12 @@ def close_training(args: Namespace) -> None:
     compare = shell("d2kd", "report", plain.get("run"), folder)
     found["next"] = compare if plain else shell("d2kd", "predict", folder, "FOLDER_OF_PHOTOS")
     if config["MODEL"]["META_ARCHITECTURE"] == "TokenLearner":
-        teacher = config["DISTILL"]["TEACHER"]["CONFIG_FILES"][0]
+        teacher = config["DISTILL"]["TEACHER"]
         found["tokens"] = str(folder / TOKENS_FILE)
-        given = "STUDENT", "--teacher", teacher, "--distill", "MasKD"
-        found["next"] = shell("d2kd", "train", *given, "DISTILL.MasKD.TOKENS", folder)
+        given = ["STUDENT", "--teacher", teacher["CONFIG_FILES"][0]]
+        given += [x for name in teacher["WEIGHTS"] if name for x in ("--teacher-weights", name)]
+        given += ["--distill", "MasKD", "DISTILL.MasKD.TOKENS", folder]
+        found["next"] = shell("d2kd", "train", *given)
     _print(args, found)
 
 

@@ -80,8 +80,9 @@ def inputs_of(cfg: CfgNode, run: Dict[str, Any] | None = None) -> Inputs:
 
 
 def files_of(cfg: CfgNode) -> List[str]:
-    """The files that a training reads beside its data and its teachers' checkpoints."""
-    return [cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.CHECKPOINT, cfg.DISTILL.SetKD.OFFLINE]
+    """What a training reads beside its data and its teachers' checkpoints; MasKD's is a folder."""
+    read = cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.CHECKPOINT, cfg.DISTILL.SetKD.OFFLINE
+    return [*read, cfg.DISTILL.MasKD.TOKENS]
 
 
 def read_record(folder: Path) -> Dict[str, Any]:

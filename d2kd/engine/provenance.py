@@ -25,6 +25,7 @@ from ..cores import cpu_kind
 from ..data.image_files import list_images
 from ..errors import MissingFileError
 from ..file_io import sha256_of, write_atomically
+from ..heads.tokens_file import FILE as TOKENS_FILE
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -141,9 +142,10 @@ def _git(folder: Path, *arguments: str) -> str:
 def _weights_sha256(path: str) -> str:
     """Empty for what is no file here, such as an address that was not downloaded."""
     try:
-        local = local_file(split_pin(path)[0].partition("?")[0])
+        local = os.path.expanduser(local_file(split_pin(path)[0].partition("?")[0]))
     except MissingFileError:
         return ""
+    local = os.path.join(local, TOKENS_FILE) if os.path.isdir(local) else local
     return _sha256_of(local) if os.path.isfile(local) else ""
 
 

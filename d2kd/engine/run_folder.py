@@ -120,6 +120,7 @@ def _inputs(cfg: CfgNode, data: str) -> Iterator[Tuple[str, Path]]:
         named += [("the teacher", path) for path in teacher.CONFIG_FILES]
         named += [("the teacher's checkpoint", path) for path in teacher.WEIGHTS]
         named += [("DISTILL.SetKD.OFFLINE", cfg.DISTILL.SetKD.OFFLINE)]
+        named += [("DISTILL.MasKD.TOKENS", cfg.DISTILL.MasKD.TOKENS)]
     named += [("DATASETS.UNLABELLED", path) for path in cfg.DATASETS.UNLABELLED]
     for entry in cfg.DATASETS.CUSTOM:
         named += [("the data set", path) for path in _existing(entry)]

@@ -20,7 +20,7 @@ from ..losses import (
 from ..losses.box import box_area
 from ..losses.labels import foreground
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor
-from .options import check_options
+from .options import check_options, filled_in
 
 _PUBLISHED = {"distribution": (1.0, 4.0), "anchor_delta": (1.0, 1.0), "distance": (0.4, 0.75)}
 _BLOCK = {"distribution": 3, "anchor_delta": 3, "distance": 2}
@@ -82,11 +82,10 @@ class CrossKD(DistillationHead):
         super().__init__()
         _check_coding(student, teacher)
         coding = teacher.box_coding
-        published = _PUBLISHED[coding]
-        self.cls_weight = published[0] if cls_weight == -1 else cls_weight
-        self.reg_weight = published[1] if reg_weight == -1 else reg_weight
-        shortest = min(student.num_convs, teacher.num_convs)
-        self.block = min(_BLOCK[coding], shortest) if block == -1 else block
+        last = min(_BLOCK[coding], student.num_convs, teacher.num_convs)
+        self.cls_weight, self.reg_weight, self.block = filled_in(
+            (cls_weight, reg_weight, block), (*_PUBLISHED[coding], last)
+        )
         check_options("CrossKD", {"QUALITY_WEIGHT": quality_weight, "BLOCK": self.block})
         _check_towers(student, teacher, self.block, project)
         self.coding, self.all_ranks, self.num_classes = coding, all_ranks, student.num_classes

@@ -4,14 +4,15 @@ Li et al., ICML 2024 (PMLR 235:27399). What the search found, from the released 
 """
 
 from functools import partial
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ..adapters import DetectorOutput, DetectorSpec
-from ..losses.boxes_on_cells import background_weights, foreground_weights
+from ..losses.boxes_on_cells import background_weights, foreground_weights, has_area
 from ..losses.detkds import global_distance, instance_distance, region_distance
+from ..losses.reduce import mean_over_ranks
 from .base import DISTILLATION_HEAD_REGISTRY
 from .options import check_options, filled_in
 from .projection import FeatureHead, boxes_on_images, object_maps, preset_of
@@ -50,7 +51,7 @@ class DetKDS(FeatureHead):
       the published 2 images per GPU (4 for retinanet_r101) belong to its weight.
     - "fg", "bg": `region_distance` of the maps times FGD's weights of the cells on objects and off
       them, of which a share, `mask_ratio`, is left out at random in each step.
-    - "instance": `instance_distance`.
+    - "instance": `instance_distance`, a mean over the objects of all ranks.
 
     Presets as (global, fg, bg, instance, normalized by, mask ratio, levels): gfl (10, 0, 0, 0, -,
     -, 5), retinanet_r101 (6, 2, 1, 0, block, 0, 5), retinanet_x101 (0, 0, 0, 50, -, -, 5), fcos (5,
@@ -128,11 +129,13 @@ class DetKDS(FeatureHead):
                 "SOLVER.IMS_PER_BATCH, or set GLOBAL_WEIGHT to 0 and FG_WEIGHT, BG_WEIGHT or "
                 "INSTANCE_WEIGHT above 0."
             )
-        boxes = boxes_on_images(student)
-        return self.summed(self.levels(student, teacher), partial(self._level, boxes))
+        boxes, number = boxes_on_images(student), None
+        if self.values.instance > 0:
+            number = mean_over_ranks(has_area(torch.cat(boxes)).sum().float())
+        return self.summed(self.levels(student, teacher), partial(self._level, boxes, number))
 
     def _level(
-        self, boxes: List[Tensor], stride: int, s: Tensor, t: Tensor
+        self, boxes: List[Tensor], number: Optional[Tensor], stride: int, s: Tensor, t: Tensor
     ) -> Iterator[Tuple[str, Tensor]]:
         """Weighted terms of one level."""
         values = self.values
@@ -150,7 +153,8 @@ class DetKDS(FeatureHead):
                 if weight > 0:
                     yield name, weight * region_distance(s, t, mask * keep, self.normalize)
         if values.instance > 0:
-            yield "instance", values.instance * instance_distance(s, t, boxes, stride)
+            distance = instance_distance(s, t, boxes, stride, number)
+            yield "instance", values.instance * distance
 
     @torch.no_grad()
     def maps(
@@ -164,10 +168,5 @@ class DetKDS(FeatureHead):
 def _checked(values: Values) -> Values:
     names = "GLOBAL_WEIGHT", "FG_WEIGHT", "BG_WEIGHT", "INSTANCE_WEIGHT"
     weights = dict(zip(names, values[:4], strict=True))
-    check_options("DetKDS", {"MASK_RATIO": values.mask_ratio}, terms=weights)
-    if not values.mask_ratio < 1:
-        raise ValueError(
-            f"DISTILL.DetKDS.MASK_RATIO must be below 1, not {values.mask_ratio}: nothing would be "
-            "left to compare. Set it to -1 for the preset's value."
-        )
+    check_options("DetKDS", terms=weights, below_one={"MASK_RATIO": values.mask_ratio})
     return values

@@ -18,7 +18,7 @@ from ..losses.maskd import (
 )
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
-from .options import check_options
+from .options import check_options, filled_in
 from .projection import FeatureHead, preset_of
 from .receptive_tokens import ConstantTokens, Tokens
 from .tokens_file import KEY, LEARN, TokensFile, read_tokens
@@ -95,7 +95,7 @@ class MasKD(FeatureHead):
         super().__init__(student, teacher, num_levels, "all")
         check_options("MasKD", choices={"PRESET": (preset, ("auto", *PRESETS))})
         values = PRESETS[preset_of(preset, student, teacher, _OF_CODING)]
-        self.weight, self.warmup = values.weight, values.warmup if warmup == -1 else warmup
+        self.weight, self.warmup = filled_in(_Values(-1, warmup), values)
         check_options("MasKD", at_least_zero={"WARMUP": self.warmup})
         self.weight_mask, self._made = weight_mask, TokensFile({}, "", "")
         if tokens:

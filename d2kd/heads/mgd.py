@@ -13,7 +13,7 @@ from ..adapters import DetectorOutput, DetectorSpec
 from ..losses.precision import at_least_float
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY
-from .options import check_options
+from .options import check_options, filled_in
 from .projection import FeatureHead, preset_of
 
 _PUBLISHED = {"one_stage": (2e-5, 0.65), "two_stage": (5e-7, 0.45)}
@@ -58,14 +58,9 @@ class MGD(FeatureHead):
         super().__init__(student, teacher, num_levels)
         check_options("MGD", choices={"PRESET": (preset, ("auto", *_PUBLISHED))})
         published = _PUBLISHED[preset_of(preset, student, teacher, {})]
-        self.alpha = published[0] if alpha == -1 else alpha
-        self.mask_ratio = published[1] if mask_ratio == -1 else mask_ratio
-        check_options("MGD", {"MASK_RATIO": self.mask_ratio}, terms={"ALPHA": self.alpha})
-        if not self.mask_ratio < 1:
-            raise ValueError(
-                f"DISTILL.MGD.MASK_RATIO must be below 1, not {self.mask_ratio}: nothing would be "
-                "left to generate from. Set it to -1 for the published value."
-            )
+        self.alpha, self.mask_ratio = filled_in((alpha, mask_ratio), published)
+        ratio = {"MASK_RATIO": self.mask_ratio}
+        check_options("MGD", terms={"ALPHA": self.alpha}, below_one=ratio)
         self.generate = nn.ModuleDict({str(s): _generator(c) for s, (_, c) in self.widths.items()})
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput) -> Dict[str, Tensor]:

@@ -16,7 +16,7 @@ from ..losses.pgd import box_tower_loss, class_tower_loss
 from ..losses.reduce import total
 from .base import DISTILLATION_HEAD_REGISTRY, DistillationHead, by_anchor
 from .key_region import covered, key_region_weights
-from .options import check_options
+from .options import check_options, filled_in
 
 _PUBLISHED = {"anchor_delta": (0.08, 9), "distance": (0.04, 30), "distribution": (0.04, 30)}
 _PUBLISHED["points"] = _PUBLISHED["distance"]  # ours
@@ -83,12 +83,9 @@ class PGD(DistillationHead):
             ValueError: an option out of range, or a detector without tower blocks.
         """
         super().__init__()
-        published = _PUBLISHED[teacher.box_coding]
-        self.alpha = published[0] if alpha == -1 else alpha
-        self.beta = self.alpha / 2 if beta == -1 else beta
-        self.gamma = 1.6 * self.alpha if gamma == -1 else gamma
+        self.alpha, self.top_k = filled_in((alpha, top_k), _PUBLISHED[teacher.box_coding])
+        self.beta, self.gamma = filled_in((beta, gamma), (self.alpha / 2, 1.6 * self.alpha))
         self.delta, self.temperature = delta, temperature
-        self.top_k = published[1] if top_k == -1 else top_k
         self.exponents = cls_exponent, reg_exponent
         self.level_weights = tuple(level_weights)[: len(student.features)]
         self.cross_image = "cross_image" in compat

@@ -37,9 +37,10 @@ class Points(NamedTuple):
 class TaughtSet(NamedTuple):
     """The boxes of a set that count, the most certain first; the host does not wait for them.
 
-    An image of fewer boxes than others has its best one again in their places, and again: that
-    changes no assignment. One without any has the box of its first px, which few anchors overlap:
-    a box without area has the IoU 0 with all, which RetinaNet's matcher takes for all its best.
+    An image of fewer boxes than others has its last one again in their places, and again: that
+    changes no assignment, whether the first or the last of equal ones wins. One without any has the
+    box of its first px, which few anchors overlap: a box without area has the IoU 0 with all, which
+    RetinaNet's matcher takes for all its best.
 
     Attributes:
         boxes: (N, Q, 4) XYXY px.
@@ -138,10 +139,12 @@ def taught_set(sets: Predicted, least: float, most: int) -> TaughtSet:
     labels = torch.zeros_like(scores, dtype=torch.bool) if sets.labels is None else sets.labels
     there = scores >= least
     first = F.pad(torch.zeros_like(sets.boxes[:, :1, 2:]), (0, 2), value=1)
-    best = sets.boxes[:, :1].where(there[:, :1, None], first)
-    boxes = sets.boxes.where(there[..., None], best)
-    rows = sets.probabilities.where(there[..., None], sets.probabilities[:, :1])
-    scores, labels = (x.where(there, x[:, :1]) for x in (scores, labels))
-    known = sets.of_box
-    known = None if known is None else known.where(there[..., None], known[:, :1])
+    places = torch.arange(there.shape[1], device=there.device)
+    places = places.minimum(there.sum(1, keepdim=True) - 1).clamp(min=0)  # of those that count
+    images = torch.arange(len(there), device=there.device)[:, None]
+    boxes, rows, scores, labels = (
+        x[images, places] for x in (sets.boxes, sets.probabilities, scores, labels)
+    )
+    boxes = boxes.where(there[:, :1, None], first)
+    known = None if sets.of_box is None else sets.of_box[images, places]
     return TaughtSet(boxes, rows, scores, labels, there, sets.known, known)

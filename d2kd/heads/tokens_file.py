@@ -61,6 +61,7 @@ def read_tokens(path: Path) -> TokensFile:
         MissingFileError: no such file.
         ConfigError: it is damaged, or holds something else.
     """
+    path = path.expanduser()
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise MissingFileError(f"{KEY}: {path} does not exist: {LEARN.format('the teacher')}.")

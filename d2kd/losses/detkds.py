@@ -4,7 +4,7 @@ N images, C channels, H x W cells of one FPN level. Each is a mean over all valu
 differences of normalized maps, in float32 or more; the teacher's map is constant.
 """
 
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,11 @@ def _by_block(x: Tensor) -> Tensor:
 
 
 def instance_distance(
-    student: Tensor, teacher: Tensor, boxes: Sequence[Tensor], stride: int
+    student: Tensor,
+    teacher: Tensor,
+    boxes: Sequence[Tensor],
+    stride: int,
+    number: Optional[Tensor] = None,
 ) -> Tensor:
     """Distance of objects, cut out by RoIAlign of 14 x 14, of maps whose cells have unit norm.
 
@@ -100,14 +104,16 @@ def instance_distance(
         student, teacher: (N, C, H, W).
         boxes: (G, 4) of each image, XYXY px, cut to the image; those without area do not count.
         stride: px.
+        number: that the sum over objects is divided by, a scalar; None for how many count.
 
     Returns:
-        Tensor: scalar in [0, 2], a mean over the objects of the batch; 0, with gradient 0, without
-        any.
+        Tensor: scalar in [0, 2], a mean over the objects of the batch, unless `number` is another;
+        0, with gradient 0, without any.
     """
     student, teacher = at_least_float(student), at_least_float(teacher.detach())
     s, t = (unit(x * channel_scale(x), 1) for x in (student, teacher))
     cells = [cells_of_boxes(x, stride).to(s.dtype) for x in boxes]
     cut = roi_align(s - t, cells, _WINDOW, aligned=False)
     counts = has_area(torch.cat(list(boxes)))
-    return (cut.abs().mean((1, 2, 3)) * counts).sum() / counts.sum().clamp(min=1)
+    number = counts.sum() if number is None else number
+    return (cut.abs().mean((1, 2, 3)) * counts).sum() / number.clamp(min=1)

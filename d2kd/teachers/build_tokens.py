@@ -47,6 +47,7 @@ def _check(cfg: CfgNode) -> None:
         "DISTILL.TEACHER.AHEAD": cfg.DISTILL.TEACHER.AHEAD and "set it to 0, its losses are needed",
         "DISTILL.TEACHER.PRECISION": cfg.DISTILL.TEACHER.PRECISION == "auto" and "choose one",
         "SOLVER.EMA.DECAY": cfg.SOLVER.EMA.DECAY and "set it to 0, tokens are not averaged",
+        "QUANTIZE.ENABLED": cfg.QUANTIZE.ENABLED and "set it to False, the teacher stays as it is",
     }
     for key, remedy in wrong.items():
         if remedy:

@@ -68,7 +68,7 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
 
 
 def build_cache(cfg: CfgNode, teacher: Teacher, teacher_cfg: CfgNode) -> OutputCache:
-    """The cache in DISTILL.TEACHER.CACHE_DIR, of which each teacher on each rank may fill its share.
+    """The cache in DISTILL.TEACHER.CACHE_DIR, of which each teacher may fill a share on each rank.
 
     Raises:
         ValueError: the folder cannot be written to.

@@ -1,6 +1,7 @@
 """Runs of both stages of MasKD: what is typed, what is written, and that kills leave no trace."""
 
 import contextlib
+import json
 import re
 import shutil
 
@@ -154,13 +155,14 @@ def test_two_ranks_give_the_losses_and_gradients_of_one_process(tmp_path):
 
 
 def test_both_stages_from_the_command_line(tmp_path, squares):
-    path, weights = teacher(tmp_path / "t", squares)
+    path, weights = teacher(tmp_path / "t", squares, QUANTIZE__ENABLED=True)
     tokens, student = tmp_path / "tokens", write_config(tmp_path / "s", squares)
     done = d2kd("train", path, "--tokens", "--teacher-weights", weights, "--output", tokens,
                 "SOLVER.MAX_ITER", 3, "--quiet")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert f"tokens in {tokens / FILE}" in done.output
-    assert f"d2kd train STUDENT --teacher {path} --distill MasKD" in done.output
+    of_teacher = f"--teacher {path} --teacher-weights {weights}"
+    assert f"d2kd train STUDENT {of_teacher} --distill MasKD" in done.output
     keys = get_d2kd_cfg()
     merge_config_file(keys, str(tokens / "config.yaml"), "")
     solver = keys.SOLVER
@@ -196,7 +198,7 @@ def test_stage_two_goes_on_with_its_tokens_and_its_warmup(tmp_path, squares):
         merge_config_file(paths[name], str(write_config(tmp_path / "s", squares)), "")
         paths[name].MODEL.META_ARCHITECTURE, paths[name].DISTILL.STUDENT = "Distiller", "RetinaNet"
         paths[name].DISTILL.HEADS, paths[name].DISTILL.MasKD.WARMUP = ("MasKD",), 4
-        paths[name].DISTILL.MasKD.TOKENS = str(tmp_path / "tokens" / FILE)
+        paths[name].DISTILL.MasKD.TOKENS = str(tmp_path / "tokens")
         paths[name].DISTILL.TEACHER = cfg.DISTILL.TEACHER.clone()
         paths[name].OUTPUT_DIR, paths[name].SOLVER.BASE_LR = str(tmp_path / name), 1e-4
     train(paths["whole"])
@@ -207,6 +209,8 @@ def test_stage_two_goes_on_with_its_tokens_and_its_warmup(tmp_path, squares):
     train(paths["parts"], resume=True)
     for a, b in zip(*(result(tmp_path / x) for x in ("whole", "parts")), strict=True):
         assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+    segment = json.loads((tmp_path / "parts" / "run.json").read_text())["segments"][1]
+    assert list(segment["changes"]) == ["DISTILL.MasKD.TOKENS"]
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -214,6 +218,7 @@ def test_stage_two_goes_on_with_its_tokens_and_its_warmup(tmp_path, squares):
     (["--output", "{folder}"], "OUTPUT_DIR .* is where the teacher"),
     (["DATASETS.TEST", "('x',)"], "DATASETS.TEST: where tokens are learnt, set it to ()"),
     (["MODEL.WEIGHTS", "x.pth"], "MODEL.WEIGHTS: where tokens are learnt, name the teacher's"),
+    (["QUANTIZE.ENABLED", "True"], "QUANTIZE.ENABLED: where tokens are learnt, set it to False"),
     (["SOLVER.EMA.DECAY", "0.9"], "SOLVER.EMA.DECAY: where tokens are learnt"),
     (["DISTILL.TOKENS.NUMBER", "0"], "DISTILL.TOKENS.NUMBER is 0: it must be above 0"),
     (["DISTILL.TEACHER.SIZE", "own"], "DISTILL.TEACHER.SIZE is own"),

@@ -1,11 +1,11 @@
 """Methods on FPN maps on two gloo ranks.
 
-FGD, FitNets, MGD, CWD, CanKD and MasKD average over images, so that the mean of the ranks' terms
-and gradients is that of one process with the whole batch (MGD without its random mask, which each
-rank draws itself, CanKD without batch norm, of which each rank has its own statistics). Structured
-KD's roots of sums over the batch are by definition not: two ranks give about 1 / sqrt(2) of it;
-DetKDS normalizes over a rank's images. There, and for BatchNorm's statistics, only that the ranks'
-parameters stay equal is tested.
+FGD, FitNets, MGD, CWD, CanKD, MasKD and DetKDS without "global" average over images or objects, so
+that the mean of the ranks' terms and gradients is that of one process with the whole batch (MGD
+without its random mask, which each rank draws itself, CanKD without batch norm, of which each rank
+has its own statistics). Structured KD's roots of sums over the batch are by definition not: two
+ranks give about 1 / sqrt(2) of it; DetKDS's "global" normalizes over a rank's images. There, and
+for BatchNorm's statistics, only that the ranks' parameters stay equal is tested.
 """
 
 import pytest
@@ -19,11 +19,12 @@ from tests.engine.test_ddp import distillation, gradients, whole_batch, worker
 from tests.helpers import pair, under_way
 from tests.ranks import two_ranks
 
-LINEAR = ("CWD", "CanKD", "FGD", "FitNets", "MGD", "MasKD")
+LINEAR = ("CWD", "CanKD", "DetKDS", "FGD", "FitNets", "MGD", "MasKD")
 
 
 def terms_and_gradients(batch, ddp):
     options = {"MGD": {"MASK_RATIO": 0.0}, "CanKD": {"NORM": "GN"}}
+    options["DetKDS"] = {"PRESET": "retinanet_r101", "GLOBAL_WEIGHT": 0.0, "INSTANCE_WEIGHT": 1.0}
     _, model = pair("RetinaNet", LINEAR, options=options)
     under_way(model.heads)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
@@ -44,7 +45,7 @@ def compare_with_one_process(rank, folder, meta):
 
 
 def train_three_steps(rank, folder, norm):
-    heads = (*LINEAR, "DetKDS", "StructuredKD")
+    heads = (*LINEAR, "StructuredKD")
     structured = {"NON_LOCAL_NORM": norm, "FEAT_WEIGHT": 1.0, "NON_LOCAL_WEIGHT": 1.0}
     options = {
         "StructuredKD": structured,
@@ -72,7 +73,7 @@ def train_three_steps(rank, folder, norm):
 
 def test_two_ranks_give_the_terms_and_gradients_of_one_process(tmp_path):
     expected = terms_and_gradients(whole_batch(), ddp=False)
-    assert len(expected[0]) == 9 and all(v.item() > 0 for v in expected[0].values())
+    assert len(expected[0]) == 12 and all(v.item() > 0 for v in expected[0].values())
     torch.save(expected, tmp_path / "expected.pth")
     two_ranks(worker, compare_with_one_process, str(tmp_path), "RetinaNet")
 

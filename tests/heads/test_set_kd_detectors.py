@@ -133,6 +133,26 @@ def test_an_image_without_a_set_is_assigned_to_few_cells(name):
     assert bool((place[0] >= 0).any()) and (place[1] >= 0).float().mean() < 0.1
 
 
+@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ATSS", "DDOD", "GFL", "RepPoints"])
+def test_other_images_change_no_target(name):
+    """Two boxes that are almost one want the same cells, beside an image of two and of six."""
+    model, batch = distiller(student_of(name), trained(name)), make_batch()
+    student = model.run_student(batch)
+    x = torch.arange(6.0)[:, None]
+    boxes = torch.stack([torch.cat([4 + x, 4 + x, 40 + x, 36 + x], 1), torch.zeros(6, 4)])
+    boxes[1, :2] = torch.tensor([[8.0, 6, 40, 36], [8.2, 6, 40, 36]])
+    rows = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])[:, None] * torch.eye(3)[[0, 1, 2, 0, 1, 2]]
+    rows = torch.stack([rows, rows * (boxes[1, :, 2:3] > 0)])
+    found = []
+    for most in (2, 6):
+        taught = taught_set(Predicted(boxes, rows, False), 0.1, most)
+        place = model.adapter.assign(student, *taught.objects())[0]
+        points = taught.at(torch.arange(2)[:, None], place, 0.1)
+        found.append((points.probabilities[1], points.boxes[1], points.background[1]))
+    assert bool((found[0][0][:, 1] > 0).any())
+    assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("keys", [{}, CASCADE], ids=["faster", "cascade"])
 def test_regions_are_assigned_as_to_objects(keys):
     student = detector("GeneralizedRCNN", **keys)

@@ -10,7 +10,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ...adapters import DetectorOutput
-from ...losses.reduce import l2_norm
+from ...losses.reduce import l2_norm, mean_over_ranks
 
 _SCALES = (2.0**16, 2.0**8, 1.0)  # the first that does not overflow float16
 
@@ -67,16 +67,21 @@ def gradient_norms(losses: Dict[str, Tensor], features: List[Tensor]) -> Dict[st
     """L2 norm of each loss's gradient with respect to a list of feature maps, taken together.
 
     Where a map is float16, losses are scaled up for the backward pass, as training does it: small
-    gradients would become 0 on the way.
+    gradients would become 0 on the way. All ranks take the same scale, the first at which nothing
+    overflows on any of them, as a backward pass may send and receive.
     """
     half = any(x.dtype == torch.float16 for x in features)
     norms = {name: 0.0 for name in losses}
     for name, loss in losses.items():
-        for scale in _SCALES if half and loss.requires_grad else (1.0,):
+        for scale in _SCALES if half else (1.0,):
             norms[name] = _gradient_norm(loss * scale, features) / scale
-            if math.isfinite(norms[name]):
+            if not half or not _on_any_rank(not math.isfinite(norms[name]), features[0].device):
                 break
     return norms
+
+
+def _on_any_rank(value: bool, device: torch.device) -> bool:
+    return bool(mean_over_ranks(torch.tensor(float(value), device=device)) > 0)
 
 
 def _gradient_norm(loss: Tensor, features: List[Tensor]) -> float:

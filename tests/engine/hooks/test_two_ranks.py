@@ -13,6 +13,8 @@ from torch.testing import assert_close
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.engine.hooks.balance import GradientBalance
+from d2kd.engine.hooks.gradient_share import gradient_norms
+from d2kd.losses.reduce import sum_over_ranks
 from tests.engine.hooks.test_balance import measured
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
 from tests.ranks import two_ranks
@@ -31,7 +33,7 @@ def on_rank(rank, folder):
     with EventStorage(0):
         weights = measured(GradientBalance((0.25,), ("A", "B"), 9, folder), NORMS[rank])
         held = measured(GradientBalance((0.25,), ("A", "B"), 9, folder, band=0.5), NORMS[rank])
-    torch.save((weights, held), f"{folder}/{rank}.pth")
+    torch.save((weights, held, norm_where_the_first_overflows(rank)), f"{folder}/{rank}.pth")
     whole, parts = get_d2kd_cfg(), get_d2kd_cfg()
     merge_config_file(whole, f"{folder}/whole.yaml", "")
     merge_config_file(parts, f"{folder}/parts.yaml", "")
@@ -40,6 +42,13 @@ def on_rank(rank, folder):
         train(parts, stop_before=3)
     train(parts, resume=True)
     dist.destroy_process_group()
+
+
+def norm_where_the_first_overflows(rank):
+    """Each backward pass adds the ranks' gradients, as those of ALL_RANKS and of SyncBN do."""
+    features = torch.ones(1, 4, 8, 8, dtype=torch.float16, requires_grad=True)
+    loss = sum_over_ranks((features * 1e-3).float().sum() * (1, 1e-3)[rank])
+    return gradient_norms({"term": loss}, [features])["term"]
 
 
 def test_two_ranks(tmp_path, squares):
@@ -60,8 +69,9 @@ def test_two_ranks(tmp_path, squares):
         (tmp_path / f"{name}.yaml").write_text(cfg.dump())
     two_ranks(on_rank, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
-    weights, held = ranks[0]
-    assert ranks[1] == ranks[0]
+    (weights, held, norm), (*others, small) = ranks
+    assert others == [weights, held]
+    assert (norm, small) == (pytest.approx(0.032, rel=0.01), pytest.approx(3.2e-5, rel=0.01))
     assert weights == {"A": pytest.approx(1), "B": pytest.approx(0.5 / 2**0.5)}
     assert held == {"A": pytest.approx(1), "B": 0.6}
     for one, parts in zip(result(tmp_path / "whole"), result(tmp_path / "parts"), strict=True):
