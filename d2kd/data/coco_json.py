@@ -7,17 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..file_io import read_json, write_atomically
+from ..file_io import read_head, read_json, write_atomically
 
 Box = tuple[str, float, float, float, float]
 """Class, x, y, width and height, px."""
 
+_BY = "converted by d2kd"
+_OURS = f'{{"info": {{"description": "{_BY}"}}'.encode()
 _ID = frozenset({int, float, str})
 _NEEDED: dict[str, dict[str, frozenset[type]]] = {
     "images": {"id": _ID, "file_name": frozenset({str})},
     "categories": {"id": _ID, "name": _ID},
     "annotations": {"image_id": _ID, "category_id": _ID},
 }
+
+
+def write_splits(
+    paths: dict[str, Path], images: dict[str, list[dict[str, Any]]], classes: Sequence[str]
+) -> dict[str, Path]:
+    """Write a file for each split; see `write_coco`.
+
+    Raises:
+        ConfigError: one of the files is there and is another than d2kd's. None is written then.
+    """
+    for path in paths.values():
+        if path.exists() and not read_head(path, len(_OURS)) == _OURS:
+            raise ConfigError(
+                f"{path} exists and is not d2kd's: choose another folder to write to."
+            )
+    for split, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_coco(path, images[split], classes)
+    return paths
 
 
 def write_coco(path: Path, images: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
@@ -60,7 +81,7 @@ def to_coco(images: Sequence[dict[str, Any]], classes: list[str]) -> dict[str, A
                 annotation |= {"area": polygon_area(polygon), "segmentation": [polygon]}
             annotations.append(annotation)
     return {
-        "info": {"description": "converted by d2kd"},
+        "info": {"description": _BY},
         "licenses": [],
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
         "images": records,

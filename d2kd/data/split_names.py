@@ -1,6 +1,7 @@
 """Which split a file or a folder is, by the words of its name."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 SPLITS = ("train", "val", "test")
@@ -38,8 +39,12 @@ def split_of(name: str) -> str:
 
 def folder_split(path: Path, root: Path) -> str:
     """The split that the folders of a file below `root` name, the nearest first, or ""."""
-    parts = reversed(path.relative_to(root).parts[:-1])
-    return next(filter(None, map(split_of, parts)), "")
+    return nearest_split(path.relative_to(root).parts[:-1])
+
+
+def nearest_split(folders: Sequence[str]) -> str:
+    """The split that the last of these folders names that names one, or ""."""
+    return next(filter(None, map(split_of, reversed(folders))), "")
 
 
 def is_split(name: str) -> bool:

@@ -15,9 +15,11 @@ from .annotation_checks import check_annotations
 from .coco_json import read_coco
 from .findings import stop_or_warn
 from .folder import Split
+from .image_problems import FRAMES, image_state
 from .listing import warn_of
-from .pixels import PixelError, examine
+from .pixels import image_size
 from .records import stated_size
+from .split_names import folder_split, split_of
 from .voc.files import ByName
 
 logger = logging.getLogger(__name__)
@@ -47,36 +49,35 @@ def find_usable(name: str, split: Split, root: Path, files: ByName) -> dict[str,
     """
     coco, found = read_coco(split.json), defaultdict(list)
     given = [x["file_name"] for x in coco["images"]]
-    paths = [split.images / x for x in given]
-    places = [x if x.is_file() else files.find(y, split.json) or x
+    paths, at = [split.images / x for x in given], _resolved(split.json)
+    meant = split_of(at.stem) or (folder_split(at, root) if at.is_relative_to(root) else "")
+    places = [x if x.is_file() else files.find(y, meant, at) or x
               for x, y in zip(paths, given, strict=True)]  # fmt: skip
     with ThreadPoolExecutor(8) as pool:
         states = list(pool.map(_state, places, coco["images"]))
     for image, path, place, state in zip(coco["images"], paths, places, states, strict=True):
         if state or place != path:
-            found[state or "are elsewhere than their names say"].append(image["file_name"])
-        image["file_name"] = os.path.relpath(place.resolve(), root)
+            found[state or "images are elsewhere than their names say"].append(image["file_name"])
+        image["file_name"] = os.path.relpath(_resolved(place), root)
     sizes = {x["id"]: stated_size(x) for x in coco["images"]}
     stop_or_warn(check_annotations(coco, sizes, "").findings, plain(root), name)
     for what, names in found.items():
-        warn_of(logger, names, f"images {what}", f"{name}: ")
+        warn_of(logger, names, what, f"{name}: ")
     if all(states):
         raise MissingFileError(f"{plain(root)}: no image of {name} can be used, as {paths[0]}.")
     return only(coco, [not state for state in states])
 
 
+def _resolved(path: Path) -> Path:
+    """Without links but a link that is the file: its own name has the suffix."""
+    return path.parent.resolve() / path.name
+
+
 def _state(path: Path, image: dict[str, Any]) -> str:
     """Why an image cannot be used, or "". Where its size is not stated, it is filled in."""
-    if not path.is_file():
-        return "do not exist and are left out"
-    try:
-        width, height, _ = examine(path)
-    except PixelError:
-        return "cannot be read or are cut off, and are left out"
+    state = image_state(path, image)
+    if state not in ("", FRAMES):
+        return f"{state}, and are left out"
     if not stated_size(image):
-        image |= {"width": width, "height": height}
-    return (
-        ""
-        if stated_size(image) == (width, height)
-        else "have another size than their labels say, and are left out"
-    )
+        image |= dict(zip(("width", "height"), image_size(path), strict=True))
+    return ""

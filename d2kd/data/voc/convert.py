@@ -9,8 +9,9 @@ bytes. Without lists the folders' names say the split, or all is train; without 
   the image's corner: x = xmin - 1, y = ymin - 1, width = xmax - x, height = ymax - y.
 - A polygon, as Roboflow and LabelMe write it, is kept with its box.
 - "difficult" objects are ordinary objects (``iscrowd`` 0), as in Detectron2's own VOC reader.
-- The image size is taken from the image file. Boxes that reach outside it are written as they are:
-  d2kd clips them when it trains.
+- An image of another size than its xml file states is left out; where the file states none, or
+  0, that of the image is taken. Boxes that reach outside it are written as they are: d2kd clips
+  them when it trains.
 """
 
 import logging
@@ -20,7 +21,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..class_names import similar
-from ..coco_json import write_coco
+from ..coco_json import write_splits
 from ..listing import warn_of
 from ..sizes import image_sizes
 from .annotation import Annotation, read_xml
@@ -46,7 +47,7 @@ def voc_to_coco(
         The json file of each split; file names in them are relative to `image_root`.
 
     Raises:
-        ConfigError: a file is missing or cannot be read; the message has its name.
+        ConfigError: a file is missing or cannot be read; or see `write_splits`.
     """
     files = find_files(root)
     found = find_splits(files, splits)
@@ -59,33 +60,43 @@ def voc_to_coco(
     if classes and unknown:
         raise ConfigError(f"objects of {unknown} are not among the classes {' '.join(classes)}")
     warn_of(logger, similar(sorted(names)), "class names may be the same")
-    output.mkdir(parents=True, exist_ok=True)
     paths = {split: output / f"instances_{found[split].name}.json" for split in images}
-    for split, path in paths.items():
-        write_coco(path, images[split], list(classes) or sorted(names))
-    return paths
+    return write_splits(paths, images, list(classes) or sorted(names))
 
 
 def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[str, Any]]:
-    images, read = [], []
     sizes = image_sizes(split, [x.image for x in samples])
-    for sample in (x for x in samples if x.image in sizes):
-        width, height = sizes[sample.image]
-        annotation = read_xml(sample.annotation)
-        read.append((sample, annotation, (width, height)))
-        name = sample.image.relative_to(root).as_posix()
-        image = {"file_name": name, "width": width, "height": height, "boxes": annotation.boxes}
-        if any(annotation.polygons):
-            image["polygons"] = [polygon or [] for polygon in annotation.polygons]
-        images.append(image)
+    found = [(x, read_xml(x.annotation), sizes[x.image]) for x in samples if x.image in sizes]
+    read = [x for x in found if _is_of(*x)]
+    lost = [x[0].image.name for x in found if not _is_of(*x)]
+    if not read:
+        raise ConfigError(f"{split}: no image has the size that its xml file states, as {lost[0]}.")
+    what = "images have another size than their xml files state, and are left out"
+    warn_of(logger, lost, what, f"{split}: ")
     _explain(split, read)
-    return images
+    return [_image(*x, root) for x in read]
+
+
+def _is_of(_: Sample, annotation: Annotation, size: tuple[int, int]) -> bool:
+    """Whether an image has the size that its xml file states, if it states one above 0."""
+    stated = annotation.size or (0, 0)
+    return not min(stated) > 0 or stated == size
+
+
+def _image(
+    sample: Sample, annotation: Annotation, size: tuple[int, int], root: Path
+) -> dict[str, Any]:
+    name = sample.image.relative_to(root).as_posix()
+    image = {"file_name": name, "width": size[0], "height": size[1], "boxes": annotation.boxes}
+    if any(annotation.polygons):
+        image["polygons"] = [polygon or [] for polygon in annotation.polygons]
+    return image
 
 
 def _explain(split: str, read: Sequence[tuple[Sample, Annotation, tuple[int, int]]]) -> None:
     """Warn about what the files of a split say and is not taken as they say it."""
     findings = {
-        "xml files state another size than the image file's, ignored": [
+        "xml files state no size above 0, and the image file's is taken": [
             x for x, said, size in read if said.size not in (None, size)
         ],
         "xml files have polygons that cannot be read, of whose objects the boxes are taken": [

@@ -12,7 +12,7 @@ from ...file_io import expect, read_head
 from ...text import plain
 from ..file_names import folded, without_suffix
 from ..image_files import list_images
-from ..split_names import split_of
+from ..split_names import folder_split, nearest_split, split_of
 from ..tree import Place, files_with, walk
 
 logger = logging.getLogger(__name__)
@@ -103,12 +103,14 @@ class ByName:
         ids = {path: path.relative_to(self.root).with_suffix("") for path in self.paths}
         return {x: y for x, key in ids.items() if (y := self._ids[key.as_posix()]) != x}
 
-    def find(self, name: str, like: Path | None = None) -> Path | None:
+    def find(self, name: str, split: str = "", beside: Path | None = None) -> Path | None:
         """The file with this name, with the longest end of this path, or with a name like it.
 
         Args:
             name: a path, maybe of another machine, with or without a suffix.
-            like: of several files of a name, the one whose folders are of the same split.
+            split: a file is not taken for one in another folder if its folders name another split
+                than this, or than the name's; of several files, one whose folders name it is.
+            beside: of several files, one in this one's folder is taken before those.
         """
         parts = PurePosixPath(name.strip().strip("\"'").replace("\\", "/")).parts
         for start in range(len(parts)):
@@ -116,21 +118,28 @@ class ByName:
                 return found
         last = parts[-1] if parts else ""
         stem = without_suffix(last)
+        splits = split, nearest_split(parts[:-1])
         for group in (self._stems.get(last), self._names.get(last), self._stems.get(stem)):
-            if found := _only(group, like):
+            if found := self._only(group, splits, beside):
                 return found
-        if found := _only(self._folded.get(folded(last)), like):
+        if found := self._only(self._folded.get(folded(last)), splits, beside):
             self.renamed[found] = name
         return found
 
+    def _only(
+        self, group: dict[Path, Path] | None, splits: tuple[str, str], beside: Path | None
+    ) -> Path | None:
+        found = {path: folder_split(path, self.root) for path in (group or {}).values()}
+        paths = [x for x, own in found.items() if all(_fits(own, split) for split in splits)]
+        if len(paths) > 1:
+            near = [path for path in paths if beside and path.parent == beside.parent]
+            paths = near or [path for path in paths if found[path] == (splits[0] or splits[1])]
+        return paths[0] if len(paths) == 1 else None
 
-def _only(group: dict[Path, Path] | None, like: Path | None) -> Path | None:
-    paths = list((group or {}).values())
-    if len(paths) > 1 and like is not None:
-        beside = [path for path in paths if path.parent == like.parent]
-        words = set(map(split_of, like.parts))
-        paths = beside or [path for path in paths if set(map(split_of, path.parts)) == words]
-    return paths[0] if len(paths) == 1 else None
+
+def _fits(ours: str, theirs: str) -> bool:
+    """Whether a file of one split may be of the other; trainval is train and val, "" is any."""
+    return ours in theirs or theirs in ours
 
 
 def _looks_right(path: Path) -> bool:

@@ -70,17 +70,20 @@ def read_list(
     """
     text = read_text(path, _MAX_LIST, "a list")
     lines = dict.fromkeys(line.strip() for line in text.splitlines() if line.strip())
-    return [(line, *_read_line(line, images, annotations)) for line in lines]
+    split = split_of(path.stem)
+    return [(line, *_read_line(line, split, images, annotations)) for line in lines]
 
 
-def _read_line(line: str, images: ByName, xmls: ByName) -> tuple[Path | None, Path | None]:
+def _read_line(
+    line: str, split: str, images: ByName, xmls: ByName
+) -> tuple[Path | None, Path | None]:
     name, other = line, ""
     if not images.exact(line) and (match := _PAIR.fullmatch(line)):
         name, other = match[1], match[2]
     elif not images.exact(line) and (match := _FLAG.fullmatch(line)):
         name = match[1]
-    image = images.find(name)
+    image = images.find(name, split)
     if other.lower().endswith(".xml"):
-        return image, xmls.find(other)
+        return image, xmls.find(other, split)
     key = image.relative_to(images.root).with_suffix("").as_posix() if image else name
-    return image, xmls.exact(key) or xmls.find(key, image)
+    return image, xmls.exact(key) or xmls.find(key, split)

@@ -144,8 +144,9 @@ def _pair(files: Files) -> tuple[list[Sample], list[str], list[str]]:
 
 def _image_of(path: Path, images: ByName, root: Path) -> Path | None:
     key = path.relative_to(root).with_suffix("").as_posix()
-    found = images.exact(key) or images.find(path.stem, path)
-    return found or images.find(read_xml(path).filename, path)
+    split = folder_split(path, root)
+    found = images.exact(key) or images.find(path.stem, split, path)
+    return found or images.find(read_xml(path).filename, split, path)
 
 
 def _split_of(sample: Sample, files: Files) -> str:
