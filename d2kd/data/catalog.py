@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ..errors import ConfigError, MissingFileError
 from .custom import EXAMPLE
 from .function_sets import read_function
+from .keypoints import with_keypoints
 from .near_files import near_file
 from .records import read_records
 
@@ -47,7 +48,8 @@ def check_datasets(cfg: CfgNode, num_classes: int, key: str, train: bool = True)
             logger.warning(f"DATASETS.TEST: {name!r} has {few_images(len(records))}.")
     names = [name for kind in keys for name in cfg.DATASETS[kind]]
     for name in names:
-        count = dataset_num_classes(name)
+        trained = train and name in cfg.DATASETS.TRAIN
+        count = dataset_num_classes(name, "DATASETS.TRAIN" if trained else "DATASETS.TEST")
         if count != num_classes:
             raise ConfigError(
                 f"{key} is {num_classes}, but the data set {name!r} has {count} classes. Set {key} "
@@ -89,11 +91,16 @@ def require_registered(cfg: CfgNode, kind: str) -> None:
             )
 
 
-def dataset_num_classes(name: str) -> int:
-    """Return a registered data set's number of classes; reads it only if that is not known yet."""
+def dataset_num_classes(name: str, key: str = "DATASETS") -> int:
+    """Return a registered data set's number of classes; reads it only if that is not known yet.
+
+    Args:
+        name: in ``DatasetCatalog``.
+        key: the config key that names it, for the errors.
+    """
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:
-        load_dataset(name)
+        load_dataset(name, key)
     if metadata.get("thing_classes") is None:
         raise ConfigError(
             f"the data set {name!r} does not tell its classes: set "
@@ -102,9 +109,19 @@ def dataset_num_classes(name: str) -> int:
     return len(metadata.thing_classes)
 
 
-def mask_format(cfg: CfgNode) -> str:
-    """The masks that a config's detector needs: INPUT.MASK_FORMAT, or "" for boxes alone."""
-    return cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else ""
+def load_labelled(cfg: CfgNode, name: str, key: str) -> list[dict[str, Any]]:
+    """`load_dataset` with the masks and key points that a config's detector is trained on.
+
+    Of DATASETS.TRAIN, images with few key points are left out.
+    """
+    masks = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else ""
+    if not cfg.MODEL.KEYPOINT_ON:
+        return load_dataset(name, key, masks=masks)
+    head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    few = head.MIN_KEYPOINTS_PER_IMAGE * (key == "DATASETS.TRAIN")
+    return with_keypoints(
+        load_dataset(name, key, few, masks), head.NUM_KEYPOINTS, f"{key}: {name!r}"
+    )
 
 
 def load_dataset(

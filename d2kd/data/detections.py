@@ -53,7 +53,7 @@ def offline_detections(cfg: CfgNode) -> Detections:
     path, data = offline_file(cfg), next(iter(cfg.DATASETS.TRAIN), "")
     names: dict[Hashable, str] = {}
     if data:
-        dataset_num_classes(data)
+        dataset_num_classes(data, "DATASETS.TRAIN")
         metadata = MetadataCatalog.get(data)
         ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         names = {key: metadata.thing_classes[place] for key, place in ids.items()}

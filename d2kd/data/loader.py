@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, Sampler
 from ..errors import ConfigError
 from .boxes import clean_boxes
 from .carried import with_detections
-from .catalog import load_dataset, mask_format, require_registered
+from .catalog import load_labelled, require_registered
 from .mapper import BadImageError, ImageMapper, Mapper, build_mapper
 from .small_boxes import say_small_boxes
 from .unlabelled import unlabelled_records
@@ -85,26 +85,22 @@ def first_test_set(cfg: CfgNode) -> str:
 
 
 def labelled_test_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], Mapper]:
-    """Records of ``DATASETS.TEST[0]``, images without objects too, and a mapper that keeps objects.
+    """Records of ``DATASETS.TEST[0]``, images without objects too, and a `labelled_mapper`."""
+    return load_labelled(cfg, first_test_set(cfg), "DATASETS.TEST"), labelled_mapper(cfg)
 
-    Images are resized as for testing and not augmented.
-    """
+
+def labelled_mapper(cfg: CfgNode) -> Mapper:
+    """A mapper that keeps objects; images are resized as for testing and not augmented."""
     size = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    mapper = ImageMapper(cfg, is_train=True, augmentations=[size])
-    return load_dataset(first_test_set(cfg), "DATASETS.TEST", masks=mask_format(cfg)), mapper
+    return ImageMapper(cfg, is_train=True, augmentations=[size])
 
 
 def _train_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """Read, check, clean and filter all data sets of ``DATASETS.TRAIN``."""
     require_registered(cfg, "TRAIN")
-    model, records = cfg.MODEL, []
+    records = []
     for name in cfg.DATASETS.TRAIN:
-        loaded = load_dataset(
-            name,
-            min_keypoints=model.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE * model.KEYPOINT_ON,
-            masks=mask_format(cfg),
-        )
-        records += clean_boxes(loaded, name)
+        records += clean_boxes(load_labelled(cfg, name, "DATASETS.TRAIN"), name)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = [
             r for r in records if not all(a.get("iscrowd", 0) for a in r.get("annotations", ()))
@@ -169,21 +165,26 @@ class _SeededDataset(Dataset[dict[str, Any]]):
     def __init__(self, records: list[dict], mapper: Mapper, seed: int, skip: bool = False) -> None:
         self.records = DatasetFromList(records, copy=False)  # serialized: workers share its memory
         self.mapper, self.seed, self.skip = mapper, seed, skip
+        self.unlabelled = [x.get("unlabelled", False) for x in records]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         number, index = divmod(item, len(self))
-        for offset in range(len(self) if self.skip else 1):
+        kind = self.unlabelled[index]
+        for place in (x % len(self) for x in range(index, index + len(self))):
+            if self.unlabelled[place] != kind:  # its batch is of one kind
+                continue
             try:
                 with seeded(self.seed, number):
-                    return self.mapper(self.records[(index + offset) % len(self)])
+                    return self.mapper(self.records[place])
             except BadImageError as error:
                 if not self.skip:
                     raise
                 logger.warning("%s (skipped)", error)
-        raise BadImageError("DATALOADER.SKIP_BAD_IMAGES: no image of DATASETS.TRAIN can be read.")
+        key = "DATASETS.UNLABELLED" if kind else "DATASETS.TRAIN"
+        raise BadImageError(f"DATALOADER.SKIP_BAD_IMAGES: no image of {key} can be read.")
 
 
 @contextlib.contextmanager

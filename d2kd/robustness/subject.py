@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Dict, List, Optional
 
 from detectron2.config import CfgNode
@@ -18,12 +19,12 @@ from ..config.naming import construct
 from ..data import (
     build_mapper,
     dataset_num_classes,
-    labelled_test_data,
     load_dataset,
     loader_workers,
     register_custom_datasets,
 )
-from ..data.catalog import mask_format, require_registered
+from ..data.catalog import load_labelled, require_registered
+from ..data.loader import labelled_mapper
 from ..data.mapper import Mapper
 from ..engine.provenance import describe_run
 from ..errors import ConfigError, MissingFileError
@@ -85,8 +86,9 @@ def evaluate_cell(plan: Plan, subject: Subject, cell: Cell) -> Results:
     """One evaluation; the keys and units of the evaluator's results."""
     cfg, detector = subject.cfg, _detector(subject)
     name = cell.options.get("dataset", cfg.DATASETS.TEST[0])
-    masks = mask_format(cfg) if cell.kind == "attack" else ""  # it needs the detector's losses
-    records = load_dataset(name, "DATASETS.TEST", masks=masks)[: plan.images or None]
+    by_losses = cell.kind == "attack"
+    read = partial(load_labelled, cfg) if by_losses else load_dataset
+    records = read(name, "DATASETS.TEST")[: plan.images or None]
     names = dataset_class_names(name)
     if cell.kind == "clean":
         return _evaluate(cfg, detector, records, ErrorEvaluator(records, names, **plan.errors))
@@ -100,7 +102,7 @@ def evaluate_cell(plan: Plan, subject: Subject, cell: Cell) -> Results:
     options = dict(cell.options)
     records = records[: options.pop("images")]
     attacked = AttackedDetector(detector, Attack(**options)) if options else detector
-    evaluator, mapper = RecordsEvaluator(records, names), labelled_test_data(cfg)[1]
+    evaluator, mapper = RecordsEvaluator(records, names), labelled_mapper(cfg)
     return _evaluate(cfg, attacked, records, evaluator, mapper)
 
 

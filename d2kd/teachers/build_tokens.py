@@ -68,7 +68,7 @@ def _check_targets(cfg: CfgNode, teacher: nn.Module) -> None:
 def check_data(cfg: CfgNode, num_classes: int) -> None:
     """Raise a ConfigError unless the data have the classes that a `TokenLearner` expects."""
     for name in cfg.DATASETS.TRAIN:
-        if (count := dataset_num_classes(name)) != num_classes:
+        if (count := dataset_num_classes(name, "DATASETS.TRAIN")) != num_classes:
             raise ConfigError(
                 f"DATASETS.TRAIN: {name!r} has {count} classes, but {num_classes} are expected by "
                 f"{cfg.DISTILL.TEACHER.CONFIG_FILES[0]}, whose names are not known: tokens are "

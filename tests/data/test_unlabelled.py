@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from d2kd import DistillationTrainer
-from d2kd.data import build_train_loader, register_custom_datasets
+from d2kd.data import BadImageError, build_train_loader, register_custom_datasets
 from d2kd.detectors.loss_normalizer import averages_to_save
 from d2kd.errors import ConfigError
 from d2kd.testing import make_batch
@@ -86,6 +86,28 @@ def test_batches_are_of_one_kind(tmp_path, squares, photos):
     kinds = [{x.get("unlabelled", False) for x in next(stream)} for _ in range(20)]
     assert all(len(kind) == 1 for kind in kinds)
     assert 2 <= sum(kind == {True} for kind in kinds) <= 12  # 5 of 17 images
+
+
+def test_an_image_that_is_skipped_is_replaced_by_one_of_its_kind(tmp_path, squares, photos):
+    """A mapper that fails for the first and last of each kind: the next are of the other."""
+    stream = build_train_loader(build(tmp_path, squares, photos, DATALOADER__SKIP_BAD_IMAGES=True))
+    data = stream.dataset.dataset
+    read, kinds = data.mapper, [x.get("unlabelled", False) for x in data.records]
+    ends = {kinds.index(True) - 1, len(kinds) - 1}
+    bad = {data.records[place]["file_name"] for place in ends}
+
+    def mapper(record):
+        if record["file_name"] in bad:
+            raise BadImageError("bad")
+        return read(record)
+
+    data.mapper = mapper
+    found = [data[place] for place in range(len(kinds))]
+    assert [x.get("unlabelled", False) for x in found] == kinds and any(kinds) and not all(kinds)
+    assert not bad & {x["file_name"] for x in found}
+    bad |= {x["file_name"] for x in data.records if x.get("unlabelled")}
+    with pytest.raises(BadImageError, match="no image of DATASETS.UNLABELLED can be read"):
+        data[len(kinds) - 1]
 
 
 def test_training(tmp_path, squares, photos):
