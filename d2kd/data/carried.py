@@ -23,21 +23,28 @@ def with_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dic
     which nothing was found. Without a file to read, records stay as they are.
 
     Raises:
-        ConfigError: see `read_detections`; or none of the image ids is one of the data's.
+        ConfigError: see `read_detections`; none of the image ids is one of the data's, or one is
+            that of two images.
     """
     if not (path := offline_file(cfg)):
         return list(records)
     images = offline_detections(cfg).images
     nothing = np.zeros((0, 6), np.float32)
-    found, met = [], set()
+    found: list[dict[str, Any]] = []
+    met: dict[str, str] = {}
     for record in records:
-        names = id_text(record["image_id"]), os.path.basename(record["file_name"])
+        names = id_text(record.get("image_id", "")), os.path.basename(record["file_name"])
         key = next((x for x in names if x in images), "")
-        met.add(key)
+        if key and (other := met.setdefault(key, record["file_name"])) != record["file_name"]:
+            raise ConfigError(
+                f"{KEY}: {path} has detections of {key!r}, which is {other} and also "
+                f"{record['file_name']}: give images of DATASETS.TRAIN ids of their own, in the "
+                "file too."
+            )
         size = record.get("width", math.inf), record.get("height", math.inf)
         found.append({**record, "set": _inside(images.get(key, nothing), size).tolist()})
-    met.discard("")
-    ours, theirs = (", ".join(list(x)[:3]) for x in ((str(r["image_id"]) for r in records), images))
+    ids = (str(r.get("image_id", r["file_name"])) for r in records)
+    ours, theirs = (", ".join(list(x)[:3]) for x in (ids, images))
     if not met:
         raise ConfigError(
             f"{KEY}: none of the {len(images):,} image ids of {path} ({theirs}, ...) is one of the "

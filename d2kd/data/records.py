@@ -123,9 +123,14 @@ def _set_classes(name: str, json_file: str, classes: list[str], numbers: dict[An
     try:
         metadata.set(thing_classes=classes, thing_dataset_id_to_contiguous_id=numbers)
     except AssertionError:
+        had, what, ours = list(metadata.thing_classes), "classes", classes
+        if had == classes:
+            what, ours = "category ids", [*numbers]
+            had = [*metadata.get("thing_dataset_id_to_contiguous_id", {})]
+        now, before = (", ".join(map(str, x))[:200] for x in (ours, had))
         raise ConfigError(
-            f"{name!r} ({json_file}) has the classes {', '.join(classes)[:200]} now, and had "
-            f"{', '.join(map(str, metadata.thing_classes))[:200]}: give the set another name."
+            f"{name!r} ({json_file}) has the {what} {now} now, and had {before}: give the set "
+            "another name."
         ) from None
 
 

@@ -184,6 +184,19 @@ def test_images_without_an_entry(tmp_path, squares, caplog):
     assert "boxes of 2 of the 12 training images; in the others nothing was found" in caplog.text
 
 
+@pytest.mark.parametrize(("key", "records"), [
+    (1, [{"image_id": 1, "file_name": "a/x.png"}, {"image_id": 1, "file_name": "b/y.png"}]),
+    ("x.png", [{"file_name": "a/x.png"}, {"image_id": 2, "file_name": "b/x.png"}]),
+])  # fmt: skip
+def test_detections_of_two_images(tmp_path, squares, key, records):
+    """The same image twice is one; a record of a function may have no id."""
+    cfg = config(tmp_path, squares, [entry(key)])
+    assert [len(x["set"]) for x in with_detections(cfg, [records[0]] * 2)] == [1, 1]
+    message = f"OFFLINE: .* of '{key}', which is a/x.png and also b/..png: give images of"
+    with pytest.raises(ConfigError, match=message):
+        with_detections(cfg, records)
+
+
 def test_no_image_fits(tmp_path, squares):
     cfg = config(tmp_path, squares, [entry("a"), entry("b")])
     with pytest.raises(ConfigError, match=r"none of the 2 image ids .*\(a, b, ...\).*\(0, 1, 2"):

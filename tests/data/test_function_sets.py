@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from d2kd.data import load_dataset
+from d2kd.data import dataset_num_classes, load_dataset
 from d2kd.data.catalog import is_json_set
 from d2kd.errors import ConfigError
 from tests.data.small_coco import folder, objects, small_coco
@@ -41,6 +41,45 @@ def test_image_ids_of_an_evaluation(folder, name, ids, message):
         load_dataset(name, TEST)
     assert f"{TEST}: 'own_set': {message}" in str(error.value)
     assert len(load_dataset(name)) == len(ids)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda r, a: None, "it returns NoneType"),
+    (lambda r, a: [r, "x"], "a record has no file_name: x"),
+    (lambda r, a: r.pop("file_name") and [r], "a record has no file_name: {'width': 40"),
+    (lambda r, a: [r | {"annotations": None}], "0.png has annotations None"),
+    (lambda r, a: [r | {"annotations": [None]}], "0.png has an annotation None"),
+    (lambda r, a: [r | {"height": 0}], "0.png has width and height (40, 0)"),
+    *((lambda r, a, x=x: a.pop(x) and [r], f"0.png has an annotation without {x!r}")
+      for x in ("bbox", "bbox_mode")),
+    (lambda r, a: [a.pop("category_id"), [r]][1], "0.png has an annotation without 'category_id'"),
+    (lambda r, a: a.update(bbox_mode="xywh") or [r], "0.png has bbox_mode 'xywh'"),
+    (lambda r, a: a.update(bbox_mode=BoxMode.XYWH_REL) or [r], "0.png has bbox_mode <BoxMode.XYWH"),
+    (lambda r, a: a.update(bbox=[1, 2, "3", 4]) or [r], "0.png has bbox [1, 2, '3', 4]"),
+])  # fmt: skip
+def test_what_a_function_returns(folder, name, change, said):
+    """One line for each; classes that the metadata does not know are said later."""
+    (record,) = records(folder, [1])
+    (annotation,) = record["annotations"]
+    DatasetCatalog.register(name, lambda: [{**record}])
+    assert load_dataset(name) == [record]
+    DatasetCatalog[name] = lambda: change(record, annotation)
+    with pytest.raises(ConfigError) as error:
+        load_dataset(name, TEST)
+    assert f"{TEST}: 'own_set': " in str(error.value) and said in str(error.value)
+    assert ". The function that" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_classes_of_a_set_without_annotations(folder, name):
+    """They are asked of any set, by a key that need not be DATASETS.TRAIN."""
+    coco = small_coco() | {"annotations": []}
+    (folder / "a.json").write_text(json.dumps(coco))
+    register_coco_instances(name, {}, str(folder / "a.json"), str(folder))
+    assert dataset_num_classes(name) == 2
+    (folder / "a.json").write_text("{")
+    MetadataCatalog.get(name).__dict__.pop("thing_classes")
+    with pytest.raises(ConfigError, match=f"{TEST}: 'own_set': .*not valid json"):
+        dataset_num_classes(name, TEST)
 
 
 def test_absolute_names_and_no_folder(folder, name):

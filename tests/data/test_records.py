@@ -2,12 +2,15 @@
 
 import json
 import math
+from itertools import islice
 
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from d2kd.data import load_dataset
+from d2kd.data import add_data_config, build_train_loader, labelled_test_data, load_dataset
+from d2kd.errors import ConfigError
 from tests.data.small_coco import (
     NAME,
     POLYGON,
@@ -185,13 +188,13 @@ def test_what_is_left_out_is_counted_once(folder, line, key, caplog):
 def test_sizes_from_the_files(folder, caplog):
     plain = load(folder, small_coco())
     coco = small_coco()
-    del coco["images"][0]["width"], coco["images"][0]["height"]
+    del coco["images"][0]["width"]
     coco["images"][1].update(width="40", height=-24)
     coco["images"][2].update(width=40.0)
     assert load(folder, coco) == plain
     assert type(plain[2]["width"]) is int
     line = "2 images have no width and height above 0; those of the files are taken: 0.png, 1.png"
-    assert line in caplog.text and line in problems(folder)
+    assert line in caplog.text and problems(folder) == [line]
 
 
 @pytest.mark.parametrize("area", [None, "70", math.nan, -1, "missing"])
@@ -230,3 +233,51 @@ def test_extra_fields_and_only_crowds(folder):
     found = objects(load(folder, coco))
     assert [x["iscrowd"] for x in found] == [1, 0, 1, 0, 0, 0]
     assert problems(folder) == []
+
+
+def test_the_same_classes_with_other_ids_are_told_from_others(folder):
+    load(folder, small_coco())
+    for change, text in (
+        (change_classes, "the category ids 4, 9 now, and had 3, 8: give the"),
+        (rename, "the classes cell4, debris9 now, and had cell, debris: give"),
+    ):
+        coco = small_coco()
+        change(coco, {3: 4, 8: 9}.get)
+        (folder / "train.json").write_text(json.dumps(coco))
+        with pytest.raises(ConfigError, match=f"train.json. has {text}"):
+            load_dataset(NAME)
+
+
+def rename(coco, change):
+    for x in coco["categories"]:
+        x["name"] += str(change(x["id"]))
+
+
+@pytest.mark.parametrize("kind", ["none", "malformed", "too few", "none in an image"])
+def test_objects_without_key_points(folder, kind, caplog):
+    """Detectron2 takes the first object's word for all, and fails on lists of several lengths."""
+    coco, points = small_coco(), [3, 4, 2, 5, 6, 1]
+    for a in coco["annotations"]:
+        a.update(keypoints=points, num_keypoints=2)
+    changed = coco["annotations"][2 : 4 if kind == "none in an image" else 3]
+    for a in changed:
+        a["keypoints"] = {"malformed": [1, 2, "x"] * 2, "too few": [1, 2, 2]}.get(kind, [])
+    load(folder, coco)
+    MetadataCatalog.get(NAME).set(keypoint_names=("a", "b"), keypoint_flip_map=())
+    cfg = get_cfg()
+    add_data_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = (NAME,), (NAME,), 0
+    cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = True, 0
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.SOLVER.IMS_PER_BATCH = 2, 1
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = "none", (24,), 24
+    records, mapper = labelled_test_data(cfg)
+    batches = [x for (x,) in islice(build_train_loader(cfg), 3)]
+    line = f"{len(changed)} of 6 objects do not have 2 key points; theirs are taken as unseen"
+    assert f"DATASETS.TRAIN: '{NAME}': {line}" in caplog.text
+    for found in ({x["image_id"]: x for x in batches}, {x["image_id"]: mapper(x) for x in records}):
+        seen = {i: x["instances"].gt_keypoints.tensor[..., 2].tolist() for i, x in found.items()}
+        middle = [[0, 0]] * len(changed) + [[2, 1]] * (2 - len(changed))
+        assert seen == {7: [[2, 1]] * 2, 8: middle, 9: [[2, 1]] * 2}
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 17
+    with pytest.raises(ConfigError, match="objects of 2 key points, and none of 17: set MODEL.ROI"):
+        build_train_loader(cfg)
