@@ -73,8 +73,10 @@ def weights(source: str, target: Path, half: bool) -> None:
 @debug_option
 def voc(folder: Path, output: Path, classes: str | None, splits: str | None) -> None:
     """Convert a data set in Pascal VOC's layout; images stay where they are."""
+    from ..data.folder import check_index
     from ..data.voc import image_root, voc_to_coco
 
+    check_index(output)
     paths = voc_to_coco(folder, output, _words(classes), _words(splits))
     _write(paths, output, image_root(folder))
 
@@ -85,8 +87,10 @@ def voc(folder: Path, output: Path, classes: str | None, splits: str | None) -> 
 @debug_option
 def yolo(data_yaml: Path, output: Path) -> None:
     """Convert a data set in YOLO's layout; images stay where they are."""
+    from ..data.folder import check_index
     from ..data.yolo import image_root, yolo_to_coco
 
+    check_index(output)
     _write(yolo_to_coco(data_yaml, output), output, image_root(data_yaml))
 
 

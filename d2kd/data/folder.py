@@ -73,14 +73,19 @@ def write_index(folder: Path, splits: dict[str, Path], images: Path) -> Path:
     Raises:
         ConfigError: a ``dataset.yaml`` of another kind is there; it is left as it is.
     """
-    path = folder / INDEX
-    if path.exists() and not is_index(path):
-        raise ConfigError(f"{path} exists and is not d2kd's: choose another folder to write to.")
+    check_index(folder)
     root = os.path.relpath(images.resolve(), folder.resolve())
     data = {split: {"json": path.name, "images": root} for split, path in splits.items()}
     text = yaml.safe_dump(data, sort_keys=False)
     write_atomically(folder / INDEX, lambda file: file.write_text(text, encoding="utf-8"))
     return folder / INDEX
+
+
+def check_index(folder: Path) -> None:
+    """Raise a ConfigError if a folder has a ``dataset.yaml`` of another kind."""
+    path = folder / INDEX
+    if path.exists() and not is_index(path):
+        raise ConfigError(f"{path} exists and is not d2kd's: choose another folder to write to.")
 
 
 def is_index(path: Path) -> bool:

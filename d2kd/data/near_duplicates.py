@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ..file_io import sha256_of
 from .pixels import read_pixels
@@ -47,12 +45,18 @@ def group_alike(paths: Sequence[Path]) -> list[list[int]]:
     return groups
 
 
-def _labels(hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+def _labels(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """(N,) the same number for images that are alike, also by way of others."""
-    near = [np.flatnonzero(np.bitwise_count(x ^ hashes) <= _BITS) for x in hashes]
-    rows = np.repeat(np.arange(len(near)), [len(x) for x in near])
-    shape, ones = (len(near), len(near)), np.ones(len(rows), bool)
-    return connected_components(coo_array((ones, (rows, np.concatenate(near))), shape))[1]
+    codes, places = np.unique(hashes, return_inverse=True)
+    labels = np.full(len(codes), -1)
+    for first in range(len(codes)):
+        waiting = [first] if labels[first] < 0 else []
+        labels[waiting] = first
+        while waiting:
+            near = (labels < 0) & (np.bitwise_count(codes[waiting.pop()] ^ codes) <= _BITS)
+            labels[near] = first
+            waiting += np.flatnonzero(near).tolist()
+    return labels[places]
 
 
 def _grouped(labels: Iterable[Hashable]) -> list[list[int]]:

@@ -18,6 +18,7 @@ from .image_files import list_images
 from .layouts import layout_of
 from .listing import warn_of
 from .near_duplicates import group_alike
+from .split_names import SPLITS
 from .tree import walk
 from .usable import find_usable, only
 from .voc import image_root as voc_root
@@ -81,8 +82,8 @@ def prepare_folder(folder: Path, cache: Path, val: float = 0.2, seed: int = 1) -
 def forget_prepared(cache: Path) -> None:
     """Remove what `prepare_folder` has written to `cache`, whole or not, and nothing else."""
     if _is_ours(cache):
-        for path in (*cache.glob("instances_*.json"), cache / INDEX, cache / _ORIGIN):
-            path.unlink(missing_ok=True)
+        for name in (*(f"instances_{split}.json" for split in SPLITS), INDEX, _ORIGIN):
+            (cache / name).unlink(missing_ok=True)
         if not any(cache.iterdir()):
             cache.rmdir()
 

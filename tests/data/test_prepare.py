@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from PIL import Image, ImageDraw
 
 from d2kd.data.coco_json import read_coco, to_coco
 from d2kd.data.folder import read_dataset_folder
-from d2kd.data.prepare import prepare_folder
+from d2kd.data.near_duplicates import _labels
+from d2kd.data.prepare import forget_prepared, prepare_folder
 from d2kd.errors import ConfigError
 
 CLASSES = ["cell", "debris"]
@@ -226,15 +228,52 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path, caplog):
     (images / "0.png").unlink()
     (images / "1.png").write_bytes((images / "1.png").read_bytes()[:300])
     Image.new("RGB", (60, 80)).save(images / "2.png")
+    Image.new("I", (80, 60)).save(images / "3.tif")
+    (images / "3.tif").rename(images / "3.png")
     splits = prepare_folder(tmp_path / "a", tmp_path / "b")
     found = {x["file_name"][7:] for s in splits.values() for x in read_coco(s.json)["images"]}
-    assert found == {f"{i}.png" for i in range(3, COUNT)}
+    assert found == {f"{i}.png" for i in range(4, COUNT)}
     for text in (
-        "1 images do not exist and are left out: 0.png",
+        "1 images do not exist, and are left out: 0.png",
         "1 images cannot be read or are cut off, and are left out: 1.png",
-        "1 images have another size than their labels say, and are left out: 2.png",
+        "1 images have another size than stated, and are left out: 2.png",
+        "1 images hold values of which white is not known, such as 12-bit or floating-point ones, "
+        "and are left out: 3.png",
     ):
         assert caplog.text.count(text) == 1  # fmt: skip
+
+
+@pytest.mark.parametrize("listed", ["", "/content/photos/train/"])
+def test_a_missing_image_is_not_taken_from_another_split(tmp_path, caplog, listed):
+    """Both splits count from 0.png, and val's has its own labels."""
+    for split in ("train", "val"):
+        coco(tmp_path / "a", f"{split}.json", split, listed if split == "train" else "", 3)
+    (tmp_path / "a" / "train" / "1.png").unlink()
+    splits = prepare_folder(tmp_path / "a", tmp_path / "b")
+    files = [[x["file_name"] for x in read_coco(s.json)["images"]] for s in splits.values()]
+    assert files == [["train/0.png", "train/2.png"], [f"val/{i}.png" for i in range(3)]]
+    assert f"train: 1 images do not exist, and are left out: {listed}1.png" in caplog.text
+
+
+def test_links_to_image_files_keep_their_names(tmp_path):
+    """As a hub's cache has them: the file has another name, without suffix."""
+    coco(tmp_path / "a", "train.json", "images", count=4)
+    (tmp_path / "blobs").mkdir()
+    for i, path in enumerate(sorted((tmp_path / "a" / "images").iterdir())):
+        path.rename(tmp_path / "blobs" / f"{i:09}")
+        path.symlink_to(tmp_path / "blobs" / f"{i:09}")
+    splits = prepare_folder(tmp_path / "a", tmp_path / "b")
+    names = [x["file_name"] for s in splits.values() for x in read_coco(s.json)["images"]]
+    assert sorted(names) == [f"images/{i}.png" for i in range(4)]
+
+
+def test_images_that_all_look_alike_need_little_memory():
+    codes = np.arange(2**11, dtype=np.uint64)
+    tracemalloc.start()
+    labels = _labels(np.concatenate([codes, codes, codes[:1] + (2**60 - 2**12)]))
+    assert tracemalloc.get_traced_memory()[1] < 2e6  # bytes; a table of pairs has 16e6
+    tracemalloc.stop()
+    assert set(labels[:-1]) == {0} and labels[-1] != 0
 
 
 @pytest.mark.parametrize("layout", [voc, yolo])
@@ -301,3 +340,6 @@ def test_a_call_that_was_cut_off_is_made_again(tmp_path):
     splits["val"].json.write_text("{")
     assert prepare_folder(tmp_path / "a", tmp_path / "b") == splits
     assert contents(tmp_path / "b") == written
+    (tmp_path / "b" / "instances_mine.json").write_text("mine")
+    forget_prepared(tmp_path / "b")
+    assert [x.name for x in (tmp_path / "b").iterdir()] == ["instances_mine.json"]

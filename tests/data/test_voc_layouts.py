@@ -9,6 +9,7 @@ from d2kd.data.folder import read_dataset_folder
 from d2kd.data.voc import image_root, voc_to_coco
 from d2kd.errors import ConfigError
 from tests.helpers import d2kd
+from tests.own_sets import yolo_set
 
 XML = (
     "<annotation><filename>{}</filename><object><name>cell</name><bndbox><xmin>2</xmin>"
@@ -187,10 +188,47 @@ def test_the_output_is_a_folder(tmp_path):
     assert done.exit_code == 1 and "out is a file" in done.output
 
 
+@pytest.mark.parametrize("name", ["instances_val.json", "dataset.yaml"])
+@pytest.mark.parametrize("kind", ["voc", "yolo"])
+def test_files_of_the_user_stay(tmp_path, kind, name):
+    """Also those that would be written before; a second conversion replaces the first."""
+    source = voc(tmp_path / "set", train="p0", val="q0") if kind == "voc" else yolo_set(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("names: [mine]")
+    done = d2kd("convert", kind, source, tmp_path / "out")
+    assert done.exit_code == 1 and f"{name} exists and is not d2kd's" in done.output, done.output
+    assert [x.read_text() for x in (tmp_path / "out").iterdir()] == ["names: [mine]"]
+    for _ in range(2):
+        assert d2kd("convert", kind, source, tmp_path / "new").exit_code == 0
+
+
 def test_a_missing_image_is_not_taken_for_one_whose_name_it_begins_with(tmp_path):
     root = voc(tmp_path / "set", train="p0\np1 12")
     with pytest.raises(ConfigError, match="train.txt names p1 12, which .*JPEGImages lacks"):
         voc_to_coco(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("line", ["", "0001", "train/0001"])
+def test_a_missing_image_is_not_taken_from_another_split(tmp_path, line):
+    """Without lists its xml file fits no image, and val's image keeps its own xml file."""
+    root = tmp_path / "train"  # a word above the data set says nothing
+    for split in ("train", "val"):
+        for name in ("0001", "0002"):
+            add(root, f"JPEGImages/{split}/{name}.jpg", f"Annotations/{split}/{name}.xml")
+    (root / "JPEGImages/train/0001.jpg").unlink()
+    if not line:
+        found = {"train": ("train/0002.jpg",), "val": ("val/0001.jpg", "val/0002.jpg")}
+        assert converted(root, tmp_path / "out") == found
+        return
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets/train.txt").write_text(f"{line}\ntrain/0002")
+    (root / "ImageSets/val.txt").write_text("0001")
+    with pytest.raises(ConfigError, match=f"train.txt names {line}, which .*JPEGImages lacks"):
+        voc_to_coco(root, tmp_path / "out")
+    assert converted(root, tmp_path / "out", splits=["val"]) == {"val": ("val/0001.jpg",)}
+    (root / "ImageSets/trainval.txt").write_text("val/0002\n0001")
+    found = converted(root, tmp_path / "out", splits=["train=trainval"])
+    assert found == {"train": ("val/0002.jpg", "val/0001.jpg")}
 
 
 @pytest.mark.parametrize(("line", "taken", "said"), [

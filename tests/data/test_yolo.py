@@ -143,6 +143,17 @@ def test_list_in_a_folder_of_its_own(tmp_path):
     assert names == ["images/train/a.png", "images/val/a.png"]
 
 
+@pytest.mark.parametrize("entry", ["images/train", "list.txt"])
+def test_absolute_paths_through_a_link(tmp_path, entry):
+    """As below a home that is a link: the data.yaml's folder is known without it."""
+    path = yolo_set(tmp_path / "set")
+    (tmp_path / "home").symlink_to(tmp_path / "set")
+    (path.parent / "list.txt").write_text(f"{tmp_path}/home/images/train/a.png")
+    path.write_text(path.read_text().replace("images/train", f"{tmp_path}/home/{entry}"))
+    found = converted(tmp_path / "home" / "data.yaml", tmp_path / "out")["train"]
+    assert found["images"][0]["file_name"] == "images/train/a.png" and found["annotations"]
+
+
 def test_yolo_lists_stay_inside(tmp_path):
     path = yolo_set(tmp_path / "set")
     Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")

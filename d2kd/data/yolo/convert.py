@@ -17,7 +17,7 @@ from typing import Any
 from ...errors import ConfigError, MissingFileError
 from ...file_io import expect
 from ...text import plain
-from ..coco_json import write_coco
+from ..coco_json import write_splits
 from ..listing import warn_of
 from ..sizes import image_sizes
 from ..tree import walk
@@ -44,7 +44,8 @@ def yolo_to_coco(
         The json file of each split; file names in them are relative to `image_root`.
 
     Raises:
-        ConfigError: a file is missing or cannot be read; the message has its name and line.
+        ConfigError: a file is missing or cannot be read; the message has its name and line. Or see
+            `write_splits`.
     """
     path = find_data_yaml(data_yaml)
     if data_yaml.is_dir() and not path.is_file():
@@ -59,11 +60,8 @@ def yolo_to_coco(
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"{path}: {reason[:300]}") from None
-    output.mkdir(parents=True, exist_ok=True)
     paths = {split: output / f"instances_{split}.json" for split in images}
-    for split, file in paths.items():
-        write_coco(file, images[split], classes)
-    return paths
+    return write_splits(paths, images, classes)
 
 
 def _read(path: Path, needed: Sequence[str]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:

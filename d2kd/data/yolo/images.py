@@ -60,13 +60,14 @@ def _start(entry: str, root: Path, place: str) -> Path:
 
 
 def _inside(path: Path, root: Path) -> Path:
-    path = Path(os.path.normpath(path))
-    if not path.is_relative_to(root):
-        raise ConfigError(
-            f"{path} lies outside of {root}: let path: in the data.yaml name a folder that "
-            "holds all images."
-        )
-    return path
+    given = Path(os.path.normpath(path))
+    for place in (given, Path(os.path.realpath(given.parent)) / given.name):
+        if place.is_relative_to(root):
+            return place
+    raise ConfigError(
+        f"{given} lies outside of {root}: let path: in the data.yaml name a folder that holds all "
+        "images."
+    )
 
 
 def _listed(source: Path, root: Path) -> list[Path]:
