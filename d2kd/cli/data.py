@@ -44,7 +44,7 @@ def data(
     count = 0
     for name, split in splits.items():
         echo(f"{name}: {split.json}, images in {split.images}")
-        count += _print(find_problems(split, not skip_images))
+        count += _print(find_problems(split, not skip_images, name == "train"))
         _print(find_notes(name, split, size))
     if not splits.keys() & {"val", "test"}:
         echo(f"no split val or test: {UNDIVIDED}")

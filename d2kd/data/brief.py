@@ -28,8 +28,8 @@ def check_data(cfg: CfgNode) -> Iterator[str]:
         metadata = MetadataCatalog.get(name)
         split = Split(Path(metadata.json_file), Path(metadata.image_root), metadata.thing_classes)
         opened = len(read_coco(split.json)["images"]) <= _MOST
-        found = find_problems(split, opened) or ["no problem found"]
+        found = find_problems(split, opened, name in cfg.DATASETS.TRAIN) or ["no problem found"]
         found += ["images are not opened, for there are many: d2kd data does"] * (not opened)
         yield from (f"Data {name}: {line}" for line in found)
-        splits["train" if name in cfg.DATASETS.TRAIN else name] = split
-    yield from (f"Data: {line}" for line in compare_splits(splits))
+        splits[name] = split
+    yield from (f"Data: {line}" for line in compare_splits(splits, cfg.DATASETS.TRAIN))

@@ -24,13 +24,14 @@ from .small_boxes import small_boxes
 _STRIDE = 8  # px
 
 
-def find_problems(split: Split, read_images: bool = True) -> list[str]:
+def find_problems(split: Split, read_images: bool = True, train: bool = True) -> list[str]:
     """List what is wrong with one split; nothing is changed.
 
     Args:
         split: see `read_dataset_folder`.
         read_images: also decode each image, and compare its size with the json file's; without,
             only missing files are found.
+        train: whether it is trained on.
 
     Returns:
         One line for each kind of problem, with its count and the first examples.
@@ -46,7 +47,7 @@ def find_problems(split: Split, read_images: bool = True) -> list[str]:
     twice = repeated(x for x in ids if isinstance(x, str | Real))
     problems += listed(twice, "annotation ids are used twice")
     problems += listed(_copies(kept), "annotations are there twice, with image, class and box, ids")
-    return problems + _without_objects(coco, kept)
+    return problems + _without_objects(coco, kept, train)
 
 
 def find_notes(name: str, split: Split, size: int | None = None) -> list[str]:
@@ -57,11 +58,11 @@ def find_notes(name: str, split: Split, size: int | None = None) -> list[str]:
         split: see `read_dataset_folder`.
         size: of the shorter side of the images in training, px; None looks at no box.
     """
-    if name == "train" and not size:
-        return []
-    if name != "train" or not size:
-        count = len(check_json(split.json, split.images).sizes)
+    if name != "train":
+        count = len(read_coco(split.json)["images"])
         return [few_images(count)] * (count < FEW)
+    if not size:
+        return []
     found = small_boxes(sized_records(split), size, size * LONGEST, _STRIDE)
     return [f"{found} have a side below {_STRIDE} px, the finest stride of most detectors, at "
             f"{size} px; 90 % would be larger at {found.size} px"] * (found.total > 0)  # fmt: skip
@@ -89,21 +90,27 @@ def _copies(annotations: list[dict[str, Any]]) -> list[Any]:
     return copies
 
 
-def _without_objects(coco: dict[str, Any], kept: list[dict[str, Any]]) -> list[str]:
-    used, shown = {a["category_id"] for a in kept}, {a["image_id"] for a in kept}
+def _without_objects(coco: dict[str, Any], kept: list[dict[str, Any]], train: bool) -> list[str]:
+    objects = [a for a in kept if not a.get("iscrowd")]
+    used, shown = {a["category_id"] for a in objects}, {a["image_id"] for a in objects}
     names = [x["name"] for x in coco["categories"] if x["id"] not in used]
     files = [x["file_name"] for x in coco["images"] if x["id"] not in shown]
     problems = listed(names, "classes have no object")
     if kept:
-        problems += listed(files, "images have no object, and training leaves them out")
+        what = "images have no object" + ", and training leaves them out" * train
+        problems += listed(files, what)
     return problems
 
 
-def compare_splits(splits: dict[str, Split]) -> list[str]:
+def compare_splits(splits: dict[str, Split], train: Sequence[str] = ("train",)) -> list[str]:
     """List what splits do not share, or should not share.
 
     Classes that differ or are in another order; classes that have objects in another split and
     none in train; images that are in two splits, also as copies under the same file name.
+
+    Args:
+        splits: by their names.
+        train: names of those that are trained on, together.
 
     Raises:
         ConfigError: a json file does not have COCO's structure.
@@ -119,8 +126,9 @@ def compare_splits(splits: dict[str, Split]) -> list[str]:
         if splits[name].classes != splits[first].classes
     ]
     used = {name: _classes_with_objects(coco) for name, coco in cocos.items()}
-    for name in (name for name in others if first == "train"):
-        unseen = sorted(used[name] - used["train"])
+    trained = [used[name] for name in splits if name in train]
+    for name in splits if trained else ():
+        unseen = sorted(used[name].difference(*trained))
         problems += listed(unseen, f"classes have objects in {name} and none in train")
     paths = {name: _image_paths(splits[name], coco) for name, coco in cocos.items()}
     for a, b in combinations(splits, 2):

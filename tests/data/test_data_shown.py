@@ -50,6 +50,7 @@ def test_the_command_shows_them_and_draws(cells, tmp_path):
     pixels = np.asarray(Image.open(sheet).convert("RGB"))
     assert (pixels.max(2) - pixels.min(2) > 50).sum() > 100  # boxes in colours on white images
     assert list_images(sheet.parent).images == []  # a drawing is no image of a data set
+    (cells / "0.png").write_bytes(b"x")  # the first of both classes
     assert d2kd("data", cells, "--pictures", sheet).output.count("wrote ") == 1
     (cells / "4.png").write_bytes((cells / "3.png").read_bytes())
     for name in (cells / "4.png", tmp_path / "a.jpg"):
@@ -97,7 +98,11 @@ def test_avif_is_skipped_where_pillow_cannot_read_it(tmp_path, monkeypatch):
 
 
 def test_the_brief_check(cells, monkeypatch):
-    names = {"brief_train": "train.json", "brief_val": "val.json"}
+    names = {"brief_train": "train.json", "brief_val": "val.json", "brief_test": "test.json"}
+    test = small_coco(2)
+    for a in test["annotations"][2:]:
+        a["iscrowd"] = 1
+    (cells / "test.json").write_text(json.dumps(test))
     for name, file in names.items():
         register_coco_format(name, str(cells / file), str(cells), "coco")
     DatasetCatalog.register("brief_function", list)
@@ -112,6 +117,13 @@ def test_the_brief_check(cells, monkeypatch):
             "Data brief_val: 1 classes have no object: debris",
             "Data brief_function: not checked, for a function gives it",
         ]
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("brief_val", "brief_train"), ("brief_test",)
+        assert "Data brief_test: 1 images have no object: 1.png" in [*check_data(cfg)]
+        copy = "images are in brief_train and in brief_test: "
+        assert [x for x in check_data(cfg) if x.startswith("Data: ")] == [
+            f"Data: 2 {copy}{cells}/0.png, {cells}/1.png"
+        ]
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("brief_train",), ("brief_val", "brief_function")
         monkeypatch.setattr("d2kd.data.brief._MOST", 2)
         assert [*check_data(cfg)][:2] == [
             "Data brief_train: no problem found",
