@@ -35,11 +35,12 @@ def with_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dic
     for record in records:
         names = id_text(record.get("image_id", "")), os.path.basename(record["file_name"])
         key = next((x for x in names if x in images), "")
-        if key and (other := met.setdefault(key, record["file_name"])) != record["file_name"]:
+        file = record["file_name"]
+        other = met.setdefault(key, file) if key else file
+        if other != file and os.path.realpath(other) != os.path.realpath(file):
             raise ConfigError(
-                f"{KEY}: {path} has detections of {key!r}, which is {other} and also "
-                f"{record['file_name']}: give images of DATASETS.TRAIN ids of their own, in the "
-                "file too."
+                f"{KEY}: {path} has detections of {key!r}, which is {other} and also {file}: give "
+                "each training image an id of its own, in that file too."
             )
         size = record.get("width", math.inf), record.get("height", math.inf)
         found.append({**record, "set": _inside(images.get(key, nothing), size).tolist()})

@@ -191,8 +191,9 @@ def test_images_without_an_entry(tmp_path, squares, caplog):
 def test_detections_of_two_images(tmp_path, squares, key, records):
     """The same image twice is one; a record of a function may have no id."""
     cfg = config(tmp_path, squares, [entry(key)])
-    assert [len(x["set"]) for x in with_detections(cfg, [records[0]] * 2)] == [1, 1]
-    message = f"OFFLINE: .* of '{key}', which is a/x.png and also b/..png: give images of"
+    same = [records[0], {**records[0], "file_name": "./a/x.png"}]
+    assert [len(x["set"]) for x in with_detections(cfg, same)] == [1, 1]
+    message = f"OFFLINE: .* of '{key}', which is a/x.png and also b/..png: give each training"
     with pytest.raises(ConfigError, match=message):
         with_detections(cfg, records)
 
