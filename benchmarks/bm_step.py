@@ -37,7 +37,7 @@ from d2kd.testing import make_batch
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {"LD": "gfl", "Parallel": "gfl", "RoIKD": "faster_rcnn", "MaskKD": "mask_rcnn"}
 METHODS = ("PKD", "BCKD", "StructuredKD", "CWD", "FitNets", "MGD", "RoIKD", "PGD", "LD", "CrossKD",
-           "Parallel")  # fmt: skip
+           "Parallel", "FGD", "CanKD", "DetKDS", "MasKD", "SetKD", "VFM")  # fmt: skip
 OPTIONS = {"Parallel": ["MODEL.GFL.QUALITY", "SDGQP"]}
 PARTS = ("student", "teacher", "layers", "distilled")
 
