@@ -21,7 +21,8 @@ def read_function(name: str, key: str) -> list[dict[str, Any]]:
 
     Args:
         name: in ``DatasetCatalog``.
-        key: the config key that names it, for the errors; those of DATASETS.TEST need image ids.
+        key: the config key that names it, for the errors; images of DATASETS.TEST need ids and
+            sizes.
 
     Raises:
         MissingFileError: the function misses a file.
@@ -45,7 +46,7 @@ def read_function(name: str, key: str) -> list[dict[str, Any]]:
     if not len(records):
         raise ConfigError(f"{key}: {name!r} is empty.")
     if key == "DATASETS.TEST":
-        _check_ids(name, key, records)
+        _check_images(name, key, records)
     _check_classes(name, key, records)
     return records
 
@@ -81,13 +82,14 @@ def _fault(annotation: Any) -> str:
     return "" if is_box(box, mode) else f"bbox {box!r}"
 
 
-def _check_ids(name: str, key: str, records: list[dict[str, Any]]) -> None:
-    """Check that each image can be told from the others: detections belong to an image id."""
-    without = [record["file_name"] for record in records if "image_id" not in record]
-    lines = listed(without, "images have no 'image_id'") or listed(
-        repeated(record["image_id"] for record in records), "image ids are used more than once"
-    )
-    for line in lines:
+def _check_images(name: str, key: str, records: list[dict[str, Any]]) -> None:
+    """Check that detections can belong to an image id, and be written in COCO's format."""
+    for needed in ("image_id", "height", "width"):
+        without = [record["file_name"] for record in records if needed not in record]
+        for line in listed(without, f"images have no {needed!r}"):
+            raise ConfigError(f"{key}: {name!r}: {line} (evaluation needs it).")
+    twice = repeated(record["image_id"] for record in records)
+    for line in listed(twice, "image ids are used more than once"):
         raise ConfigError(f"{key}: {name!r}: {line} (give each image an id of its own).")
 
 

@@ -33,7 +33,7 @@ def records(folder, ids):
     ((1, 2, 1), "1 image ids are used more than once: 1 (give each image an id of its own)"),
     ((1, None), "1 images have no 'image_id': "),
 ])  # fmt: skip
-def test_image_ids_of_an_evaluation(folder, name, ids, message):
+def test_images_of_an_evaluation(folder, name, ids, message):
     """Training does not read them, and takes an image twice that is there twice."""
     DatasetCatalog.register(name, lambda: records(folder, ids))
     MetadataCatalog.get(name).thing_classes = ["cell"]
@@ -41,6 +41,15 @@ def test_image_ids_of_an_evaluation(folder, name, ids, message):
         load_dataset(name, TEST)
     assert f"{TEST}: 'own_set': {message}" in str(error.value)
     assert len(load_dataset(name)) == len(ids)
+    for needed in ("width", "height"):
+        DatasetCatalog[name] = lambda needed=needed: [
+            {k: v for k, v in x.items() if k != needed} for x in records(folder, [1])
+        ]
+        with pytest.raises(
+            ConfigError, match=f"1 images have no '{needed}': .*evaluation needs it"
+        ):
+            load_dataset(name, TEST)
+        assert load_dataset(name)
 
 
 @pytest.mark.parametrize(("change", "said"), [
