@@ -26,6 +26,10 @@ class Step(_InOneCopy):
         """The loss, a scalar, as its gradient is computed; waits for no device."""
         return loss
 
+    def update(self) -> None:
+        """Change the weights by the gradients of `scaled`."""
+        self.optimizer.step()
+
 
 class MixedStep(_InOneCopy, AMPTrainer):
     """Of `AMPTrainer`, in mixed precision."""
@@ -39,6 +43,11 @@ class MixedStep(_InOneCopy, AMPTrainer):
         """The loss, a scalar, times the current scale; waits for no device."""
         found: Tensor = self.grad_scaler.scale(loss)
         return found
+
+    def update(self) -> None:
+        """Change the weights by the gradients of `scaled`, if these are finite, and the scale."""
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
 
 
 def to_host(losses: Mapping[str, Tensor]) -> Dict[str, Tensor]:

@@ -1,14 +1,10 @@
 """What a config builds, what a step of it costs, and what is wrong with it, before training."""
 
 import logging
-import math
 import tempfile
-import time
-from collections import defaultdict
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Tuple
+from typing import Iterator, List, Tuple
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -19,13 +15,13 @@ from ..config.loading import with_plain_teachers
 from ..data.brief import check_data
 from ..distiller import Distiller
 from ..engine.early_log import held_back
-from ..engine.hooks.gradient_share import gradient_norms
+from ..engine.hooks.balance import GradientBalance
 from ..engine.trainer import DistillationTrainer
 from ..heads import head_defaults
 from .text_table import format_table
+from .trial_step import Measured, find_problems, gradient_shares, measure_step
 
 STEPS = 2
-DOMINATES = 0.9  # share of the gradient norm
 
 
 def check_run(cfg: CfgNode) -> Iterator[str]:
@@ -75,20 +71,33 @@ def _quiet() -> Iterator[None]:
 
 
 def _describe_steps(trainer: DistillationTrainer) -> Iterator[str]:
-    stream = iter(trainer.data_loader)
-    with EventStorage(0):
-        model, optimizer = trainer.model, trainer.optimizer
-        measured = [measure_step(model, optimizer, stream) for _ in range(STEPS)]
-    times, norms = measured[-1][0], measured[0][1]
-    rows = [(part, f"{1000 * x:.0f} ms") for part, x in times.items()]
+    heads = () if trainer.distiller is None else trainer.distiller.weights
+    held = bool(heads and trainer.cfg.DISTILL.BALANCE.SHARES)
+    steps = _run_steps(trainer)
+    rows = [(part, f"{1000 * x:.0f} ms") for part, x in steps[-1].times.items()]
     yield f"Time of the second step:\n{format_table(rows)}"
+    norms = steps[-1 if held else 0].norms
     shares = gradient_shares(norms)
     gradients = [(name, f"{norms[name]:.3g}", f"{share:.0%}") for name, share in shares.items()]
     if gradients:
-        text = format_table(gradients)
-        yield f"Gradient of each loss at the student's features, first step:\n{text}"
-    found = find_problems(shares)
+        of = "second step, whose weights hold DISTILL.BALANCE.SHARES" if held else "first step"
+        yield f"Gradient of each loss at the student's features, {of}:\n{format_table(gradients)}"
+    found = find_problems(steps, shares, heads, held)
     yield "\n".join(f"Problem: {x}" for x in found) if found else "No problem found."
+
+
+def _run_steps(trainer: DistillationTrainer) -> List[Measured]:
+    """The first sets the methods' weights, where DISTILL.BALANCE.SHARES does."""
+    balance = [hook for hook in trainer._hooks if isinstance(hook, GradientBalance)]
+    steps, stream = [], iter(trainer.data_loader)
+    with EventStorage(0):
+        for hook in balance:
+            hook.before_step()
+        for _ in range(STEPS):
+            steps.append(measure_step(trainer, stream))
+            for hook in balance:
+                hook.after_step()
+    return steps
 
 
 def describe_model(model: nn.Module, cfg: CfgNode) -> Iterator[str]:
@@ -129,69 +138,3 @@ def _row(adapter: DetectorAdapter) -> List[str]:
 def parameters(module: nn.Module) -> float:
     """Number of parameters, in millions."""
     return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-def measure_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, stream: Iterator[List[dict]]
-) -> Tuple[Dict[str, float], Dict[str, float]]:
-    """One training step, in parts: seconds of each, and the gradient norm of each loss."""
-    times: Dict[str, float] = defaultdict(float)
-    clock = _Clock(times)
-    batch = next(stream)
-    clock("data")
-    if isinstance(model, Distiller):
-        student = model.run_student(batch)
-        clock("student, forward")
-        teachers = model.run_teachers(batch, student)
-        clock("teachers")
-        model.supervise(batch, student, teachers)
-        clock("student, forward")
-        losses, features = model.run_heads(student, teachers), list(student.features.values())
-        clock("methods")
-        norms = gradient_norms(losses, features)
-    else:
-        losses, norms = model(batch), {}
-        clock("student, forward")
-    clock.restart()
-    optimizer.zero_grad()
-    sum(losses.values()).backward()
-    optimizer.step()
-    clock("backward and update")
-    return dict(times), norms
-
-
-class _Clock:
-    def __init__(self, times: Dict[str, float]) -> None:
-        self._times = times
-        self.restart()
-
-    def restart(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self._last = time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        last = self._last
-        self.restart()
-        self._times[part] += self._last - last
-
-
-def gradient_shares(norms: Dict[str, float]) -> Dict[str, float]:
-    """Each loss's part of the sum of the finite norms, 0 to 1; NaN for those that are not."""
-    total = sum(norm for norm in norms.values() if math.isfinite(norm)) or 1.0
-    return {name: norm / total if math.isfinite(norm) else math.nan for name, norm in norms.items()}
-
-
-def find_problems(shares: Dict[str, float]) -> List[str]:
-    """Losses that do nothing, or leave nothing to the others."""
-    problems = []
-    for name, share in shares.items():
-        head = name.split("_")[1]
-        key = f"DISTILL.{head}.WEIGHT"
-        if math.isnan(share):
-            problems.append(f"{name} has a NaN or infinite gradient: check weights and images.")
-        elif share == 0:
-            problems.append(f"{name} has no gradient: it teaches the student nothing.")
-        elif name.count("_") > 1 and share > DOMINATES:
-            problems.append(f"{name} has {share:.0%} of the gradient: lower {key}.")
-    return problems

@@ -49,7 +49,9 @@ def profile_run(cfg: CfgNode) -> Iterator[str]:
     check_output(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     if path.exists():
         raise ConfigError(f"--profile: {path} exists: delete it, or give another --output.")
-    cfg.TEST.EVAL_PERIOD = cfg.DISTILL.TEACHER.CHECK_IMAGES = 0
+    cfg.TEST.EVAL_PERIOD, cfg.SOLVER.BEST_METRIC, cfg.DISTILL.TEACHER.CHECK_IMAGES = 0, "", 0
+    balance = cfg.DISTILL.BALANCE
+    balance.STEPS = min(balance.STEPS, WARM_UP)  # later steps are those of most of a training
     cfg.SOLVER.MAX_ITER = max(cfg.SOLVER.MAX_ITER, WARM_UP + PROFILED + 1)
     cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.MAX_ITER
     with trainer_for_trial(cfg) as (trainer, said):

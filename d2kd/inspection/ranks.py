@@ -17,7 +17,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.futures import Future
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -159,22 +158,19 @@ def describe_traffic(trainer: DistillationTrainer) -> str:
         for _ in range(_STEPS):
             traffic.count.clear()
             traffic.nbytes.clear()
-            _step(model, trainer.optimizer, next(stream), traffic)
+            _step(trainer, next(stream), traffic)
     rows = [(k, n, f"{traffic.nbytes[k]:,}") for k, n in sorted(traffic.count.items())]
     return f"Collectives of a step:\n{format_table(rows, ('', 'number', 'bytes given'))}"
 
 
-def _step(
-    model: DistributedDataParallel,
-    optimizer: torch.optim.Optimizer,
-    batch: List[Dict[str, Any]],
-    traffic: Traffic,
-) -> None:
+def _step(trainer: DistillationTrainer, batch: List[Dict[str, Any]], traffic: Traffic) -> None:
+    step = trainer._trainer
     with traffic:
-        losses = model(batch)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-    optimizer.step()
+        with step.autocast():
+            losses = trainer.model(batch)
+        trainer.optimizer.zero_grad()
+        step.scaled(sum(losses.values())).backward()
+    step.update()
 
 
 def _notes(trainer: DistillationTrainer, ranks: int, cache: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from torch.testing import assert_close
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import load_config
 from d2kd.inference.predict import class_names
-from d2kd.inspection.checkup import find_problems, gradient_shares, weights_at_start
+from d2kd.inspection.checkup import weights_at_start
 from d2kd.inspection.combinations import DETECTORS
+from d2kd.inspection.trial_step import Measured, find_problems, gradient_shares
 from tests.helpers import d2kd, detector, write_config
 
 
@@ -101,6 +103,11 @@ def test_check(runs, squares, tmp_path):
         assert part in done.output, part
     assert not (tmp_path / "out").exists()
     done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD",
+                "DISTILL.BALANCE.SHARES", "(0.98,)")  # fmt: skip
+    share = re.search(r"second step, whose weights hold.*loss_PKD_feat +\S+ +(\d+)%", done.output,
+                      re.DOTALL)  # fmt: skip
+    assert int(share[1]) > 90 and "No problem found." in done.output, done.output
+    done = d2kd("check", plain, "--teacher", runs / "teacher", "--distill", "PKD",
                 "DISTILL.PKD.WEIGHT", "1e9")  # fmt: skip
     assert (
         "Problem: loss_PKD_feat has 100% of the gradient: lower DISTILL.PKD.WEIGHT" in done.output
@@ -110,6 +117,8 @@ def test_check(runs, squares, tmp_path):
     assert "Problem: loss_PKD_feat has no gradient" in done.output
     done = d2kd("check", plain)
     assert "A plain RetinaNet" in done.output and "No problem found." in done.output
+    done = d2kd("check", plain, "SOLVER.BASE_LR", "1e15")
+    assert "Problem: loss_cls is nan in step 2: lower SOLVER.BASE_LR." in done.output, done.output
 
 
 def test_methods_and_detectors():
@@ -189,11 +198,24 @@ def test_data(runs, tmp_path):
     assert "1 class names that the teacher does not know: " in done.output and done.exit_code == 1
 
 
-def test_gradients_that_are_not_finite_are_a_problem():
-    shares = gradient_shares({"loss_cls": 1.0, "loss_PKD_feat": 3.0, "loss_BCKD_cls": math.nan})
-    assert shares["loss_cls"] == 0.25
-    (problem,) = find_problems(shares)
-    assert problem.startswith("loss_BCKD_cls has a NaN or infinite gradient")
+@pytest.mark.parametrize(("norms", "found"), [
+    ({"loss_cls": 1.0, "loss_PKD_feat": 3.0, "loss_BCKD_cls": math.nan},
+     ["loss_BCKD_cls has a NaN or infinite gradient: check weights and images."]),
+    ({"loss_rpn_cls": 99.0, "loss_box_reg": 0.0, "total": 0.0, "loss_PKD_feat": 1.0}, []),
+    ({"loss_rpn_cls": 1.0, "loss_PKD_feat": 99.0},
+     ["loss_PKD_feat has 99% of the gradient: lower DISTILL.PKD.WEIGHT."]),
+    ({"loss_rpn_cls": 1.0, "loss_PKD_feat": 0.0},
+     ["loss_PKD_feat has no gradient: it teaches the student nothing."]),
+])  # fmt: skip
+def test_problems_of_gradients(norms, found):
+    """Of a detector's own losses, which may be of no images with boxes, only the finite."""
+    assert find_problems([], gradient_shares(norms), ["PKD", "BCKD"]) == found
+
+
+def test_losses_that_are_not_finite_are_a_problem():
+    steps = [Measured({}, {"loss_cls": math.inf, "loss_box": 1.0}, {})] * 2
+    found = find_problems(steps, {}, [])
+    assert found == ["loss_cls is inf in step 1: check weights and images."]
 
 
 def test_class_names_of_a_config_without_a_run(runs, squares, tmp_path):

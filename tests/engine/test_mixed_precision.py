@@ -5,12 +5,14 @@ as on a GPU.
 """
 
 import json
+import math
 import types
 from functools import partial
 
 import pytest
 import torch
 from detectron2.engine import train_loop
+from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from d2kd import DistillationTrainer
@@ -18,6 +20,8 @@ from d2kd.data import register_custom_datasets
 from d2kd.engine.capsule import read_capsule
 from d2kd.engine.hooks import gradient_guard
 from d2kd.engine.steps import MixedStep
+from d2kd.inspection.checkup import trainer_for_trial
+from d2kd.inspection.trial_step import measure_step
 from tests.engine.hooks.test_exact_resume import Interruption, config, result, train
 from tests.helpers import d2kd
 
@@ -77,6 +81,22 @@ def test_overflows_are_skipped_and_counted_once(tmp_path, squares, half, case):
     assert json.loads(rows[7])["skipped_steps"] == len(changed) - sum(changed)
     states = trainer.optimizer.state.values()
     assert {int(x["step"]) for x in states} == {sum(changed)}
+
+
+def test_the_steps_of_check(tmp_path, squares, half):
+    cfg = config("RetinaNet, PKD and BCKD", tmp_path, squares, "out", **KEYS)
+    register_custom_datasets(cfg)
+    with trainer_for_trial(cfg) as (trainer, _):
+        kinds, scaler = set(), trainer._trainer.grad_scaler
+        trainer.distiller.probes["types"] = lambda losses, student: kinds.update(
+            x.dtype for x in student.features.values()
+        )
+        stream, scales = iter(trainer.data_loader), []
+        with EventStorage(0):
+            for _ in range(3):
+                assert all(map(math.isfinite, measure_step(trainer, stream).losses.values()))
+                scales.append(scaler.get_scale())
+        assert kinds == {torch.float16} and len(set(scales)) > 1
 
 
 def test_resumed_with_the_same_bits(tmp_path, squares, half):

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data import register_custom_datasets
 from d2kd.engine.command_line import config_of
+from d2kd.engine.steps import Step
 from d2kd.inspection.checkup import trainer_for_trial
 from d2kd.inspection.ranks import describe_traffic, one_of, rank_problems
 from tests.helpers import d2kd, detector, write_config
@@ -121,10 +122,9 @@ class Unused(torch.nn.Module):
 def test_a_parameter_without_gradient():
     with one_of(2):
         model = torch.nn.parallel.DistributedDataParallel(Unused())
-        trainer = SimpleNamespace(
-            model=model, data_loader=[torch.ones(1, 2)] * 3,
-            optimizer=torch.optim.SGD(model.parameters(), 0.1),
-        )  # fmt: skip
+        step = Step(model, [torch.ones(1, 2)] * 3, torch.optim.SGD(model.parameters(), 0.1))
+        trainer = SimpleNamespace(model=model, data_loader=step.data_loader,
+                                  optimizer=step.optimizer, _trainer=step)  # fmt: skip
         with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
             describe_traffic(trainer)
 
