@@ -96,14 +96,14 @@ def compare_detections(
                 continue  # it would cut the image off
             turned = image.flip(0) if teacher.input_format != distiller.input_format else image
             found = detect(teacher.detector, turned)
-            panels[f"teacher {index}"] = _renamed(found, teacher.classes, classes)
+            panels[f"teacher {index}"] = renamed(found, teacher.classes, classes)
         panels["student"] = detect(distiller, image)
         figures.append(draw_detections(rgb_of(record, distiller.input_format), panels, classes))
     distiller.train(training)
     return figures
 
 
-def _renamed(found: Instances, theirs: Sequence[str], ours: Sequence[str]) -> Instances:
+def renamed(found: Instances, theirs: Sequence[str], ours: Sequence[str]) -> Instances:
     """Detections in our classes; those of classes that are not ours are left out."""
     if not theirs or not ours:
         return found

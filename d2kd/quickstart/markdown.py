@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__
 from ..engine.pace import Pace, device_name
+from ..inspection.checkup import parameters
 from .pace import MAX_RATIO, Mode
 from .training import Result
 
@@ -30,9 +31,8 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _row(result: Result) -> Sequence[str]:
-    parameters = sum(p.numel() for p in result.model.parameters()) / 1e6
     box = (f"{result.box[key]:.1f}" for key in ("AP", "AP50", "AP75"))
-    cost = (f"{parameters:.2f}", f"{result.ms:.1f}", str(result.steps))
+    cost = (f"{parameters(result.model):.2f}", f"{result.ms:.1f}", str(result.steps))
     return result.name, *box, *cost, f"{result.seconds / 60:.1f}"
 
 

@@ -1,6 +1,6 @@
 """What a reader of the page should know before believing it."""
 
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -38,12 +38,19 @@ def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
     found = [*_little(runs), *_weak_teachers(runs, teachers)]
     seen: Dict[str, Found] = {}
     for run in runs:
-        if run.found and not any(run.found.truth == x.truth for x in seen.values()):
+        if run.found and not any(_objects(run.found) == _objects(x) for x in seen.values()):
             found += [f"{run.name} was evaluated on other images than {name}: their numbers and "
                       "curves cannot be compared." for name in [*seen][:1]]  # fmt: skip
             found += [f"Test images of {run.name}: {text}." for text in _of_data(run.found)]
             seen[run.name] = run.found
     return found
+
+
+def _objects(found: Found) -> Tuple[Any, Any]:
+    """Images, and objects with the names of their classes, whose order may be another."""
+    objects = [{**x, "category_id": found.classes[x["category_id"]]}
+               for x in found.truth["annotations"]]  # fmt: skip
+    return found.truth["images"], objects
 
 
 def _little(runs: Sequence[RunFolder]) -> List[str]:

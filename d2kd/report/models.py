@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ..checkpoint import run_checkpoint
 from ..config.loading import load_config
 from ..data import build_mapper, first_test_set, labelled_test_data
+from ..data.class_names import recorded_classes
 from ..data.custom import registered
 from ..evaluation.best_f1 import score_threshold, stored_best_f1
 from ..evaluation.panels import Panel, panels
-from ..inference.detections import detect
+from ..inference.detections import detect, renamed
 from ..inference.predict import build_student
 from ..inference.speed import measure_inference
+from ..inspection.checkup import parameters
 from ..quantize import load_quantized, set_rounding
 from .runs import RunFolder, noted
 
@@ -58,6 +60,7 @@ class _Model:
     run: RunFolder
     cfg: CfgNode
     detector: nn.Module
+    classes: Sequence[str]
     threshold: float
     images: List[Tensor] = field(default_factory=list)
     found: List[Instances] = field(default_factory=list)
@@ -108,7 +111,7 @@ def look_at_models(runs: Sequence[RunFolder], images: int, last: bool = False) -
 def _costs(detector: nn.Module) -> Dict[str, float]:
     tensors = chain(detector.parameters(), detector.buffers())
     return {
-        "M parameters": sum(p.numel() for p in detector.parameters()) / 1e6,
+        "M parameters": parameters(detector),
         "MB of weights": sum(x.numel() * x.element_size() for x in tensors) / 1e6,
     }
 
@@ -127,7 +130,7 @@ def _load(run: RunFolder, last: bool) -> List[_Model]:
             threshold = run.found.threshold
             said = f"score threshold {threshold:g}: the best F1 of its last evaluation"
         run.checkpoint, run.costs = f"{text}; {said}", _costs(detector)
-        return [_Model(run, cfg, detector, threshold)]
+        return [_Model(run, cfg, detector, recorded_classes(str(run.folder)), threshold)]
     return []
 
 
@@ -150,7 +153,8 @@ def _detects(model: _Model, data: _TestImages) -> bool:
         mapper = build_mapper(model.cfg, is_train=False)
         model.images = [mapper(x)["image"] for x in data.batch]
         sizes = [x["image"].shape[-2:] for x in data.batch]
-        model.found = [detect(model.detector, x, model.threshold, size)
-                       for x, size in zip(model.images, sizes, strict=True)]  # fmt: skip
+        found = [detect(model.detector, x, model.threshold, size)
+                 for x, size in zip(model.images, sizes, strict=True)]  # fmt: skip
+        model.found = [renamed(x, model.classes, data.classes) for x in found]
         return True
     return False

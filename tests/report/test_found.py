@@ -65,6 +65,11 @@ def test_doubts(runs):
         "Hold more images back.",
         "Test images of plain: 1 class(es) with fewer than 10 objects, whose AP says little: red.",
     ]
+    plain.found.classes.reverse()
+    for x in plain.found.truth["annotations"]:
+        x["category_id"] = 1 - x["category_id"]
+    assert "other images" not in "".join(doubts(runs, []))  # another order of classes
+    plain.found.classes.reverse()
     for x in plain.found.truth["annotations"]:
         x["category_id"] = 0
     del plain.found.__dict__["judged"]

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from detectron2.structures import Boxes, Instances
 
 from d2kd.errors import ConfigError
 from d2kd.evaluation.confusion import Mistakes
@@ -160,6 +162,21 @@ def test_each_model_sees_images_of_its_own_size(runs, tmp_path, monkeypatch):
     first, second = seen.values()
     assert min(second.shape[1:]) == 32 < min(first.shape[1:])
     assert {len(x.panels) for x in found} == {3}
+
+
+def test_classes_are_compared_by_name(runs, tmp_path, monkeypatch):
+    other = shutil.copytree(runs[0], tmp_path / "run")
+    record = json.loads((other / "run.json").read_text())
+    record["classes"].reverse()
+    (other / "run.json").write_text(json.dumps(record))
+    boxes = Boxes(torch.tensor([[0.0, 0, 9, 9]] * 2))
+    fields = {"pred_classes": torch.tensor([0, 1]), "scores": torch.ones(2)}
+    monkeypatch.setattr("d2kd.report.models.detect", lambda model, image, threshold, size: (
+        Instances(size, pred_boxes=boxes, **fields)))  # fmt: skip
+    monkeypatch.setattr("d2kd.report.models.panels", lambda record, order, found, names: found)
+    (picture,) = look_at_models([read_run(runs[0], "a"), read_run(other, "b")], 1)
+    assert {k: x.pred_classes.tolist() for k, x in picture.panels.items()} == {
+        "a": [0, 1], "b": [1, 0]}  # fmt: skip
 
 
 def test_images_are_chosen_of_a_run_that_can_be_loaded(runs, tmp_path):

@@ -11,7 +11,7 @@ from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import merge_config_file
 from d2kd.data import register_custom_datasets
 from d2kd.engine.hooks.pictures import Pictures
-from d2kd.inference.detections import _renamed, compare_detections, draw_detections
+from d2kd.inference.detections import compare_detections, draw_detections, renamed
 from d2kd.inference.distillation_maps import distillation_maps, draw_batch, draw_maps
 from d2kd.testing import make_batch
 from tests.helpers import d2kd, detector, distill, pair, write_config
@@ -148,7 +148,7 @@ def test_a_teacher_of_another_channel_order_sees_its_own():
 
 def test_a_teachers_detections_have_the_students_classes():
     found = Instances((4, 4), pred_classes=torch.tensor([0, 1, 2, 0]), scores=torch.arange(4.0))
-    ours = _renamed(found, ["sofa", "tv", "dog"], ["dog", "couch"])
+    ours = renamed(found, ["sofa", "tv", "dog"], ["dog", "couch"])
     assert ours.pred_classes.tolist() == [1, 0, 1] and ours.scores.tolist() == [0, 2, 3]
-    assert _renamed(found, [], ["dog"]) is found
-    assert len(_renamed(found[:0], ["sofa"], ["dog"])) == 0
+    assert renamed(found, [], ["dog"]) is found
+    assert len(renamed(found[:0], ["sofa"], ["dog"])) == 0
