@@ -12,7 +12,7 @@ from .model_zoo import zoo_folder
 
 BASE = "_BASE_"
 MOST_FILES = 20  # that one config may be made of
-_LARGEST = 2**63  # of whole numbers
+LARGEST = 2**63  # of whole numbers
 
 Keys = Dict[str, Any]
 
@@ -66,7 +66,7 @@ def _check(path: Path, value: Any, name: str) -> None:
     elif isinstance(value, list):
         for item in value:
             _check(path, item, name)
-    elif isinstance(value, int) and abs(value) >= _LARGEST:
+    elif isinstance(value, int) and abs(value) >= LARGEST:
         raise ConfigError(f"{path}: {name} holds a whole number that is too large.")
 
 

@@ -22,12 +22,12 @@ from omegaconf import DictConfig
 from ..errors import ConfigError
 from ..file_io import read_yaml
 from ..text import plain
+from .files import LARGEST
 
 _PREFIXES = "detectron2.modeling.", "detectron2.layers.", "torch.nn."
 _FOREIGN = "detectron2.modeling.mmdet_wrapper."  # builds what mmdetection finds by a text
 _FUNCTIONS = ResNet.make_default_stages, ResNet.make_stage
 _REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
-_LARGEST = 2**63  # of whole numbers
 
 Place = Tuple[str | int, ...]
 
@@ -185,7 +185,7 @@ def _is_plain(x: Any) -> bool:
     """A number, None, or a text that stands for itself."""
     if isinstance(x, str):
         return "${" not in x and x != "???"
-    return x is None or type(x) in (bool, float) or (type(x) is int and abs(x) < _LARGEST)
+    return x is None or type(x) in (bool, float) or (type(x) is int and abs(x) < LARGEST)
 
 
 def _inert(x: Any) -> Any:

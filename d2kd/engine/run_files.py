@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from ..errors import ConfigError
+from ..file_io import told
 
 Curve = Tuple[List[int], List[float]]
+_FILES = ("config.yaml", "metrics.json", "results.json", "run.json")
 _PICTURE = re.compile(r"image\d{1,9}_(\d{1,12})\.png")
 T = TypeVar("T")
 _KINDS: Dict[type, str] = {int: "whole number", dict: "dictionary", list: "list"}
 _MAX_STEP = 10**12
+
+
+def check_run(folder: Path, key: str = "") -> None:
+    """Check that a folder is that of a run.
+
+    Raises:
+        ConfigError: it is not; says what it is.
+    """
+    if not any((folder / x).exists() for x in _FILES):
+        where = f"{key}: {folder}" if key else folder
+        raise ConfigError(
+            f"{where} is not the folder of a run: it has no {', '.join(_FILES)}.{told(folder)}"
+        )
 
 
 def read_values(path: Path, read: Callable[[Path], Any], missing: List[str]) -> Dict[Any, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional
 from ..config.keys import flatten
 from ..engine.run_files import (
     Curve,
+    check_run,
     last_pictures,
     number,
     read_metrics,
@@ -18,11 +19,9 @@ from ..engine.run_files import (
     value_of,
 )
 from ..errors import ConfigError
-from ..file_io import read_json, read_yaml, told
+from ..file_io import read_json, read_yaml
 from ..text import plain
 from .found import Found
-
-_FILES = ("config.yaml", "metrics.json", "results.json", "run.json")
 
 
 @dataclass
@@ -95,10 +94,7 @@ def read_run(folder: Path, name: str) -> RunFolder:
     Raises:
         ConfigError: it is not the folder of a run.
     """
-    if not any((folder / x).exists() for x in _FILES):
-        raise ConfigError(
-            f"{folder} is not the folder of a run: it has no {', '.join(_FILES)}.{told(folder)}"
-        )
+    check_run(folder)
     run = RunFolder(name, folder)
     config = flatten(read_values(folder / "config.yaml", read_yaml, run.missing))
     run.config = config

@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
+from ...engine.run_files import check_run
 from ...errors import ConfigError
 from ...file_io import expect, kind_of
 from ...text import plain
 from .checkpoints import compare_checkpoints, read_checkpoint
 from .configs import compare_keys, read_keys
 from .part import Part
-from .runs import check_run, compare_runs
+from .runs import compare_runs
 
 _SUFFIXES = (".pth", ".pkl", ".safetensors")
 _RUN, _WEIGHTS, _CONFIG = "the folder of a run", "a file of weights", "a config"

@@ -10,28 +10,14 @@ from ...engine.changes import read_record, recorded_inputs
 from ...engine.metrics_file import TIMES
 from ...engine.run_files import read_metrics, read_values
 from ...errors import ConfigError
-from ...file_io import read_json, told
+from ...file_io import read_json
 from .checkpoints import compare_checkpoints, read_checkpoint
 from .configs import compare_inputs
 from .part import Part, compare_values
 
-_FILES = ("run.json", "config.yaml", "metrics.json", "results.json")
 _MADE_WITH = ("d2kd", "commit", "python", "torch", "detectron2", "device", "threads", "ranks")
 _METRICS, _RESULTS = "metrics.json", "results.json"
 Values = Tuple[Dict[str, Any], List[str]]  # and what could not be read
-
-
-def check_run(folder: Path, key: str) -> None:
-    """Check that a folder is that of a run.
-
-    Raises:
-        ConfigError: it is not; says what it is.
-    """
-    if not any((folder / name).exists() for name in _FILES):
-        raise ConfigError(
-            f"{key}: {folder} is not the folder of a run: it has no {', '.join(_FILES)}."
-            f"{told(folder)}"
-        )
 
 
 def compare_runs(a: Path, b: Path) -> List[Part]:
