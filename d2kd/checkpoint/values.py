@@ -23,7 +23,7 @@ def as_tensors(weights: Any) -> None:
         weights: anything that a file gave under "model".
 
     Raises:
-        ConfigError: it is no dictionary of dense tensors of numbers, by name.
+        ConfigError: it is no dictionary of dense tensors of numbers or booleans, by name.
     """
     if not isinstance(weights, dict) or not weights:
         raise ConfigError(f"it holds no dictionary of tensors, but {_kind(weights)}")
@@ -37,9 +37,8 @@ def as_tensors(weights: Any) -> None:
         if isinstance(x, np.ndarray):
             native = np.require(x, x.dtype.newbyteorder("="), ["C", "W", "E"])
             weights[name] = torch.from_numpy(native)
-    strange = [name for name, x in weights.items() if x.is_complex() or x.dtype == torch.bool]
-    if strange:
-        raise ConfigError(f"tensors are complex or boolean: {first_names(strange)}")
+    if strange := [name for name, x in weights.items() if x.is_complex()]:
+        raise ConfigError(f"tensors are complex: {first_names(strange)}")
 
 
 def check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
@@ -47,7 +46,8 @@ def check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> 
 
     Args:
         weights: tensors by name; names that the model lacks are checked for themselves.
-        model: the state of a new model. A tensor that is all zero there may be so in a file.
+        model: the state of a new model. What is all zero there may be so in a file, and a buffer
+            that has infinite values there, such as a mask of attention, may have the same.
 
     Raises:
         ConfigError: names the tensors.
@@ -98,10 +98,11 @@ def first_names(names: List[str]) -> str:
 def _problem(name: str, tensor: Tensor, target: Tensor) -> str:
     """What is wrong with a tensor that goes into `target`, or is itself; "" if nothing is."""
     if target.is_floating_point() and not tensor.is_floating_point():
-        return "tensors of whole numbers where a detector has fractions"
+        return "tensors of whole numbers or booleans where a detector has fractions"
     least, most = _range(tensor)
     if not _is_finite(least, most):
-        return "tensors with NaN or infinite values"
+        same = target is not tensor and torch.equal(tensor, target.to(tensor))
+        return "" if same else "tensors with NaN or infinite values"
     if target.is_floating_point():
         limit = torch.finfo(target.dtype)
         if least < limit.min or most > limit.max:

@@ -104,13 +104,13 @@ def split_pin(path: str) -> Tuple[str, str]:
     """Split `weights.pth#sha256=<digits>` into the path and the digits, "" without a pin.
 
     Raises:
-        ValueError: the part behind # is not a SHA-256.
+        ConfigError: the part behind # is not a SHA-256.
     """
     file, hash_sign, pin = path.rpartition("#")
     if not hash_sign or "/" in pin:  # of a folder's name
         return path, ""
     if not re.fullmatch(r"sha256=[0-9a-fA-F]{64}", pin):
-        raise ValueError(f"{path}: expected #sha256= and 64 hexadecimal digits behind a file")
+        raise ConfigError(f"{path}: expected #sha256= and 64 hexadecimal digits behind a file")
     return file, pin.removeprefix("sha256=").lower()
 
 
@@ -171,8 +171,8 @@ def convert_weights(source: str, target: Path, half: bool = False) -> None:
 
     Raises:
         ConfigError: `target` is no .safetensors file, or is the source; `source` is damaged, not
-            the pinned file, holds more than arrays, or numbers that are not finite, in
-            fp16 with `half`.
+            the pinned file, has names of another toolbox, holds more than arrays, or numbers that
+            are not finite, in fp16 with `half`.
     """
     if target.suffix != ".safetensors":
         raise ConfigError(f"TARGET {target} must end in .safetensors.")
@@ -181,7 +181,13 @@ def convert_weights(source: str, target: Path, half: bool = False) -> None:
     check_pin(path, pin)
     if target.exists() and target.samefile(path):
         raise ConfigError(f"TARGET {target} is the source, which would be overwritten.")
-    tensors = read_weights(path)["model"]
+    data = read_weights(path)
+    if data.get("matching_heuristics"):
+        raise ConfigError(
+            f"{source} has names of Caffe2 or pycls, which are matched with those of a model where "
+            "it is loaded, but not out of a .safetensors file: give it as it is."
+        )
+    tensors = data["model"]
     try:
         as_tensors(tensors)
         halves = {k: v.half() for k, v in tensors.items() if half and v.is_floating_point()}

@@ -7,7 +7,7 @@ from typing import Dict, Tuple
 import click
 
 from .base import debug_option, echo, echo_lines
-from .output import Output
+from .output import Output, refuse_existing, with_overwrite
 
 
 @click.group()
@@ -25,10 +25,11 @@ def convert() -> None:
 @click.option("--classes", type=int, help="For a GFLv2 that was trained without the extra row.")
 @click.option("--prefix", default="", help="Of a detector's names, where there are several, such "
               "as teacher.; default: the student's, or none.")  # fmt: skip
+@with_overwrite
 @debug_option
 def mmdet(
     source: str, folder: Path, name: str, style: str | None, config: str, classes: int | None,
-    prefix: str,
+    prefix: str, overwrite: bool,
 ) -> None:  # fmt: skip
     """Convert a checkpoint of mmdetection into FOLDER/NAME.pth and the FOLDER/NAME.yaml of it.
 
@@ -37,6 +38,9 @@ def mmdet(
     """
     from ..convert import convert_mmdet
 
+    for suffix in (".pth", ".yaml"):
+        file = folder / f"{name or Path(source).stem}{suffix}"
+        refuse_existing(file, overwrite, option="FOLDER/NAME")
     done = convert_mmdet(source, str(folder), name, style or "", classes, config, prefix)
     for key, value in dataclasses.asdict(done.architecture).items():
         echo(f"{key}: {value} (from the tensors)")
@@ -49,8 +53,9 @@ def mmdet(
 @click.argument("source")
 @click.argument("target", type=Output(folder=False))
 @click.option("--half", is_flag=True, help="fp16, half the size; d2kd reads it as fp32.")
+@with_overwrite
 @debug_option
-def weights(source: str, target: Path, half: bool) -> None:
+def weights(source: str, target: Path, half: bool, overwrite: bool) -> None:
     """Write the weights of a checkpoint, and nothing else of it, as TARGET.safetensors.
 
     SOURCE is a .pth, .pkl or .safetensors file, a URL or a detectron2:// address, maybe pinned.
@@ -58,6 +63,7 @@ def weights(source: str, target: Path, half: bool) -> None:
     from ..checkpoint.weights_file import convert_weights
     from ..file_io import sha256_of
 
+    refuse_existing(target, overwrite, option="TARGET")
     convert_weights(source, target, half)
     echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(target)}")
 

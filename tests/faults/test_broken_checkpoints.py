@@ -126,7 +126,7 @@ def test_wrong_contents(tmp_path):
     state, path = detector(seed=1).state_dict(), tmp_path / "x.pth"
     name = "head.cls_score.weight"
     wrong = {
-        "complex or boolean: head.cls_score.weight": {**state, name: state[name] * 1j},
+        "complex: head.cls_score.weight": {**state, name: state[name] * 1j},
         "NaN or infinite values: head.cls_score.weight": {**state, name: state[name] * torch.nan},
         r"other things than tensors by name: epoch \(int\)": {**state, "epoch": 3},
         "no dictionary of tensors, but list": list(state.values()),

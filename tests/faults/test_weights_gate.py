@@ -1,12 +1,15 @@
 """What claims to be weights: sizes before memory is asked for, types, numbers, names."""
 
 import io
+import math
 import pickle
 import random
+import re
 import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +169,41 @@ def test_half_precision_that_overflows(tmp_path):
     with pytest.raises(ConfigError, match="x.pth: tensors with infinite values in float16: b;"):
         convert_weights(str(tmp_path / "x.pth"), target, half=True)
     assert not target.exists()
+
+
+def test_weights_with_names_of_another_toolbox_are_not_converted(tmp_path):
+    """Nothing in a .safetensors says that they are to be matched."""
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"conv1_w": np.ones(3)}))
+    done = d2kd("convert", "weights", tmp_path / "R-50.pkl", tmp_path / "x.safetensors")
+    assert done.exit_code == 1 and "names of Caffe2 or pycls" in done.output
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("files", ["weights {}.pth {}.safetensors", "mmdet {}.pth ."])
+def test_nothing_is_converted_over_a_file(tmp_path, monkeypatch, files):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"a": torch.ones(2)}}, "x.pth")
+    Path("x.safetensors").write_text("mine")
+    command = ["convert", *files.format("x", "x").split()]
+    done = d2kd(*command)
+    assert done.exit_code == 1 and re.search(r"x\.\w+ exists: name another, or", done.output)
+    assert Path("x.safetensors").read_text() == "mine"
+    assert "exists" not in d2kd(*command, "--overwrite").output
+
+
+def test_what_a_new_model_has_too(tmp_path):
+    """Masks of attention: booleans, and infinite values, which are no damage where they stand."""
+    model = detector()
+    model.register_buffer("mask", torch.tensor([True, False]))
+    model.register_buffer("bias", torch.tensor([0.0, -math.inf]))
+    SafeCheckpointer(model, str(tmp_path)).save("x")
+    path, state = str(tmp_path / "x.pth"), model.state_dict()
+    load_detector(model, path, "KEY")
+    for name, x in (("bias", -state["bias"]), ("bias", state["mask"]),
+                    ("head.cls_score.bias", state["head.cls_score.bias"] > 0)):  # fmt: skip
+        torch.save({"model": {**state, name: x}}, path)
+        with pytest.raises(ConfigError, match=rf"x.pth: tensors .*{name}"):
+            load_detector(model, path, "KEY")
 
 
 OTHERS = {
