@@ -22,14 +22,14 @@ class Output(click.Path):
         self._folder = folder
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """A path.
+        """A path, with the folder that "~" stands for.
 
         Raises:
             ConfigError: see `check_output`.
         """
         name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
         check_output(value, name, self._folder)
-        return super().convert(value, param, ctx)
+        return Path(value).expanduser()
 
 
 def with_overwrite(function: Callable) -> Callable:

@@ -96,7 +96,7 @@ def evaluate(
     args = namespace(config, options, eval_only=True, console=console_of(quiet, as_json), **given)
     typed = options[::2]
     folder = _typed(args.opts, "OUTPUT_DIR") or Path("output", "eval", file_name(config))
-    target = Path(output or folder)
+    target = Path(output or folder).expanduser()
     if Path(config).suffix in (".onnx", ".pt2", ".xml"):
         from ..export import evaluate_file
 

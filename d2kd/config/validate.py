@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..checkpoint.weights_file import split_pin
 from ..errors import ConfigError, check_choice
 from ..file_io import check_output, expect
 from .defaults import get_d2kd_cfg
@@ -42,7 +43,7 @@ def check_config(cfg: CfgNode) -> None:
     check_output(values["OUTPUT_DIR"], "OUTPUT_DIR")
     for key in ("MODEL.WEIGHTS", "DISTILL.TEACHER.WEIGHTS"):
         for path in [values[key]] if isinstance(values[key], str) else values[key]:
-            expect(str(path).partition("#")[0], key, "weights", "program")
+            expect(split_pin(str(path))[0], key, "weights", "program")
 
 
 def check_value(key: str, value: Any) -> None:

@@ -172,7 +172,7 @@ def _kind_of_zip(path: str | Path) -> Kind | None:
 def _kind_of_pickle(data: bytes) -> Kind:
     if re.search(rb"c(ultralytics\.|models\.(yolo|common)\n)", data):
         return _ULTRALYTICS
-    return _MMDET if re.search(rb"X.\0{3}(bbox|roi|rpn)_head\.", data) else WEIGHTS
+    return _MMDET if re.search(rb"(?s)state_dict.*X.\0{3}(bbox|roi|rpn)_head\.", data) else WEIGHTS
 
 
 def _kind_of_text(text: str) -> Kind | None:
@@ -193,6 +193,7 @@ def _kind_of_folder(folder: Path) -> Kind | None:
     names = {path.name for path in paths}
     if kind := next((kind for needed, kind in _FOLDERS if needed <= names), None):
         return kind
-    below = [x for path in paths[:20] if path.is_dir() for x in islice(path.iterdir(), 20)]
-    found = {kind.group for x in [*paths[:20], *below] if x.is_file() and (kind := kind_of(x))}
+    folders = (path for path in paths[:20] if os.path.isdir(path))  # glob passes over unreadable
+    near = [*paths[:20], *(x for path in folders for x in islice(path.glob("*"), 20))]
+    found = {kind.group for x in near if os.path.isfile(x) and (kind := kind_of(x))}
     return _DATA if found & {"data", "yolo"} else _IMAGES if "image" in found else None

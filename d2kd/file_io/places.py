@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 from ..errors import ConfigError, os_reason
 from ..text import plain
 
-_LONGEST = 255  # bytes of a name
+_LONGEST = 255 - len(".tmp")  # bytes of a name, which `write_atomically` makes longer
 _BLOCK = 4096  # bytes, for which a full disk has no place
 
 

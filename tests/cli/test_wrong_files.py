@@ -1,14 +1,21 @@
 """A file of the wrong kind is named by its content, in one line with the option that takes it."""
 
 import io
+import os
 import re
 import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from PIL import Image
 
+from d2kd.config import check_config
+from d2kd.engine.command_line import config_of
+from d2kd.file_io import expect
 from d2kd.file_io.kinds import kind_of
+from d2kd.testing import tiny_cfg
 from tests.helpers import d2kd, detector, write_config
 
 LAZY = "from detectron2.config import LazyCall as L\nmodel = L(object)()\n"
@@ -188,6 +195,7 @@ WRONG = {
     "robustness run --output notes.txt": "--output notes.txt is a file",
     "maps base.yaml --output notes.txt": "--output notes.txt is a file",
     "distill coco --output notes.txt": "notes.txt is a file: name a folder",
+    f"convert weights good.pth {LONG[:241]}.safetensors": "TARGET x+.* cannot be written.*too long",
     "data voc": "VOC's layout.*convert voc",
 }  # fmt: skip
 
@@ -202,6 +210,43 @@ def test_one_line_says_what_it_is(place, line, monkeypatch):
     assert done.exit_code not in (0, None)
     assert re.search(WRONG[line], said) and not said.startswith("Unexpected"), said
     assert sorted(place.rglob("*")) == before, "written before the error"
+
+
+def test_what_is_not_what_it_looks_like(place, tmp_path, monkeypatch):
+    """A file with mmdetection's names, from no checkpoint of it; a file in a folder with a #."""
+    monkeypatch.chdir(place)
+    torch.save({"model": {"bbox_head.cls.weight": torch.ones(2)}}, tmp_path / "own.pth")
+    expect(tmp_path / "own.pth", "MODEL.WEIGHTS", "weights")
+    cfg = tiny_cfg()
+    cfg.MODEL.WEIGHTS = "run#2/model_final.pth"
+    check_config(cfg)
+
+
+def test_home_is_written_to(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = d2kd("convert", "weights", "good.pth", "~/new.safetensors")
+    assert done.exit_code == 0 and (tmp_path / "new.safetensors").is_file(), done.output
+    assert config_of(["base.yaml", "OUTPUT_DIR", "~/out"]).OUTPUT_DIR == str(tmp_path / "out")
+
+
+@pytest.fixture
+def nobody():
+    """A folder of a user who may not read all that is in it."""
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.mkdir(f"{folder}/lost+found", 0)
+        (Path(folder) / "1.jpg").write_bytes(jpeg())
+        user = os.geteuid()
+        os.seteuid(user or 65534)
+        yield folder
+        os.seteuid(user)
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(nobody):
+    with pytest.raises(PermissionError):
+        os.listdir(f"{nobody}/lost+found")
+    assert kind_of(nobody).group == "images"
 
 
 def test_a_config_whose_comment_has_commas_is_no_table(tmp_path):

@@ -1,6 +1,7 @@
 """`d2kd train --profile` says what the parts of a step take, and leaves a trace alone."""
 
 import json
+import logging
 import re
 from types import SimpleNamespace
 
@@ -32,6 +33,7 @@ def table(output):
 
 def test_a_distilled_step(place, caplog):
     """The shares of the gradient, which are held by default, are measured while it warms up."""
+    caplog.set_level(logging.INFO, "d2kd")
     distil = ["--teacher", "t/plain.yaml", "--teacher-weights", "tea.pth", "--distill", "PKD"]
     done = d2kd("train", "s/plain.yaml", *distil, "--profile", "--output", "out")
     assert done.exit_code == 0, done.output
