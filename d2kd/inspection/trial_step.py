@@ -30,7 +30,9 @@ class Measured(NamedTuple):
 
 def measure_step(trainer: DistillationTrainer, stream: Iterator[List[dict]]) -> Measured:
     """One training step, in the precision of the training; probes see it, hooks do not."""
-    step, times, norms = trainer._trainer, defaultdict(float), {}
+    step = trainer._trainer
+    times: Dict[str, float] = defaultdict(float)
+    norms: Dict[str, float] = {}
     clock = _Clock(times)
     batch = next(stream)
     clock("data")
