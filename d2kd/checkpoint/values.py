@@ -98,7 +98,7 @@ def first_names(names: List[str]) -> str:
 def _problem(name: str, tensor: Tensor, target: Tensor) -> str:
     """What is wrong with a tensor that goes into `target`, or is itself; "" if nothing is."""
     if target.is_floating_point() and not tensor.is_floating_point():
-        return "tensors of whole numbers or booleans where a detector has fractions"
+        return "tensors of whole numbers where a detector has fractions"
     least, most = _range(tensor)
     if not _is_finite(least, most):
         same = target is not tensor and torch.equal(tensor, target.to(tensor))

@@ -200,5 +200,5 @@ def test_the_tool_writes_weights_alone(tmp_path):
     for key, value in source.state_dict().items():
         assert torch.equal(fresh.state_dict()[key], value.half().float())
     path.write_text("nothing")
-    done = d2kd(*command)
+    done = d2kd(*command, "--overwrite")
     assert done.exit_code == 1 and f"{path} is not a readable" in done.output
