@@ -53,10 +53,29 @@ def modules_up_to(body: nn.Module, last: str) -> List[nn.Module]:
     """List the modules of `body` in order of use, up to and with the one timm calls `last`.
 
     Containers of these modules are in the list as well, so treat each one without its children.
+
+    Raises:
+        ConfigError: there is no such module.
     """
-    names = [_flat(name.removeprefix("body.")) for name, _ in body.named_modules()]
-    end = max(i for i, name in enumerate(names) if f"{name}_".startswith(f"{_flat(last)}_"))
-    return list(body.modules())[: end + 1]
+    names = [timm_name(body, name) for name, _ in body.named_modules()]
+    parts = [i for i, name in enumerate(names) if f"{name}_".startswith(f"{_flat(last)}_")]
+    if not parts:
+        raise ConfigError(
+            f"MODEL.TIMM.FREEZE_AT: timm says that this model's stage ends with {last!r}, which it "
+            "does not have. Set it to 0, or to another stage."
+        )
+    return list(body.modules())[: max(parts) + 1]
+
+
+def timm_name(body: nn.Module, name: str) -> str:
+    """What timm's whole model calls a module or tensor of its feature extractor, with "_" for ".".
+
+    Some extractors hold the model as "model" or "body", and some flatten its sequences.
+    """
+    for holder in ("model", "body"):
+        if [child for child, _ in body.named_children()] == [holder]:
+            name = name.removeprefix(holder).removeprefix(".")
+    return _flat(name)
 
 
 class _ExtractorCheckpointer(SafeCheckpointer):
@@ -67,7 +86,7 @@ class _ExtractorCheckpointer(SafeCheckpointer):
         weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
         as_tensors(weights)
         weights = {_flat(k): v for k, v in weights.items()}
-        names = {k: _flat(k) for k in self.model.state_dict()}
+        names = {k: timm_name(self.model, k) for k in self.model.state_dict()}
         filled = {k: weights[flat] for k, flat in names.items() if flat in weights}
         missing = [k for k in names if k not in filled and not k.endswith("num_batches_tracked")]
         shapes = {k: (tuple(filled[k].shape), tuple(x.shape))

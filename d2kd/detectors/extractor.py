@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
+from ..backbones.extractor import timm_name
 from ..errors import ConfigError
 from ..text import plain
 
@@ -53,7 +54,8 @@ class FeatureExtractor(nn.Module):
     def renamed(self, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         """Tensors of a file of the whole model under the names that its maps' layers have here."""
         flat = {name.replace(".", "_"): x for name, x in weights.items()}
-        names = {name: name.split(".", 2)[2].replace(".", "_") for name in self.state_dict()}
+        body = self.backbone.get_submodule("body")
+        names = {f"backbone.body.{x}": timm_name(body, x) for x in body.state_dict()}
         return {name: flat[theirs] for name, theirs in names.items() if theirs in flat}
 
     def forward(self, batched_inputs: List[Dict[str, Any]]) -> None:

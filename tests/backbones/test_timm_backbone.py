@@ -119,6 +119,7 @@ def test_four_channel_images():
     ("mobilenetv3_small_100", 2, ("conv_stem", "bn1", "blocks.0")),
     ("convnext_atto", 3, ("stem_0", "stem_1", "stages_0", "stages_1")),
     (SWIN, 2, ("patch_embed", "layers_0")),
+    ("cspnext_tiny", 2, ("model.stem", "model.stages.0")),
 ])  # fmt: skip
 def test_freezing(name, freeze_at, frozen):
     trunk = build_backbone(config(name, FREEZE_AT=freeze_at)).eval().train().bottom_up
@@ -141,6 +142,7 @@ def test_freezing_above_the_last_stage_freezes_everything():
 
 @pytest.mark.parametrize(("name", "ending"), [
     ("resnet18", "pth"), ("mobilenetv3_small_100", "safetensors"), ("convnext_atto", "pth"),
+    ("cspnext_tiny", "safetensors"),
 ])  # fmt: skip
 def test_weights_from_a_file(name, ending, tmp_path):
     """The whole timm model, classifier included, fills the trunk and gives its features."""
@@ -194,6 +196,7 @@ def test_a_file_cannot_run_code(tmp_path):
     ({"features": ("c3", "c6")}, r"MODEL.FPN.IN_FEATURES asks for \['c6'\].*'c5'"),
     ({"FREEZE_AT": 6}, r"MODEL.TIMM.FREEZE_AT is 6.*'c1', .*'c5'"),
     ({"FREEZE_AT": -1}, "MODEL.TIMM.FREEZE_AT is -1. Use 0 to freeze nothing"),
+    ({"name": "hrnet_w18_small", "FREEZE_AT": 1}, "FREEZE_AT: timm says .* with 'stem', which it"),
     ({"name": "convnext_atto", "FREEZE_AT": 1}, r"FREEZE_AT is 1.* \['c2', 'c3', 'c4', 'c5'\]"),
 ])  # fmt: skip
 def test_mistakes_are_explained(keys, match):

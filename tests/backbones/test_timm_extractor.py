@@ -50,7 +50,7 @@ def batch_of(adapter, *sides):
 
 CNNS = {
     "tf_efficientnet_lite0": ".pth", "resnet18": ".safetensors",
-    "swin_tiny_patch4_window7_224": ".pth",
+    "swin_tiny_patch4_window7_224": ".pth", "cspnext_tiny": ".safetensors",
 }  # fmt: skip
 
 
