@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Dict, List, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -87,8 +88,7 @@ class ClassMap:
         """The teacher's set in the student's K classes; 0 and not known for those it lacks."""
         rows, taught = sets.probabilities, _on(sets.boxes.device, self.student)
         if sets.exclusive:
-            parts = [rows.index_select(2, _on(rows.device, i)).sum(2) for i in self.teacher]
-            common = torch.stack(parts, 2)
+            common = _grouped(rows, self.teacher, 0.0).sum(3)
         else:
             common = _pick(rows, self.teacher, 2)
         known = torch.zeros(self.num_classes, dtype=torch.bool, device=rows.device)
@@ -184,6 +184,12 @@ def _pick(x: Tensor, index: Index, dim: int) -> Tensor:
 
 def _pick_softmax(x: Tensor, index: Index) -> Tensor:
     """(P, C + 1) of (P, K + 1) logits: the probabilities given a common class or background."""
-    background = x.shape[1] - 1
-    columns = [x[:, list(i)].logsumexp(1) if len(i) > 1 else x[:, i[0]] for i in index]
-    return torch.stack([*columns, x[:, background]], 1)
+    return _grouped(x, (*index, (x.shape[1] - 1,)), -torch.inf).logsumexp(2)
+
+
+def _grouped(x: Tensor, index: Index, absent: float) -> Tensor:
+    """(..., C, most) of (..., K): the columns of each class, then what is absent."""
+    most, more = max(map(len, index)), x.shape[-1]
+    places = tuple(j for i in index for j in (*i, *(most - len(i)) * (more,)))
+    found = F.pad(x, (0, 1), value=absent).index_select(-1, _on(x.device, places))
+    return found.unflatten(-1, (len(index), most))

@@ -98,10 +98,15 @@ def matching(
         given: pairs (their name, our name), as they are written.
 
     Raises:
-        ConfigError: a pair of names that do not exist.
+        ConfigError: a pair of names that do not exist, or two pairs of one of theirs.
     """
-    pairs = {str(their): str(our) for their, our in given}
-    for their, our in pairs.items():
+    pairs: dict[str, str] = {}
+    for their, our in ((str(x), str(y)) for x, y in given):
+        if pairs.setdefault(their, our) != our:
+            raise ConfigError(
+                f"DISTILL.TEACHER.CLASS_MAP gives the teacher's class {their!r} to "
+                f"{pairs[their]!r} and to {our!r}: name it once."
+            )
         check_choice(their, theirs, "DISTILL.TEACHER.CLASS_MAP, the teacher's class")
         check_choice(our, ours, "DISTILL.TEACHER.CLASS_MAP, the student's class")
     mine, others = _fold(ours), _fold(theirs)

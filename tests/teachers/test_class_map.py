@@ -10,6 +10,7 @@ from d2kd import Distiller, Teacher, build_adapter
 from d2kd.adapters.class_map import ClassMap
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.data.class_names import matching
+from d2kd.detectors import Predicted
 from d2kd.errors import ConfigError
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY, build_head, head_defaults
 from d2kd.teachers.class_map import build_class_maps, known_pairs, match_classes
@@ -126,6 +127,19 @@ def test_columns():
     assert_close(found[0], expected / expected.sum())
 
 
+def test_places_of_many_classes_are_on_the_device_once():
+    from d2kd.adapters.class_map import _on
+
+    many = ClassMap(100, tuple(range(100)), tuple((i, i + 100, i + 200) for i in range(100)))
+    rows = torch.rand(1, 4, 300)
+    sets = Predicted(torch.rand(1, 4, 4), rows, True)
+    for _ in range(2):
+        before = _on.cache_info().misses
+        found = many.of_sets(sets).probabilities
+    assert _on.cache_info().misses == before
+    assert_close(found, rows.unflatten(2, (3, 100)).sum(2))
+
+
 COCO = ["person", "bicycle", "motorcycle", "airplane", "couch", "tv", "cell phone"]
 
 
@@ -156,6 +170,9 @@ def test_no_class_in_common():
         match_classes(["helmet"], COCO, [("human", "helmet")])
     with pytest.raises(ConfigError, match="the student's class: unknown 'hat'.*helmet"):
         match_classes(["helmet"], COCO, [("person", "hat")])
+    twice = [("person", "hat"), ("bicycle", "hat"), ("person", "hat"), ("person", "helmet")]
+    with pytest.raises(ConfigError, match="class 'person' to 'hat' and to 'helmet': name it once"):
+        match_classes(["helmet", "hat"], COCO, twice)
 
 
 def test_pairs_of_several_teachers():
