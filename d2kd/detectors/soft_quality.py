@@ -56,7 +56,7 @@ class SDGQP(nn.Sequential):
         Args:
             reg_max: last bin of the distributions.
             selector: one of `SELECTORS`.
-            topk: K, from 2 to reg_max + 1; 8 for "bank".
+            topk: K, from 2 to reg_max + 1; at least 8 for "bank".
             kappa: see MODEL.GFL.SDGQP.
             tau: softness, > 0.
             channels: hidden width.
@@ -127,8 +127,10 @@ def _check(reg_max: int, selector: str, topk: int, kappa: float, tau: float) -> 
             f"not {topk}."
         )
     if selector == "bank" and topk < _BANK[-1]:
-        raise ValueError(f"MODEL.GFL.SDGQP.SELECTOR bank needs TOPK {_BANK[-1]}, not {topk}.")
-    if not 1 <= kappa <= topk:
+        raise ValueError(
+            f"MODEL.GFL.SDGQP.SELECTOR bank needs TOPK of at least {_BANK[-1]}, not {topk}."
+        )
+    if selector in ("learned", "fixed") and not 1 <= kappa <= topk:
         raise ValueError(f"MODEL.GFL.SDGQP.KAPPA must be from 1 to TOPK = {topk}, not {kappa}.")
     if not tau > 0:
         raise ValueError(f"MODEL.GFL.SDGQP.TAU must be above 0, not {tau}.")

@@ -86,6 +86,8 @@ def test_size_and_start():
     assert sorted(predictor.state_dict()) == names
     quality = predictor(torch.randn(1, 68, 5, 5)).sigmoid()
     assert_close(quality, torch.full_like(quality, 0.5), atol=0.02, rtol=0)
+    for selector in ("entropy", "bank"):  # which read no kappa
+        SDGQP(16, selector, topk=8, kappa=9.0)
 
 
 def test_bins_may_be_permuted():
@@ -133,9 +135,9 @@ def test_a_detector_with_it_trains_and_detects(selector):
 @pytest.mark.parametrize(("keys", "message"), [
     ({"SELECTOR": "hard"}, "MODEL.GFL.SDGQP.SELECTOR"),
     ({"TOPK": 18}, r"MODEL.GFL.SDGQP.TOPK must be from 2 to MODEL.GFL.REG_MAX \+ 1 = 17, not 18"),
-    ({"KAPPA": 9.0}, "MODEL.GFL.SDGQP.KAPPA must be from 1 to TOPK = 8, not 9"),
+    ({"SELECTOR": "fixed", "KAPPA": 9.0}, "SDGQP.KAPPA must be from 1 to TOPK = 8, not 9"),
     ({"TAU": 0.0}, "MODEL.GFL.SDGQP.TAU must be above 0"),
-    ({"SELECTOR": "bank", "TOPK": 4}, "bank needs TOPK 8, not 4"),
+    ({"SELECTOR": "bank", "TOPK": 4}, "bank needs TOPK of at least 8, not 4"),
 ])  # fmt: skip
 def test_options_out_of_range(keys, message):
     keys = {f"MODEL__GFL__SDGQP__{key}": value for key, value in keys.items()}
