@@ -112,7 +112,7 @@ class OneLevel(nn.Module):
 class OneLevelAdapter(DetectorAdapter):
     """The steps of `OneLevel.forward` in training, with names for what they compute."""
 
-    replays = (OneLevel.forward,)
+    replays = (OneLevel.forward, OneLevel.preprocess_image)
     provides = frozenset(
         "features logits scores deltas anchors valid labels matched_boxes gt".split()
     )

@@ -1,17 +1,16 @@
-"""Adapter of d2kd's own dense detectors: ATSS, GFL and classes derived from them."""
+"""Adapter of ATSS and GFL, and base of those of d2kd's other dense detectors but FCOS."""
 
 import dataclasses
 from typing import Callable, ClassVar, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor
 
 from ..detectors.base import AnchorPointDetector
 from ..detectors.cells import CellDetector
 from ..detectors.inference import with_quality
 from .base import DETECTOR_ADAPTER_REGISTRY
-from .dense import DenseDetectorAdapter
+from .dense import STEPS, DenseDetectorAdapter
 from .output import DetectorOutput, DetectorSpec
 
 
@@ -20,10 +19,7 @@ class AnchorPointDetectorAdapter(DenseDetectorAdapter):
     """As for the stock dense detectors; boxes may be distributions, scores joint ones."""
 
     detector: CellDetector
-    replays: ClassVar[Tuple[Callable, ...]] = (
-        DenseDetector.forward,
-        AnchorPointDetector.forward_training,
-    )
+    replays: ClassVar[Tuple[Callable, ...]] = (*STEPS, AnchorPointDetector.forward_training)
 
     def __init__(self, detector: CellDetector) -> None:
         """See the base class."""

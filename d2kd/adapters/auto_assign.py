@@ -2,12 +2,12 @@
 
 from typing import Callable, ClassVar, Dict, List, Tuple
 
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
 
 from ..detectors.auto_assign import AutoAssign
 from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY
+from .dense import STEPS
 from .output import DetectorOutput
 
 _LABELS = frozenset({"labels", "matched_boxes"})
@@ -21,10 +21,11 @@ class AutoAssignAdapter(AnchorPointDetectorAdapter):
     """
 
     detector: AutoAssign
-    replays: ClassVar[Tuple[Callable, ...]] = (DenseDetector.forward, AutoAssign.forward_training)
-    conditions: ClassVar[Dict[str, str]] = dict.fromkeys(
-        sorted(_LABELS), "MODEL.AUTOASSIGN.HARD_LABELS True"
-    )
+    replays: ClassVar[Tuple[Callable, ...]] = (*STEPS, AutoAssign.forward_training)
+    conditions: ClassVar[Dict[str, str]] = {
+        **AnchorPointDetectorAdapter.conditions,
+        **dict.fromkeys(sorted(_LABELS), "MODEL.AUTOASSIGN.HARD_LABELS True"),
+    }
 
     def __init__(self, detector: AutoAssign) -> None:
         """See the base class."""

@@ -22,13 +22,13 @@ class DetectorAdapter:
 
     Class attributes: `replays`, the stock functions whose steps are repeated here (a detector that
     overrides one is refused), `provides`, the fields of `DetectorOutput` that are filled, and
-    `conditions`, the config keys on which a field depends, for the errors of those that are not.
+    `conditions`, what fields depend on, such as a config key, for the errors of those that are not.
     """
 
     replays: ClassVar[Tuple[Callable, ...]] = ()
     provides: FrozenSet[str] = frozenset({"features", "gt"})
     conditions: ClassVar[Dict[str, str]] = {}
-    by_prediction: ClassVar[bool] = False  # whether it assigns objects by what is predicted
+    has_supervise_by: ClassVar[bool] = False  # whether a teacher can assign its objects
     least_score: float = 0.05  # from which on boxes of a teacher's set count
 
     def __init__(self, detector: nn.Module) -> None:

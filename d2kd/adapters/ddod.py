@@ -5,13 +5,13 @@ from typing import Callable, ClassVar, List, Tuple
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ..detectors.ddod import DDOD
 from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY
+from .dense import STEPS
 from .output import DetectorOutput
 
 
@@ -20,8 +20,8 @@ class DDODAdapter(AnchorPointDetectorAdapter):
     """As for ATSS; `labels` and `matched_boxes` are those of the classification."""
 
     detector: DDOD
-    by_prediction = True
-    replays: ClassVar[Tuple[Callable, ...]] = (DenseDetector.forward, DDOD.forward_training)
+    has_supervise_by = True
+    replays: ClassVar[Tuple[Callable, ...]] = (*STEPS, DDOD.forward_training)
 
     def _assign(
         self, output: DetectorOutput, gt: List[Instances]

@@ -14,9 +14,11 @@ from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .output import DetectorOutput, DetectorSpec
 from .padding import valid_cells
 from .sets import best_cells, clipped, suppressed
-from .towers import predict_level, run_head_with_taps, run_tower
+from .towers import has_towers, predict_level, run_head_with_taps, run_tower
 
 _TAPS = frozenset({"cls_taps", "reg_taps"})
+STEPS: Tuple[Callable, ...] = (DenseDetector.forward, DenseDetector.preprocess_image)
+"""What is repeated of every dense detector."""
 
 
 @DETECTOR_ADAPTER_REGISTRY.register()
@@ -25,10 +27,11 @@ class DenseDetectorAdapter(DetectorAdapter):
 
     detector: DenseDetector
     replays: ClassVar[Tuple[Callable, ...]] = (
-        DenseDetector.forward,
+        *STEPS,
         RetinaNet.forward_training,
         FCOS.forward_training,
     )
+    conditions = dict.fromkeys(sorted(_TAPS), "the forward of RetinaNetHead, FCOSHead or TowerHead")
     predicted: ClassVar[Tuple[str, ...]] = ("logits", "deltas", "quality")
     """Fields that the head's predictions fill, in their order; it may have fewer."""
     provides = frozenset(
@@ -44,12 +47,15 @@ class DenseDetectorAdapter(DetectorAdapter):
         self._has_quality = hasattr(detector.head, "ctrness")
         if not self._has_quality:
             self.provides = self.provides - {"quality"}
+        if not has_towers(detector.head):
+            self.provides = self.provides - _TAPS
 
     def spec(self) -> DetectorSpec:
         """See the base class."""
         m, head = self.detector, self.detector.head
         shapes = m.backbone.output_shape()
-        convs = [layer for layer in head.cls_subnet if isinstance(layer, nn.Conv2d)]
+        tower = head.cls_subnet if has_towers(head) else ()
+        convs = [layer for layer in tower if isinstance(layer, nn.Conv2d)]
         return DetectorSpec(
             name=type(m).__name__,
             features={shapes[f].stride: shapes[f] for f in m.head_in_features},

@@ -29,7 +29,7 @@ class GeneralizedRCNNAdapter(DetectorAdapter):
     """
 
     detector: GeneralizedRCNN
-    replays = (GeneralizedRCNN.forward,)
+    replays = (GeneralizedRCNN.forward, GeneralizedRCNN.preprocess_image)
     conditions: ClassVar[Dict[str, str]] = {
         "rpn": "MODEL.PROPOSAL_GENERATOR.NAME RPN",
         "roi": "MODEL.ROI_HEADS.NAME StandardROIHeads or CascadeROIHeads, with MODEL.ROI_BOX_HEAD."

@@ -2,13 +2,13 @@
 
 from typing import Callable, ClassVar, List, Tuple
 
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ..detectors.reppoints import RepPoints
 from .anchor_point import AnchorPointDetectorAdapter
 from .base import DETECTOR_ADAPTER_REGISTRY
+from .dense import STEPS
 from .output import DetectorOutput
 
 
@@ -21,7 +21,7 @@ class RepPointsAdapter(AnchorPointDetectorAdapter):
     """
 
     detector: RepPoints
-    replays: ClassVar[Tuple[Callable, ...]] = (DenseDetector.forward, RepPoints.forward_training)
+    replays: ClassVar[Tuple[Callable, ...]] = (*STEPS, RepPoints.forward_training)
     predicted = ("logits", "deltas", "first_deltas")
 
     def _assign(

@@ -13,6 +13,11 @@ DenseHead = Union[RetinaNetHead, TowerHead]
 _HEADS = (RetinaNetHead.forward, FCOSHead.forward, TowerHead.forward)
 
 
+def has_towers(head: nn.Module) -> bool:
+    """Whether `run_head_with_taps` can run a head."""
+    return getattr(type(head), "forward", None) in _HEADS
+
+
 def run_tower(tower: nn.Sequential, x: Tensor, start: int = 0) -> Tuple[Tensor, List[Tensor]]:
     """Run conv-norm-ReLU blocks, keeping each block's pre-activation.
 

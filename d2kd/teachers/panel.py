@@ -52,16 +52,16 @@ class Panel:
         """Check that what teacher 0 predicts can assign the student's objects, if it is to.
 
         Raises:
-            ConfigError: there is no teacher, the student does not assign by predictions, or the
-                teacher has other cells, classes or coding of boxes.
+            ConfigError: there is no teacher, its predictions cannot assign this student's objects,
+                or it has other cells, classes or coding of boxes.
         """
         if not self.assigns:
             return
         mine = _kind_of(student)
-        if not student.by_prediction:
+        if not student.has_supervise_by:
             raise ConfigError(
-                f"DISTILL.ASSIGN_WITH teacher: the student is {mine}, which assigns its objects by "
-                "their boxes, not by what is predicted; set it to own, or take a DDOD student."
+                f"DISTILL.ASSIGN_WITH teacher: the student is {mine}, whose objects a teacher "
+                "cannot assign: only DDOD's. Set it to own, or take a DDOD student."
             )
         theirs = _kind_of(self.teachers[0].adapter) if self.teachers else "not there"
         if theirs != mine:
@@ -120,7 +120,7 @@ def _kind_of(adapter: DetectorAdapter) -> str:
     strides = ", ".join(map(str, spec.features))
     text = f"{spec.name} with {spec.num_classes} classes and {spec.num_anchors} {spec.box_coding}"
     text = f"{text} a cell of strides {strides} px"
-    if not adapter.by_prediction:
+    if not adapter.has_supervise_by:
         return text
     sides = [x[0, 2:] - x[0, :2] for x in detector.anchor_generator.cell_anchors]
     anchors = ", ".join(f"{w:g}x{h:g}" for w, h in (x.tolist() for x in sides))

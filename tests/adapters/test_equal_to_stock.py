@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from d2kd import DETECTOR_ADAPTER_REGISTRY, build_adapter
 from d2kd.testing import make_batch, tiny_cfg
+from tests.helpers import detector, distill
 
 ALL = frozenset(
     "features cls_taps reg_taps logits scores deltas quality valid anchors labels matched_boxes gt "
@@ -211,6 +212,25 @@ def test_teacher_stops_after_what_is_needed():
     assert out.features and not out.logits and not out.losses
 
 
+def test_a_head_without_towers_teaches_all_but_its_blocks():
+    class Alone(torch.nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.whole = head
+
+        def forward(self, features):
+            return self.whole(features)
+
+    teacher = detector(seed=1)
+    teacher.head = Alone(teacher.head)
+    spec = build_adapter(teacher).spec()
+    assert (spec.tower_width, spec.num_convs, spec.num_anchors) == (0, 0, 2)
+    losses = distill(detector(), [teacher], ("BCKD",)).train()(make_batch())
+    assert losses["loss_BCKD_cls"] > 0
+    with pytest.raises(ValueError, match="cls_taps with the forward of RetinaNetHead, .*: BCKD"):
+        distill(detector(), [teacher], ("CrossKD",))
+
+
 def test_an_overridden_step_is_refused():
     from detectron2.modeling.meta_arch.retinanet import RetinaNet
 
@@ -220,6 +240,11 @@ def test_an_overridden_step_is_refused():
 
     with pytest.raises(TypeError, match=r"Mine overrides DenseDetector.forward\(\).*MineAdapter"):
         build_adapter(Mine(tiny_cfg("RetinaNet")))
+    for meta in sorted({meta for meta, _ in CASES}):
+        stock = build_model(tiny_cfg(meta))
+        stock.__class__ = type("Mine", (type(stock),), {"preprocess_image": lambda self, x: x})
+        with pytest.raises(TypeError, match=r"Mine overrides \w+.preprocess_image\(\)"):
+            build_adapter(stock)
     with pytest.raises(TypeError, match="No adapter for Linear.*DenseDetectorAdapter"):
         build_adapter(torch.nn.Linear(1, 1))
     assert "DenseDetectorAdapter" in DETECTOR_ADAPTER_REGISTRY
