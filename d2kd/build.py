@@ -86,8 +86,9 @@ def _warn_of_points(
     spec, places = student.spec(), [adapter.spec().points for adapter in (student, teacher)]
     both = head.reads_of_student(spec) & head.reads_of_teacher()
     if both & DENSE_FIELDS and all(places) and places[0] != places[1]:
-        advice = "give the student the teacher's MODEL.ANCHOR_GENERATOR"
-        if not anchor_keys(spec.name, generator=""):  # those of FCOS move with another NAME
+        generator, _, offset = places[1].partition(" at ")
+        advice = f"set the student's MODEL.ANCHOR_GENERATOR.NAME {generator} and OFFSET {offset}"
+        if not anchor_keys(spec.name, generator):
             advice = f"{spec.name}'s cannot move; take another teacher, or PKD"
         logging.getLogger(__name__).warning(
             "DISTILL.HEADS: %s compares cell by cell, but the student's cells lie elsewhere (%s) "

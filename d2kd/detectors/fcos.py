@@ -10,7 +10,7 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from ..errors import check_choice
+from ..errors import ConfigError, check_choice
 from .head import ScaledFCOSHead
 from .inference import select, suppress, with_quality
 from .norm import head_norm
@@ -70,7 +70,7 @@ class FCOS(fcos.FCOS):
         """Translate MODEL.FCOS, MODEL.PIXEL_* and TEST.DETECTIONS_PER_IMAGE.
 
         Raises:
-            ValueError: an unknown choice.
+            ValueError: an unknown choice, or anchors that are no points.
         """
         options = cfg.MODEL.FCOS
         check_choice(options.SCORE, ("sqrt", "product"), "MODEL.FCOS.SCORE")
@@ -91,9 +91,7 @@ class FCOS(fcos.FCOS):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "score": options.SCORE,
-            "anchor_generator": build_anchor_generator(cfg, shapes)
-            if _has_own_points(cfg)
-            else None,
+            "anchor_generator": _own_points(cfg, shapes),
         }
 
     def losses(
@@ -139,9 +137,19 @@ class FCOS(fcos.FCOS):
         return boxes, with_quality(scores, ctrness[cells, 0]), classes
 
 
-def _has_own_points(cfg: CfgNode) -> bool:
-    """Whether points are not the stock ones; the anchors of other detectors are not meant."""
-    return cfg.MODEL.ANCHOR_GENERATOR.NAME != "DefaultAnchorGenerator"
+def _own_points(cfg: CfgNode, shapes: List[ShapeSpec]) -> Optional[nn.Module]:
+    """What makes other points than the stock ones; the anchors of other detectors are not meant."""
+    node = cfg.MODEL.ANCHOR_GENERATOR
+    if node.NAME == "DefaultAnchorGenerator":
+        return None
+    sizes = [[shape.stride] for shape in shapes]
+    if [*map(list, node.SIZES)] != sizes or {*map(tuple, node.ASPECT_RATIOS)} != {(1.0,)}:
+        raise ConfigError(
+            f"MODEL.ANCHOR_GENERATOR.NAME {node.NAME}: a point of FCOS is one box of the size of "
+            f"a stride. Set MODEL.ANCHOR_GENERATOR.SIZES {sizes} and "
+            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[1.0]]."
+        )
+    return build_anchor_generator(cfg, shapes)
 
 
 def _build_head(options: CfgNode, shapes: List[ShapeSpec]) -> nn.Module:

@@ -99,12 +99,14 @@ def test_what_is_chosen_without_a_word():
     assert default_methods(cfg, teacher) == ("CrossKD", "PKD")
 
 
-@pytest.mark.parametrize(("meta", "advice"), [
-    ("AutoAssign", "AutoAssign's cannot move; take another teacher, or PKD."),
-    ("ATSS", "give the student the teacher's MODEL.ANCHOR_GENERATOR."),
+@pytest.mark.parametrize(("meta", "of", "advice"), [
+    ("AutoAssign", "FCOS", "AutoAssign's cannot move; take another teacher, or PKD."),
+    ("ATSS", "FCOS", "set the student's MODEL.ANCHOR_GENERATOR.NAME DefaultAnchorGenerator and "
+     "OFFSET 0.5."),
+    ("FCOS", "ATSS", "FCOS's cannot move; take another teacher, or PKD."),
 ])  # fmt: skip
-def test_what_is_advised_where_cells_lie_elsewhere(meta, advice, caplog):
-    student, teacher = build_adapter(detector(meta)), build_adapter(detector("FCOS"))
+def test_what_is_advised_where_cells_lie_elsewhere(meta, of, advice, caplog):
+    student, teacher = build_adapter(detector(meta)), build_adapter(detector(of))
     head = PGD(student.spec(), teacher.spec())
     _warn_of_points("PGD", head, student, teacher)
     assert caplog.messages[-1].endswith(advice)

@@ -10,8 +10,9 @@ from d2kd.detectors.head import ScaledFCOSHead
 from d2kd.testing import make_batch, tiny_cfg
 
 
-def build(**keys):
+def build(generator="DefaultAnchorGenerator", **keys):
     cfg = tiny_cfg("FCOS")
+    cfg.MODEL.ANCHOR_GENERATOR.NAME = generator
     for key, value in keys.items():
         cfg.merge_from_list([f"MODEL.FCOS.{key}", value])
     torch.manual_seed(0)
@@ -82,6 +83,8 @@ def test_product_scores():
 @pytest.mark.parametrize(("keys", "match"), [
     ({"BOX_ACTIVATION": "exp"}, "options of the scaled head"),
     ({"SCORE": "mean"}, "MODEL.FCOS.SCORE: unknown 'mean'"),
+    ({"generator": "TorchvisionAnchorGenerator"},
+     r"ANCHOR_GENERATOR.SIZES \[\[8\], .*\[128\]\] and MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
     ({"HEAD": "scale"}, "MODEL.FCOS.HEAD: unknown 'scale'. Did you mean 'scaled'"),
 ])  # fmt: skip
 def test_mistakes_are_explained(keys, match):
