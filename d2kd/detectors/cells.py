@@ -17,7 +17,8 @@ class CellDetector(DenseDetector):
 
     A subclass defines `forward_training`, `decode` and `class_scores`, and sets
 
-        prediction_dims: channels of class logits, box prediction and, if any, quality logit,
+        prediction_dims: channels of class logits, box prediction and, if any, what a third
+            predictor gives: the quality logit, or RepPoints' first points,
         box_coding: see `DetectorSpec`,
         quality: what the quality logit predicts, "" without one,
         rescore: detections are selected by class score and then multiplied by the quality,

@@ -1,4 +1,4 @@
-"""Config keys and constructor arguments that ATSS and GFL share."""
+"""Config keys and constructor arguments that dense detectors of d2kd share."""
 
 from typing import Any, Dict, List
 
@@ -8,7 +8,7 @@ from detectron2.modeling import build_anchor_generator, build_backbone
 
 
 def add_common_config(node: CfgNode) -> None:
-    """Add the keys that ATSS and GFL share."""
+    """Add the keys that ATSS, DDOD and GFL share."""
     node.NUM_CLASSES = 80
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     node.NUM_CONVS = 4
@@ -45,7 +45,7 @@ def plain_arguments(cfg: CfgNode, node: CfgNode) -> Dict[str, Any]:
 
 
 def head_arguments(node: CfgNode, input_shape: List[ShapeSpec]) -> Dict[str, Any]:
-    """Arguments of `AnchorPointHead` from a config."""
+    """Arguments that heads of dense detectors share, from a config."""
     return {
         "input_shape": input_shape,
         "num_classes": node.NUM_CLASSES,
