@@ -45,7 +45,3 @@ class DDODAdapter(AnchorPointDetectorAdapter):
             index = classes[:, None].expand(-1, x.shape[1], -1)
             seen.logits[stride] = torch.cat([F.pad(x, (0, 1)), x.gather(2, index)], 2)
         return super().assign(seen, boxes, classes)
-
-    def _labels(self, labels: List[Tensor], boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
-        both = super()._labels(labels, boxes)
-        return both[0][..., 0], both[1][..., 0, :]

@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..detectors import Predicted
+from ..detectors.inference import with_quality
 from .base import DETECTOR_ADAPTER_REGISTRY, DetectorAdapter
 from .output import DetectorOutput, DetectorSpec
 from .padding import valid_cells
@@ -112,7 +113,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         scores = self.class_scores(logits, quality)
         if quality is None:
             return scores
-        joint = scores * quality.float().sigmoid()
+        joint = with_quality(scores, quality)
         return joint.sqrt() if getattr(self.detector, "score", "sqrt") == "sqrt" else joint
 
     def assign(self, output: DetectorOutput, boxes: Tensor, classes: Tensor) -> List[Tensor]:
@@ -183,8 +184,9 @@ class DenseDetectorAdapter(DetectorAdapter):
         return self.detector.label_anchors(list(output.anchors.values()), gt)
 
     def _labels(self, labels: List[Tensor], boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
-        """The same as heads read them."""
-        return torch.stack(labels), torch.stack(boxes)
+        """The same as heads read them, (N, R) and (N, R, 4); of several assignments the first."""
+        both = torch.stack(labels), torch.stack(boxes)
+        return both if both[0].ndim == 2 else (both[0][..., 0], both[1][..., 0, :])
 
     def derive(self, output: DetectorOutput, need: FrozenSet[str]) -> None:
         """See the base class."""

@@ -30,10 +30,6 @@ class RepPointsAdapter(AnchorPointDetectorAdapter):
         first = list(output.first_deltas.values())
         return self.detector.label_anchors(list(output.anchors.values()), gt, first)
 
-    def _labels(self, labels: List[Tensor], boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:
-        both = super()._labels(labels, boxes)
-        return both[0][..., 0], both[1][..., 0, :]
-
     def head_from(
         self, stride: int, block: int, cls_x: Tensor, reg_x: Tensor
     ) -> Tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from timm.models import FeatureInfo
 
 # Swin otherwise takes images of one size, and does not shift the windows of its last stage.
-SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
+_SWIN = {"strict_img_size": False, "always_partition": True}
 
 
 def add_timm_config(cfg: CfgNode) -> None:
@@ -71,9 +71,13 @@ def _create(
 
 
 @lru_cache(maxsize=32)
-def _listing(name: str, **options: Any) -> "FeatureInfo":
+def listing_of(name: str) -> "FeatureInfo":
     """All stages, of a model without storage."""
-    return import_timm().create_model(name, device="meta", **options).feature_info
+    return import_timm().create_model(name, device="meta", **_options(name)).feature_info
+
+
+def _options(name: str) -> Dict[str, Any]:
+    return {"features_only": True, **(_SWIN if name.startswith("swin") else {})}
 
 
 def _stages(strides: Sequence[int]) -> Dict[str, int]:
@@ -123,13 +127,11 @@ class TimmBackbone(Backbone):
         super().__init__()
         timm = import_timm()
         check_model(timm, name)
-        options: Dict[str, Any] = {"features_only": True}
-        options.update(SWIN_OPTIONS if name.startswith("swin") else {})
-        listing = _listing(name, **options)
+        listing = listing_of(name)
         stages = _stages(listing.reduction())
         _check_stages(name, stages, out_features, freeze_at)
         indices = tuple(stages[feature] for feature in out_features)
-        options.update(out_indices=indices, in_chans=in_channels)
+        options = {**_options(name), "out_indices": indices, "in_chans": in_channels}
         self.body, info = _create(timm, name, pretrained and not checkpoint, options)
         self._out_features: List[str] = list(out_features)
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ..errors import ConfigError
-from .timm import SWIN_OPTIONS, TimmBackbone, check_model, import_timm
+from .timm import TimmBackbone, check_model, import_timm, listing_of
 
 _FINEST = 4  # px, of the strides
 GRIDS = 8, 16, 32, 64  # px, that a patch may stand for
@@ -75,15 +75,13 @@ def build_timm_extractor_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backb
     """
     timm, name = import_timm(), cfg.MODEL.TIMM.NAME
     check_model(timm, name)
-    options = SWIN_OPTIONS if name.startswith("swin") else {}
     try:
-        listing = timm.create_model(name, device="meta", features_only=True, **options)
+        strides = listing_of(name).reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ConfigError(f"MODEL.TIMM.NAME: timm's {name} gives no maps.") from error
     if known := timm.get_pretrained_cfg(name):
         said = known.license or "none stated"
         logging.getLogger(__name__).info("Licence of timm's weights of %s: %s", name, said)
-    strides = listing.feature_info.reduction()
     if len(strides) > 1 and len(set(strides)) == 1:
         return TimmGrid(name, strides[0], cfg.MODEL.TIMM.STRIDE)
     if cfg.MODEL.TIMM.STRIDE:

@@ -8,7 +8,7 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
-from ..losses.box import intersection_and_union, side_distances
+from ..losses.box import centers, intersection_and_union, side_distances
 
 _ELEMENTS = 2**21  # distances in memory at a time
 
@@ -61,12 +61,12 @@ def nearest_anchors(
     anchors: List[Tensor], valid: Tensor, gt: Tensor, images: Tensor, topk: int
 ) -> Tuple[Tensor, Tensor]:
     """Indices (G, C) of the nearest anchors of every level, and whether each is a valid one."""
-    centers = (gt[:, :2] + gt[:, 2:]) / 2
+    middles = centers(gt)
     indices, near, start = [], [], 0
     for level in anchors:
         outside = ~valid[:, start : start + len(level)]
         rows = max(_ELEMENTS // len(level), 1)
-        chunks = zip(centers.split(rows), images.split(rows), strict=True)
+        chunks = zip(middles.split(rows), images.split(rows), strict=True)
         found = [_nearest(level, outside[i], c, topk) for c, i in chunks]
         values, index = (torch.cat(x) for x in zip(*found, strict=True))
         indices.append(index + start)
@@ -75,10 +75,10 @@ def nearest_anchors(
     return torch.cat(indices, 1), torch.cat(near, 1)
 
 
-def _nearest(level: Tensor, outside: Tensor, centers: Tensor, topk: int) -> Tuple[Tensor, Tensor]:
+def _nearest(level: Tensor, outside: Tensor, middles: Tensor, topk: int) -> Tuple[Tensor, Tensor]:
     """Squared distances, inf outside, and indices, (g, k) each, of the nearest anchors."""
-    x, y = ((level[:, :2] + level[:, 2:]) / 2).unbind(1)
-    distance = (centers[:, :1] - x).square_().add_((centers[:, 1:] - y).square_())
+    x, y = centers(level).unbind(1)
+    distance = (middles[:, :1] - x).square_().add_((middles[:, 1:] - y).square_())
     distance.masked_fill_(outside, torch.inf)
     values, index = distance.topk(min(topk, len(level)), largest=False)
     return values, index

@@ -16,7 +16,7 @@ from .cells import CellDetector
 from .center_prior import CenterPrior
 from .common import head_arguments, plain_arguments
 from .head import ScaledFCOSHead
-from .inference import select, suppress, with_quality
+from .inference import detect, select, with_quality
 from .weighed_cells import weighed_losses
 
 
@@ -177,16 +177,9 @@ class AutoAssign(CellDetector):
         if self.score == "product":
             return super().forward_inference(images, features, predictions)
         maps = self._transpose_dense_predictions(predictions, self.prediction_dims)
-        anchors, results = self.anchor_generator(features), []
-        for index, size in enumerate(images.image_sizes):
-            levels = zip(*maps, anchors, self.strides, strict=True)
-            found = [
-                self._detect_jointly(z[index], d[index], o[index], boxes.tensor, stride)
-                for z, d, o, boxes, stride in levels
-            ]
-            limits = self.test_nms_thresh, self.max_detections_per_image
-            results.append(suppress(found, size, *limits, clip=False))
-        return results
+        limits = self.test_nms_thresh, self.max_detections_per_image, False
+        places = self._places(features)
+        return detect(self._detect_jointly, maps, places, images.image_sizes, *limits)
 
     def _detect_jointly(
         self, logits: Tensor, deltas: Tensor, quality: Tensor, anchors: Tensor, stride: int

@@ -1,6 +1,6 @@
 """What dense detectors of d2kd share: anchors, valid cells and inference."""
 
-from typing import ClassVar, List, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
 from detectron2.modeling import Backbone
@@ -9,7 +9,8 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from .inference import select, suppress, with_quality
+from ..losses.box import centers
+from .inference import detect, select, with_quality
 
 
 class CellDetector(DenseDetector):
@@ -85,8 +86,7 @@ class CellDetector(DenseDetector):
         limits = torch.tensor([[-(-w // step) * step, -(-h // step) * step] for h, w in sizes])
         offset = self.anchor_generator.offset
         corners = [
-            (x[:, :2] + x[:, 2:]) / 2 - offset * stride
-            for x, stride in zip(levels, self.strides, strict=True)
+            centers(x) - offset * stride for x, stride in zip(levels, self.strides, strict=True)
         ]
         limits = limits.to(levels[0].device, non_blocking=True)
         return (torch.cat(corners) < limits[:, None] - 1e-3).all(-1)
@@ -136,17 +136,14 @@ class CellDetector(DenseDetector):
     ) -> List[Instances]:
         """Detections of each image: select, decode, clip, NMS."""
         predictions = self._transpose_dense_predictions(predictions, self.prediction_dims)
-        anchors = self.anchor_generator(features)
-        results = []
-        for index, size in enumerate(images.image_sizes):
-            levels = [
-                self._detect_level(*(x[index] for x in level), boxes=boxes, stride=stride)
-                for *level, boxes, stride in zip(*predictions, anchors, self.strides, strict=True)
-            ]
-            results.append(
-                suppress(levels, size, self.test_nms_thresh, self.max_detections_per_image)
-            )
-        return results
+        limits = self.test_nms_thresh, self.max_detections_per_image
+        places = self._places(features)
+        return detect(self._detect_level, predictions, places, images.image_sizes, *limits)
+
+    def _places(self, features: List[Tensor]) -> List[Dict[str, Any]]:
+        """Anchors, (HWA, 4) XYXY px, and stride, px, of each level."""
+        levels = zip(self.anchor_generator(features), self.strides, strict=True)
+        return [{"anchors": boxes.tensor, "stride": stride} for boxes, stride in levels]
 
     def _detect_level(
         self,
@@ -154,13 +151,13 @@ class CellDetector(DenseDetector):
         deltas: Tensor,
         quality: Optional[Tensor] = None,
         *,
-        boxes: Boxes,
+        anchors: Tensor,
         stride: int,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         scores = self.class_scores(logits, quality)
         limits = self.test_score_thresh, self.test_topk_candidates
         scores, cells, classes = select(scores, *limits)
-        boxes = self.decode(deltas[cells], boxes.tensor[cells], scores.new_tensor(stride))
+        boxes = self.decode(deltas[cells], anchors[cells], scores.new_tensor(stride))
         if self.rescore and quality is not None:
             scores = with_quality(scores, quality[cells, 0])
         return boxes, scores, classes

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..losses.box import intersection_and_union
+from ..losses.box import centers, intersection_and_union
 from .assigner import image_of_box
 
 _ELEMENTS = 2**21  # pairs of box and cell in memory at a time
@@ -65,8 +65,7 @@ class CenterPrior(nn.Module):
             torch.cat([x, x.mean(0, keepdim=True)]).index_select(0, index).view(*classes.shape, 2)
             for x in (self.mean, self.sigma)
         )
-        centers = (boxes[..., :2] + boxes[..., 2:]) / 2
-        way = (points - centers) / strides[..., None]
+        way = (points - centers(boxes)) / strides[..., None]
         return (((way - mean) / sigma).square().sum(-1) / -2).exp()
 
     def pairs(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, check_choice
 from .head import ScaledFCOSHead
-from .inference import select, suppress, with_quality
+from .inference import detect, select, with_quality
 from .norm import head_norm
 
 
@@ -116,17 +116,10 @@ class FCOS(fcos.FCOS):
         """Detections of each image."""
         if self.score == "sqrt":
             return super().forward_inference(images, features, predictions)
-        levels = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
-        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
-        results = []
-        for index, size in enumerate(images.image_sizes):
-            found = [
-                self._detect_level(logits[index], deltas[index], ctrness[index], boxes)
-                for logits, deltas, ctrness, boxes in zip(*levels, anchors, strict=True)
-            ]
-            limits = self.test_nms_thresh, self.max_detections_per_image
-            results.append(suppress(found, size, *limits))
-        return results
+        maps = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
+        places = [{"anchors": boxes.tensor} for boxes in self.anchor_generator(features)]
+        limits = self.test_nms_thresh, self.max_detections_per_image
+        return detect(self._detect_level, maps, places, images.image_sizes, *limits)
 
     def _detect_level(
         self, logits: Tensor, deltas: Tensor, ctrness: Tensor, anchors: Tensor

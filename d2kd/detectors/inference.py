@@ -1,6 +1,6 @@
 """Steps of dense inference as mmdetection orders them: select by class score, clip, suppress."""
 
-from typing import List, Tuple
+from typing import Any, Callable, Iterable, List, Mapping, Sequence, Tuple
 
 import torch
 from detectron2.layers import batched_nms
@@ -26,8 +26,32 @@ def select(scores: Tensor, threshold: float, topk: int) -> Tuple[Tensor, Tensor,
 
 
 def with_quality(scores: Tensor, quality: Tensor) -> Tensor:
-    """Scores (n,) times the probability of the quality logits (n,)."""
+    """Scores (...) times the probability of quality logits that broadcast to them."""
     return scores * quality.float().sigmoid()
+
+
+def detect(
+    on_level: Callable[..., Tuple[Tensor, Tensor, Tensor]],
+    predictions: Iterable[Sequence[Tensor]],
+    places: Sequence[Mapping[str, Any]],
+    sizes: Sequence[Tuple[int, int]],
+    *limits: Any,
+) -> List[Instances]:
+    """Detections of each image.
+
+    Args:
+        on_level: finds what `suppress` takes, from a level's predictions and place.
+        predictions: each kind by level, (N, HWA, D).
+        places: by level, further arguments of `on_level`.
+        sizes: height and width of each image, px.
+        limits: further arguments of `suppress`.
+    """
+    levels = list(zip(*predictions, places, strict=True))
+    found = (
+        [on_level(*(x[i] for x in maps), **place) for *maps, place in levels]
+        for i in range(len(sizes))
+    )
+    return [suppress(x, size, *limits) for x, size in zip(found, sizes, strict=True)]
 
 
 def suppress(

@@ -9,6 +9,7 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
+from ..losses.box import centers
 from .assigner import give_to_best, image_of_box, nearest_anchors, paired_iou
 
 LOW_QUALITY = ("overlapping", "official", "none")
@@ -41,7 +42,7 @@ def nearest_point_assign(
     power = ((sides / scale).log2().sum(1) / 2).long() - int(math.log2(strides[0]))
     level = power.clamp(0, len(strides) - 1)[:, None]
     chosen = candidates.gather(1, level)
-    away = _centers(points[chosen[:, 0]]) - _centers(gt)
+    away = centers(points[chosen[:, 0]]) - centers(gt)
     nearness = -(away / sides).norm(dim=1, keepdim=True)
     cells = images[:, None] * len(points) + chosen
     return give_to_best(cells, near.gather(1, level), nearness, valid.shape)
@@ -90,10 +91,6 @@ def overlap_assign(
     column = torch.where(taken >= 0, taken, nearest)
     match = torch.where(column >= 0, column + first_row, sum(map(len, boxes)))
     return match.masked_fill(between & (taken < 0), -1)
-
-
-def _centers(boxes: Tensor) -> Tensor:
-    return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
 def _stacked(boxes: List[Tensor]) -> Tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 
+from ..losses.box import centers
 from ..losses.focal import class_focal_loss
 from ..losses.labels import foreground, positives_per_batch
 from ..losses.points import boxes_of_points
@@ -160,7 +161,7 @@ class RepPoints(CellDetector):
 
     def decode(self, deltas: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
         """See the base class: the box of the points, in strides from the anchor's center."""
-        center = (anchors[..., :2] + anchors[..., 2:]) / 2
+        center = centers(anchors)
         boxes = boxes_of_points(deltas, self.transform, self.moment_transfer)
         return torch.cat([center, center], -1) + boxes * strides[..., None]
 

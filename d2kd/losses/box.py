@@ -51,15 +51,20 @@ def intersection_and_union(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tuple[Ten
     return inner, union.clamp(min=eps)
 
 
+def centers(boxes: Tensor) -> Tensor:
+    """Centers (..., 2) of XYXY boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
 def side_distances(anchors: Tensor, boxes: Tensor) -> Tensor:
     """Distances (..., 4) l, t, r, b from the centers of `anchors` to the sides of `boxes`, XYXY."""
-    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    center = centers(anchors)
     return torch.cat([center - boxes[..., :2], boxes[..., 2:] - center], -1)
 
 
 def boxes_around(anchors: Tensor, distances: Tensor) -> Tensor:
     """XYXY boxes (..., 4) from the centers of `anchors`, XYXY, and the distances l, t, r, b."""
-    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    center = centers(anchors)
     return torch.cat([center - distances[..., :2], center + distances[..., 2:]], -1)
 
 
