@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..config.defaults import get_d2kd_cfg
+from ..config.loading import merge_options
 from ..config.shortcuts import use_test_data
 from ..data import load_dataset, register_custom_datasets
 from ..data.class_names import difference, is_reordered
@@ -32,7 +33,7 @@ from .size import fit
 
 BATCHES = (1, 8)
 _TIMED = 20  # images
-_READ = "DATASETS.", "TEST.", "OUTPUT_DIR"
+_READ = "DATASETS.TEST", "DATASETS.CUSTOM", "TEST.KEYPOINT_OKS_SIGMAS", "OUTPUT_DIR"
 logger = logging.getLogger(__name__)
 
 
@@ -101,12 +102,12 @@ def evaluate_file(path: Path, args: Namespace, folder: Path) -> Dict[str, Any]:
 
 def _refuse_unread(args: Namespace) -> None:
     """Raise a ConfigError for words that change nothing."""
-    unread = [key for key in args.opts[::2] if not key.startswith(_READ)]
+    unread = [key for key in args.opts[::2] if key not in _READ]
     unread += ["--num-gpus"] * (args.num_gpus > 1)
     if unread:
         raise ConfigError(
             f"{unread[0]} changes nothing of an exported file, which runs as it is on one CPU "
-            f"thread: leave it out. It takes --data, or keys of DATASETS and TEST."
+            f"thread: leave it out. It takes --data, or {', '.join(_READ[:-1])}."
         )
 
 
@@ -115,7 +116,8 @@ def _config(args: Namespace, folder: Path) -> CfgNode:
     cfg = get_d2kd_cfg()
     if args.data:
         use_test_data(cfg, Path(args.data))
-    cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"])
+    merge_options(cfg, args.opts)
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(folder), "cpu"
     cfg.DATASETS.TRAIN = ()  # of which the record would speak
     if not cfg.DATASETS.TEST:
         lacks = f"--data {args.data} has no split 'val' or 'test': {UNDIVIDED}"

@@ -1,5 +1,6 @@
 """A folder that finds the same where neither d2kd nor torch can be imported."""
 
+import io
 import json
 import re
 import shutil
@@ -202,6 +203,50 @@ def test_nothing_that_is_read_is_written_and_names_are_looked_at_first(bundle, t
         with pytest.raises(SystemExit, match=said):
             run.main([str(x) for x in (picture, "--model", model, *words)])
     assert picture.read_bytes() == content and not Path("x.foo").exists()
+
+
+def finding(path, boxes, **more):
+    """A file that finds boxes in every image, with all there is in their masks."""
+    count = len(boxes)
+    outputs = {"boxes": np.array(boxes, np.float32), "scores": np.full(count, 0.75, np.float32),
+               "classes": np.zeros(count, np.int64),
+               "masks": np.ones((count, 4, 4), np.float32)}  # fmt: skip
+    nodes = [onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(x))
+             for name, x in outputs.items()]  # fmt: skip
+    typed = [(name, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+             for name, x in outputs.items()]  # fmt: skip
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 64, 128])
+    values = [onnx.helper.make_tensor_value_info(*x) for x in typed]
+    graph = onnx.helper.make_graph(nodes, "g", [image], values)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=opset)
+    about = {"size": [64, 128], "resize": [0, 999], "channels": "RGB", "pad_value": [0, 0, 0],
+             "classes": [], "masks": "raw", **more}  # fmt: skip
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
+    onnx.save(model, path)
+    return path
+
+
+def test_what_lies_in_the_padding_alone_is_not_found(tmp_path):
+    boxes = [[70, 4, 90, 20], [40, 4, 90, 20], [4, 60, 20, 64], [4, 4, 4, 9]]
+    session, about = run.load(finding(tmp_path / "x.onnx", boxes))
+    found = run.detect(session, about, Image.new("RGB", (60, 60)), 0.5)
+    assert [len(x) for x in found] == [1, 1, 1, 1] and found[0].tolist() == [[40, 4, 60, 20]]
+    assert np.asarray(found[3][0])[5:19, 41:].all()
+    assert [len(x) for x in run.detect(session, about, Image.new("RGB", (60, 60)), 0.8)] == [0] * 4
+
+
+def test_names_that_a_terminal_cannot_show_are_printed_and_written(tmp_path, monkeypatch):
+    name, photo = "k\u00e4fer\x1b[31m", str(tmp_path / "x.png")
+    Image.new("RGB", (60, 60)).save(photo)
+    model = str(finding(tmp_path / "x.onnx", [[4, 4, 20, 20]], classes=[name]))
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    found, drawn = str(tmp_path / "x.json"), str(tmp_path / "drawn.png")
+    run.main([photo, "--model", model, "--json", found, "--draw", drawn])
+    terminal.seek(0)
+    assert terminal.read() == "k\\xe4fer?[31m 0.7500 4.00 4.00 20.00 20.00\n"
+    assert read(Path(found))["detections"][0]["class"] == name and Path(drawn).is_file()
 
 
 def test_masks_are_run_lengths_as_coco_has_them():

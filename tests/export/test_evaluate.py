@@ -105,6 +105,10 @@ def test_what_cannot_be_evaluated_is_one_line(teacher_onnx, digits, data, tmp_pa
         (["--last"], "holds its weights: leave --weights and --last out"),
         (["--num-gpus", 2], "--num-gpus changes nothing of an exported file"),
         (["MODEL.GFL.SCORE_THRESH_TEST", 0.5], "MODEL.GFL.SCORE_THRESH_TEST changes nothing of"),
+        (["TEST.DETECTIONS_PER_IMAGE", 9], "TEST.DETECTIONS_PER_IMAGE changes nothing of"),
+        (["DATASETS.TESTS", "x"], "DATASETS.TESTS changes nothing of an exported file"),
+        (["DATASETS.TEST"], "pairs KEY VALUE, but these are 5: DATASETS.CUSTOM"),
+        (["DATASETS.TEST", "(3"], "DATASETS.TEST: "),
     ):
         done = d2kd("eval", teacher_onnx, *data, *words)
         assert done.exit_code == 1 and said in done.output, done.output

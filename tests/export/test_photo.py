@@ -1,5 +1,7 @@
 """Photos on a device: read and resized as d2kd reads and resizes them."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +9,11 @@ from PIL import Image
 from d2kd.data.pixels import PixelError, read_pixels
 from d2kd.export.device_bundle import photo
 from d2kd.export.size import fit
+
+DAMAGED = b"Exif\0\0MM\0*" + struct.pack(
+    ">IHHHIHHHHI4sI", 8, 2, 0x112, 3, 1, 6, 0, 0x11A, 2, 4, b"abc\0", 0
+)
+"""To be turned, with a resolution that is text, which Pillow reads and cannot write."""
 
 
 def test_the_program_for_devices_resizes_likewise():
@@ -41,11 +48,13 @@ def test_a_photo_is_read_as_d2kd_reads_it(tmp_path):
         saved(rgb.convert("CMYK"), tmp_path / "cmyk.jpg"),
         saved(rgb, tmp_path / "turned.jpg", exif=exif),
         saved(rgb, tmp_path / "turned.tif", exif=exif),
+        saved(rgb, tmp_path / "resolution.jpg", exif=DAMAGED),
+        saved(rgb, tmp_path / "none.jpg", exif=b"Exif\0\0none"),
     ]
     for file in files:
         found = np.asarray(photo.open_image(file))
         np.testing.assert_array_equal(found, read_pixels(file, "RGB"), err_msg=file.name)
-    assert found.std() > 30
+        assert found.std() > 30, file.name
 
 
 def test_a_photo_that_d2kd_refuses_is_one_line(tmp_path):

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 Data = Dict[str, Any]
 FORMATS = "AVIF BMP DIB GIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split()
 """What is read: none that Pillow hands to another program, such as EPS."""
-_BITS_PER_SAMPLE = 0x0102  # of TIFF
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # of EXIF and TIFF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _NEARLY_BLACK = 15  # of 255: what 12 bits in a 16-bit file come to
 
 
@@ -26,7 +35,7 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path, formats=[x for x in FORMATS if x in Image.OPEN]) as image:
             bits = _depth(image)
-            photo = ImageOps.exif_transpose(image)
+            photo = _turned(image)
     except Exception as error:  # decoders fail in many ways
         sys.exit(f"{path} cannot be read as an image: {' '.join(str(error).split())}")
     if bits > 16:
@@ -38,6 +47,16 @@ def open_image(path: str | Path) -> Image.Image:
     if bits == 16 and image.format != "PPM" and 0 < np.asarray(photo).max() <= _NEARLY_BLACK:
         sys.exit(f"{path} has 16 bits, but no value reaches 4096 of 65535: save it with 8 bits")
     return photo
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """A copy, turned as the EXIF data say; damaged ones turn nothing."""
+    image.load()  # which turns TIFF itself
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:
+        turn = None
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def _depth(image: Any) -> int:

@@ -49,15 +49,16 @@ def lowest_score(about: Data) -> float:
 
 
 def detect(session: Any, about: Data, image: Image.Image, threshold: float) -> Tuple[Any, ...]:
-    """Boxes (n, 4) XYXY in pixels of the image, scores (n,), class indices (n,), and masks.
+    """Boxes (n, 4) XYXY in px of the image, none empty, scores (n,), class indices (n,), masks.
 
     Masks are PIL images of the size of `image`, 255 on the object; [] if the file has none.
     """
     padded, scale = prepare(image, about)
     names = ["boxes", "scores", "classes", *(["masks"] if about.get("masks") else [])]
     found = session.run(names, {"image": padded})
-    boxes, scores, classes, *masks = (x[found[1] >= threshold] for x in found)
-    boxes = np.clip(boxes / scale, 0, (image.width, image.height) * 2)
+    found[0] = np.clip(found[0] / scale, 0, (image.width, image.height) * 2)
+    kept = (found[1] >= threshold) & (found[0][:, :2] < found[0][:, 2:]).all(1)  # of the photo
+    boxes, scores, classes, *masks = (x[kept] for x in found)
     if masks and about["masks"] == "raw":
         masks = [paste_raw(*x, image.size) for x in zip(masks[0], boxes, strict=True)]
     elif masks:
@@ -139,6 +140,7 @@ def check(model: str | Path, folder: Path = HERE) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photo", nargs="?")
     parser.add_argument("--model", default=HERE / "model.onnx", help="default: model.onnx here")
@@ -166,20 +168,21 @@ def check_files(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Detect in a photo; print, draw and write what was found."""
+    """Detect in a photo; draw, write and print what was found."""
     check_files(args)
     session, about = load(args.model)
     threshold = lowest_score(about) if args.threshold is None else args.threshold
     image = open_image(args.photo)
     found = detect(session, about, image, threshold)
     rows = as_data(about, found)
-    print(f"{len(rows)} detections with a score of {threshold:g} or more", file=sys.stderr)
-    for row in rows:
-        print(f"{row['class']} {row['score']:.4f} " + " ".join(f"{x:.2f}" for x in row["box"]))
     try:
         write(args, image, {"threshold": threshold, "detections": rows}, found[3])
     except OSError as error:
         sys.exit(f"{error.filename or args.draw} cannot be written: {error.strerror or error}")
+    print(f"{len(rows)} detections with a score of {threshold:g} or more", file=sys.stderr)
+    for row in rows:
+        name = "".join(x if x.isprintable() else "?" for x in row["class"])
+        print(f"{name} {row['score']:.4f} " + " ".join(f"{x:.2f}" for x in row["box"]))
 
 
 def write(
