@@ -10,6 +10,8 @@ from ..errors import ConfigError
 from .base import SETTINGS, debug_option, echo, namespace, run_weights, with_config
 from .output import PAGE, Output, refuse_existing, with_overwrite
 
+_SIDE = click.IntRange(1, 16_384)
+
 
 @click.command(context_settings=SETTINGS)
 @with_config("weights")
@@ -20,7 +22,9 @@ from .output import PAGE, Output, refuse_existing, with_overwrite
 @click.option("--bundle", type=Output(), metavar="FOLDER",
               help="An .onnx file with all that is needed to run it on a device.")  # fmt: skip
 @with_overwrite
-@click.option("--size", type=(int, int), metavar="H W", help="px; default: all test images fit.")
+@click.option(
+    "--size", type=(_SIDE, _SIDE), metavar="H W", help="px; default: all test images fit."
+)
 @click.option("--no-nms", is_flag=True, help="All boxes and scores, before any is left out.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), help="Default: the config's.")
 @click.option("--masks", type=click.Choice(["raw", "pasted"]), default="raw", show_default=True,

@@ -1,6 +1,7 @@
 """A trained detector of any kind as a folder that predicts, evaluates and teaches like its run."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -11,6 +12,8 @@ from .. import __version__
 from ..build import student_config
 from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.of_run import BEST
+from ..checkpoint.weights_file import split_pin
+from ..config.defaults import get_d2kd_cfg
 from ..errors import ConfigError
 from ..evaluation.best_f1 import TASK, stored_best_f1
 from ..file_io import read_json, write_atomically, write_text
@@ -25,12 +28,8 @@ _OF_THE_RUN: Dict[str, Any] = {  # what names the machine that it was trained on
     "DATASETS.TRAIN": (),
     "DATASETS.TEST": (),
     "DATASETS.UNLABELLED": (),
-    "DISTILL.TEACHER.CONFIG_FILES": (),
-    "DISTILL.TEACHER.WEIGHTS": ("",),
-    "DISTILL.TEACHER.CACHE_DIR": "",
-    "DISTILL.TEACHER.AHEAD": 0,
-    "DISTILL.TEACHER.DEVICE": "",
-    "DISTILL.TEACHER.CHECK_AGAINST": "",
+    "DATASETS.PROPOSAL_FILES_TRAIN": (),
+    "DATASETS.PROPOSAL_FILES_TEST": (),
 }
 _FILES = (f"{BEST}.pth", f"{BEST}.json", FINAL, "results.json", "last_checkpoint", "config.yaml",
           "run.json")  # fmt: skip
@@ -53,8 +52,9 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
     Raises:
         ConfigError: the config or the checkpoint cannot work, or `output` holds a training.
     """
-    if run and output.resolve() == run.resolve():
-        raise ConfigError(f"--output {output} is the run itself: name another folder.")
+    sources = [Path(split_pin(weights)[0]).resolve().parent, *filter(None, [run])]
+    if output.resolve() in [x.resolve() for x in sources]:
+        raise ConfigError(f"--output {output} holds what is exported: name another folder.")
     if any(True for name in _OF_A_TRAINING for _ in output.glob(name)):
         raise ConfigError(f"--output {output} holds a training: name another folder.")
     detector, classes = Predictor(cfg, weights).detector, class_names(cfg, run)
@@ -64,11 +64,11 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
     state = {"model": detector.state_dict()}
     state |= {key: part.state_dict() for key, part in beside(detector).items()}
     output.mkdir(parents=True, exist_ok=True)
-    for old in _FILES:
-        (output / old).unlink(missing_ok=True)
+    write_atomically(output / name, lambda x: torch.save(state, x))
     for file, text in texts.items():
         write_text(output / file, text)
-    write_atomically(output / name, lambda x: torch.save(state, x))
+    for old in {*_FILES} - {name, *texts}:
+        (output / old).unlink(missing_ok=True)
     size = sum(x.stat().st_size for x in output.iterdir()) / 2**20
     yield f"wrote {output}: {type(detector).__name__}, {size:.1f} MB, a folder for d2kd predict"
 
@@ -76,13 +76,23 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
 def _of_checkpoint(weights: str) -> Tuple[str, Dict[str, str]]:
     """What a checkpoint is called in the folder, and the files that say what it is."""
     best = Path(weights).with_name(f"{BEST}.json")
+    point = {TASK: stored_best_f1(weights)}
     if Path(weights).name == f"{BEST}.pth" and best.is_file():
-        return f"{BEST}.pth", {best.name: json.dumps(read_json(best))}
-    results = {"results": {TASK: stored_best_f1(weights)}}
-    return FINAL, {"results.json": json.dumps(results), "last_checkpoint": FINAL}
+        return f"{BEST}.pth", {best.name: json.dumps({**read_json(best), **point})}
+    return FINAL, {"results.json": json.dumps({"results": point}), "last_checkpoint": FINAL}
 
 
 def _plain_config(cfg: CfgNode) -> str:
+    for key, value in (
+        ("MODEL.TRANSFORMERS.FOLDER", cfg.MODEL.TRANSFORMERS.FOLDER),
+        ("MODEL.LAZY_CONFIG", cfg.MODEL.LAZY_CONFIG),
+    ):
+        if os.path.exists(value):
+            raise ConfigError(
+                f"{key}: the detector is built from {value}, which a folder does not hold: name "
+                "that itself wherever this folder would be named."
+            )
     cfg = student_config(cfg)
+    cfg.DISTILL = get_d2kd_cfg().DISTILL  # of which a plain detector reads nothing
     cfg.merge_from_list([x for pair in _OF_THE_RUN.items() for x in pair])
     return cfg.dump()

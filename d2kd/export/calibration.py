@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Iterable, List, Optional
+from typing import Iterable, Iterator, List, Optional
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -16,7 +16,7 @@ from ..text import plain
 COUNT = 64  # images; more change ranges by little
 
 
-def calibration_images(cfg: CfgNode, folder: Optional[Path] = None) -> List[np.ndarray]:
+def calibration_images(cfg: CfgNode, folder: Optional[Path] = None) -> Iterator[np.ndarray]:
     """Up to `COUNT` images, evenly spread over a folder or over DATASETS.TRAIN.
 
     Returns:
@@ -33,7 +33,7 @@ def calibration_images(cfg: CfgNode, folder: Optional[Path] = None) -> List[np.n
             f"{where}: no image for --int8 to calibrate on; give --calibrate FOLDER with dozens."
         )
     chosen = np.linspace(0, len(files) - 1, min(COUNT, len(files))).round().astype(int)
-    return _read([files[i] for i in chosen], cfg.INPUT.FORMAT, where)
+    return read_images([files[i] for i in chosen], cfg.INPUT.FORMAT, where)
 
 
 def _of_folder(folder: Path) -> List[Path]:
@@ -56,8 +56,10 @@ def _of_training(cfg: CfgNode) -> List[Path]:
     return [Path(record["file_name"]) for records in sets for record in records]
 
 
-def _read(files: Iterable[Path], format: str, where: str) -> List[np.ndarray]:
-    try:
-        return [read_pixels(str(file), format) for file in files]
-    except PixelError as error:
-        raise ConfigError(f"{where}: {error}") from None
+def read_images(files: Iterable[str | Path], format: str, where: str) -> Iterator[np.ndarray]:
+    """Images (h, w, 3) uint8, read one by one; a ConfigError that begins with `where` if not."""
+    for file in files:
+        try:
+            yield read_pixels(str(file), format)
+        except PixelError as error:
+            raise ConfigError(f"{where}: {error}") from None

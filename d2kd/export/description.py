@@ -9,12 +9,11 @@ from .. import __version__
 from ..errors import ConfigError
 from .base import Graph
 from .kinds import limits_of, num_classes
-from .options import LIMITS, Options, is_resize
+from .options import LARGEST, LIMITS, Options, is_resize
 
 RT_INFO = ("d2kd", "description")
 """Where an OpenVINO file has it, as JSON."""
 _DYNAMIC = ("batch", "size")
-_LARGEST = 16_384  # px, and classes
 _NEEDED = {
     "size", "channels", "multiple", "pad_value", "classes", "num_classes", "nms",
 }  # fmt: skip
@@ -99,7 +98,7 @@ def checked(description: Any) -> Dict[str, Any]:
     limits, names = _list(found.get("resize", [])), _list(found["classes"])
     well = (
         len(whole) == 5
-        and all(type(x) is int and 1 <= x <= _LARGEST for x in whole)
+        and all(type(x) is int and 1 <= x <= LARGEST for x in whole)
         and (not limits or is_resize(limits))
         and all(isinstance(x, str) for x in names)
         and len(names) in (0, found["num_classes"])

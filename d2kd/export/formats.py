@@ -4,8 +4,9 @@ import json
 import shutil
 import tempfile
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, NamedTuple, Tuple
 
 import numpy as np
 from torch import nn
@@ -38,7 +39,7 @@ def export_openvino(detector: nn.Module, path: str | Path, **options: Any) -> Di
 
 
 def export_int8(
-    detector: nn.Module, path: str | Path, calibration: Sequence[np.ndarray], **options: Any
+    detector: nn.Module, path: str | Path, calibration: Iterable[np.ndarray], **options: Any
 ) -> Dict[str, Any]:
     """Write a detector in INT8 as .onnx or .xml, see `d2kd.export.int8.quantize`.
 
@@ -57,13 +58,14 @@ def export_int8(
     """
     path = Path(path)
     check_int8(detector, path, options.get("fp16", False))
-    if not calibration:
+    rest = iter(calibration)
+    if (first := next(rest, None)) is None:
         raise ConfigError("INT8 (--int8) needs images to calibrate on: give --calibrate FOLDER.")
     require("onnxscript", "onnx", "onnxruntime", *["openvino"] * (path.suffix == ".xml"))
     import onnx
 
     model, description = to_onnx(detector, **options)
-    images = [fit_image(x, description)[0] for x in calibration]
+    images = [fit_image(x, description)[0] for x in chain([first], rest)]
     made, parts = quantize(
         model, images, agreement_with(model, images[:: max(1, len(images) // _MEASURED)])
     )

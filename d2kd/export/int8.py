@@ -72,8 +72,11 @@ def quantize(
         layers = sum(kind in _WEIGHTED for _, kind in nodes)
         found.append(Part(part, layers, share, share >= LEAST))
     if not any(part.quantized for part in found):
-        raise ConfigError(f"--int8: each part of this detector changes its detections too much: "
-                          f"{'; '.join(table_of([x._asdict() for x in found])[1:])}.")  # fmt: skip
+        shares = ", ".join(f"{x.name} {x.agreement:.1%}" for x in found)
+        raise ConfigError(
+            f"--int8: each part of this detector changes its detections too much ({shares} stay): "
+            "give --calibrate FOLDER with the device's images, or train with QUANTIZE.ENABLED True"
+        )
     made, found = _together(prepared, ranges, parts, found, agreement)
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
@@ -114,8 +117,7 @@ def _prepare(
     for number, node in enumerate(prepared.graph.node):
         node.name = f"{number}_{node.op_type}"
     onnx.save(prepared, target)
-    kinds = [*_WEIGHTED, *_BETWEEN]
-    calibrator = create_calibrator(target, kinds, str(folder / "augmented.onnx"))
+    calibrator = create_calibrator(target, [*_WEIGHTED, *_BETWEEN], str(folder / "augmented.onnx"))
     calibrator.collect_data(_reader(prepared.graph.input[0].name, images))
     return prepared, calibrator.compute_data()
 
@@ -124,11 +126,10 @@ def _reader(name: str, images: Sequence[np.ndarray]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
-        rest = iter(images)
+        rest = ({name: image} for image in images)
 
         def get_next(self) -> Any:
-            image = next(self.rest, None)
-            return None if image is None else {name: image}
+            return next(self.rest, None)
 
     return Reader()
 
@@ -192,11 +193,8 @@ def table_of(measured: Sequence[Dict[str, Any]]) -> List[str]:
     widest = max(len(part.name) for part in parts)
     lines = [f"{'part'.ljust(widest)}  layers  same detections with it alone in INT8"]
     for part in parts:
-        if part.name == ALL:
-            word = "all these together"
-        elif part.quantized:
-            word = "INT8"
-        else:
-            word = "stays float" if part.agreement < LEAST else "stays float beside the others"
+        stays = "stays float" if part.agreement < LEAST else "stays float beside the others"
+        word = "INT8" if part.quantized else stays
+        word = "all these together" if part.name == ALL else word
         lines.append(f"{part.name.ljust(widest)}  {part.layers:>6}  {part.agreement:.1%}, {word}")
     return lines

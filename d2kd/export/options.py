@@ -8,6 +8,8 @@ from ..errors import ConfigError, check_choice
 LIMITS = ("score_threshold", "nms_threshold", "topk", "max_detections")
 """Options that limit detections; a kind of detector has all or some of them."""
 MASKS = ("raw", "pasted")
+LARGEST = 16_384
+"""Px of a side of the input; no larger one is read either."""
 _LARGEST = 2**63  # px: more is no number of a config
 
 
@@ -59,8 +61,10 @@ class Options:
         """
         check_choice(self.input_format, ("BGR", "RGB"), "input_format")
         check_choice(self.masks, MASKS, "masks")
-        if len(self.size) != 2 or not all(isinstance(x, int) and x > 0 for x in self.size):
-            raise ConfigError(f"size must be height and width in px, both above 0, not {self.size}")
+        if len(self.size) != 2 or not all(type(x) is int and 1 <= x <= LARGEST for x in self.size):
+            raise ConfigError(
+                f"size must be height and width, each from 1 to {LARGEST} px, not {self.size}."
+            )
         if self.resize is not None and not is_resize(self.resize):
             raise ConfigError(f"resize must be two whole numbers, px, not {self.resize}")
         limits = [name for name in LIMITS if getattr(self, name) is not None]

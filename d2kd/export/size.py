@@ -1,27 +1,32 @@
 """The size of an exported file, and whether the test images fit into it."""
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
+
+from ..data.pixels import PixelError, image_size
+from ..errors import ConfigError
 
 Size = Tuple[int, int]
 """Height and width, px."""
 
 
-def resized(cfg: CfgNode, records: Sequence[Dict[str, Any]]) -> List[Size]:
-    """Sizes of images as INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST resize them.
+def size_of(record: Dict[str, Any]) -> Size:
+    """Of the image of a record of DATASETS.TEST, which is opened where the record has no size."""
+    if {"height", "width"} <= {*record}:
+        return record["height"], record["width"]
+    try:
+        width, height = image_size(record["file_name"])
+    except PixelError as error:
+        raise ConfigError(f"DATASETS.TEST: {error}") from None
+    return height, width
 
-    Args:
-        cfg: of the student.
-        records: of a data set; those without height and width are left out.
-    """
+
+def resized(cfg: CfgNode, sizes: Iterable[Size]) -> List[Size]:
+    """Sizes of images as a student's INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST resize them."""
     limits = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    return [
-        _in_pytorch((record["height"], record["width"]), limits)[0]
-        for record in records
-        if {"height", "width"} <= {*record}
-    ]
+    return [_in_pytorch(size, limits)[0] for size in sizes]
 
 
 def _in_pytorch(size: Size, limits: Sequence[int]) -> Tuple[Size, float]:

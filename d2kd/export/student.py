@@ -10,21 +10,20 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..data import load_dataset, register_custom_datasets
-from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.best_f1 import score_threshold as shown_from
 from ..evaluation.best_f1 import stored_best_f1
 from ..inference.predict import Predictor, class_names
 from ..quantize import quantized_convolutions, rounds
 from .bundle import write_bundle
-from .calibration import calibration_images
+from .calibration import calibration_images, read_images
 from .check import Comparison, NothingToCompare, check_export, compare_export
 from .formats import SUFFIXES, check_int8, export_int8
 from .int8 import table_of
 from .kinds import graph_of, padded_size
 from .measure import measure_export
 from .runner import open_exported
-from .size import about_fit, largest, resized
+from .size import about_fit, largest, resized, size_of
 from .write import require
 
 _OF_FOLDERS = {"nms": True, "score_threshold": None, "masks": "raw", "dynamic_batch": False,
@@ -89,7 +88,7 @@ def export_student(
         check_int8(detector, output, fp16)
     records = _test_records(cfg) if count else []
     images = list(_images(cfg, records[:count]))
-    sizes = resized(cfg, records) or [x.shape[:2] for x in images]
+    sizes = resized(cfg, map(size_of, records))
     size = padded_size(detector, size or largest(sizes))
     output.parent.mkdir(parents=True, exist_ok=True)
     if int8:
@@ -188,11 +187,7 @@ def _test_records(cfg: CfgNode) -> List[Dict[str, Any]]:
 
 
 def _images(cfg: CfgNode, records: Sequence[Dict[str, Any]]) -> Iterator[np.ndarray]:
-    for record in records:
-        try:
-            yield read_pixels(record["file_name"], cfg.INPUT.FORMAT)
-        except PixelError as error:
-            raise ConfigError(f"DATASETS.TEST: {error}") from None
+    return read_images((x["file_name"] for x in records), cfg.INPUT.FORMAT, "DATASETS.TEST")
 
 
 def test_images(cfg: CfgNode) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from ..config.loading import load_config
 from ..config.naming import construct
 from ..config.sources.find import published_weights
 from ..errors import ConfigError
+from ..export.formats import FORMATS
 from .choose import TEACHER, Wishes
 
 RUNS = ("teacher", "plain", "distilled")
@@ -61,10 +62,10 @@ class Commands:
             if cfg.MODEL.TIMM.CHECKPOINT and not Path(cfg.MODEL.TIMM.CHECKPOINT).is_file():
                 construct(cfg)
         detector = load_config(self._student, self._wishes.options).MODEL.META_ARCHITECTURE
-        lacks = [x for x in ("onnx", "onnxscript") if find_spec(x) is None]
+        lacks = [x for x in FORMATS["onnx"].packages if find_spec(x) is None]
         if detector in _EXPORTED and lacks:
             raise ConfigError(
-                f"d2kd distill writes an ONNX file at its end, for which {' and '.join(lacks)} "
+                f"d2kd distill writes an ONNX file at its end, for which {', '.join(lacks)} "
                 "must be there: pip install d2kd[export]."
             )
 

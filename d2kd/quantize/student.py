@@ -30,7 +30,8 @@ def quantize_student(detector: nn.Module, cfg: CfgNode) -> None:
 
     Convolutions round their weights, by channel, and their inputs, by tensor. What comes out of one
     is rounded as well, behind its batch norm, unless one convolution alone reads it, maybe behind
-    ReLU, whose input range does it. No value is rounded twice. Nothing changes where
+    ReLU, whose input range does it. A convolution that reads nothing but such values, maybe padded,
+    does not round them again; behind ReLU or max-pooling it does. Nothing changes where
     QUANTIZE.ENABLED is False.
 
     Raises:

@@ -7,10 +7,18 @@ import torch
 from detectron2.modeling import build_model
 
 from d2kd.config.loading import load_config
+from d2kd.file_io import sha256_of
 from d2kd.quantize import Ranges, quantize_student
 from d2kd.quantize.layers import Range
 from tests.conftest import ROOT
 from tests.helpers import d2kd, write_config
+
+TUPLES = ("DATASETS.UNLABELLED", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST",
+          "DISTILL.TEACHER.CONFIG_FILES", "DISTILL.TEACHER.WEIGHTS")  # fmt: skip
+PATHS = (*TUPLES, "OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DISTILL.SetKD.OFFLINE",
+         "DISTILL.MasKD.TOKENS", "DISTILL.TEACHER.CACHE_DIR",
+         "DISTILL.TEACHER.CHECK_AGAINST")  # fmt: skip
+"""Keys that can name files and folders, beside DATASETS.CUSTOM."""
 
 
 @pytest.fixture(scope="module", params=["GFL", "GeneralizedRCNN"])
@@ -26,16 +34,20 @@ def run(request, squares, tmp_path_factory):
     weights = {k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}
     state = {"optimizer": {"big": torch.zeros(99)}, **ranges_of(model, cfg)}
     cfg.MODEL.META_ARCHITECTURE, cfg.DISTILL.STUDENT = "Distiller", request.param
-    cfg.DISTILL.TEACHER.CONFIG_FILES = (str(folder / "teacher.yaml"),)
-    cfg.OUTPUT_DIR = str(folder)
+    for key in PATHS:
+        value = str(folder / key)
+        cfg.merge_from_list([key, (value,) if key in TUPLES else value])
     (folder / "config.yaml").write_text(cfg.dump())
     torch.save({"model": weights, **state}, folder / "model_best.pth")
     last = {name: -x for name, x in weights.items()}
     torch.save({"model": last, **state}, folder / "model_final.pth")
     (folder / "last_checkpoint").write_text("model_final.pth")
-    best = {"metric": "bbox/AP", "value": 12.5, "iteration": 9, "best_f1": {
-        "threshold": 0.0078125, "F1": 0.5, "precision": 0.5, "recall": 0.5}}  # fmt: skip
+    best = {"metric": "bbox/AP", "value": 12.5, "iteration": 9}
     (folder / "model_best.json").write_text(json.dumps(best))
+    evaluated = {"sha256": sha256_of(folder / "model_best.pth"), "best_f1": {
+        "threshold": 0.0078125, "F1": 0.5, "precision": 0.5, "recall": 0.5}}  # fmt: skip
+    (folder / "eval").mkdir()
+    (folder / "eval" / "results.json").write_text(json.dumps(evaluated))
     record = {"d2kd": "0", "classes": ["red", "green"], "inputs": {"data": str(folder)}}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
@@ -90,6 +102,9 @@ def test_what_is_replaced_is_gone(run, tmp_path):
         assert {x.name for x in small.iterdir()} == {"config.yaml", "run.json", name, *files}
         found, wanted = (torch.load(x / name, weights_only=True)["model"] for x in (small, run))
         assert all(torch.equal(x, found[key]) for key, x in wanted.items())
+    (small / "run.json").unlink(), (small / "run.json").mkdir()
+    assert d2kd("export", run, "--output", small, "--overwrite", "--last").exit_code == 1
+    assert (small / "model_best.pth").is_file() and (small / "model_best.json").is_file()
     before = (small / "model_best.pth").stat().st_mtime_ns
     for name in ("log.txt", "metrics.json", "model_0000002.pth"):
         (small / name).write_text("of a training")
@@ -105,8 +120,11 @@ def test_what_is_there_stays(run, tmp_path):
     for name in ("", "mine.onnx"):
         done = d2kd("export", run, "--output", tmp_path / name)
         assert "exists: name another, or add --overwrite" in done.output
-    done = d2kd("export", run, "--output", run, "--overwrite")
-    assert done.exit_code == 1 and "is the run itself: name another folder" in done.output
+    for words in ([run], [run / "config.yaml", "--weights", run / "model_final.pth"]):
+        done = d2kd("export", *words, "--output", run, "--overwrite")
+        assert done.exit_code == 1 and "holds what is exported: name another folder" in done.output
+    done = d2kd("export", run, "--output", tmp_path / "x", "MODEL.TRANSFORMERS.FOLDER", run)
+    assert "MODEL.TRANSFORMERS.FOLDER: the detector is built from" in done.output
     done = d2kd("export", run, "--output", tmp_path / "x", "--size", 64, 64)
     assert "is a folder, which has the detector's own size" in done.output
     assert sorted(x.name for x in tmp_path.iterdir()) == ["mine.onnx", "mine.txt"]

@@ -8,14 +8,15 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from PIL import Image
 
 from d2kd.config.loading import load_config
 from d2kd.errors import ConfigError
 from d2kd.export import export_student, fit_image, open_exported
 from d2kd.export.check import Comparison
 from d2kd.export.description import checked, options_of
-from d2kd.export.options import LIMITS
-from d2kd.export.size import about_fit, fit, largest, resized
+from d2kd.export.options import LARGEST, LIMITS, Options
+from d2kd.export.size import about_fit, fit, largest, resized, size_of
 from d2kd.export.student import about_near
 from tests.helpers import d2kd, write_config
 
@@ -122,11 +123,30 @@ def test_upright_and_wide_images_need_a_square(size, said):
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 192, 320
     shapes = ((768, 1024), (1024, 768), (100, 100))
-    sizes = resized(cfg, [{"height": h, "width": w} for h, w in shapes] + [{"file_name": "x"}])
+    sizes = resized(cfg, shapes)
     assert sizes == [(192, 256), (256, 192), (192, 192)] and largest(sizes) == (256, 256)
     assert said in about_fit(size, sizes)
     cfg.INPUT.MIN_SIZE_TEST = 0
-    assert resized(cfg, [{"height": 5, "width": 7}]) == [(5, 7)]
+    assert resized(cfg, [(5, 7)]) == [(5, 7)]
+
+
+def test_an_image_is_opened_where_its_record_has_no_size(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (90, 60)).save(tmp_path / "x.jpg", exif=exif)
+    record = {"file_name": str(tmp_path / "x.jpg"), "width": 5}
+    assert size_of(record) == (90, 60) and size_of({**record, "height": 7}) == (7, 5)
+    with pytest.raises(ConfigError, match="DATASETS.TEST: none.jpg cannot be read"):
+        size_of({"file_name": "none.jpg"})
+
+
+@pytest.mark.parametrize("side", [-1, 0, LARGEST + 1])
+def test_a_size_that_no_file_has_is_refused(side):
+    done = d2kd("export", "x.yaml", "--size", 64, side)
+    assert done.exit_code == 2 and "is not in the range 1<=x<=16384" in done.output
+    with pytest.raises(ConfigError, match="size must be height and width, each from 1 to 16384 px"):
+        Options((side, 64), "BGR")
+    assert Options((LARGEST, 64), "BGR").size[0] == LARGEST
 
 
 @pytest.mark.parametrize(("image", "resize", "wanted"), [

@@ -287,7 +287,7 @@ def test_what_the_last_stage_needs_is_said_first(here, monkeypatch):
     Path("photos").mkdir()
     monkeypatch.setattr(commands, "find_spec", lambda name: None)
     failed = d2kd("distill", "photos", *BARE)
-    assert "for which onnx and onnxscript must be there: pip install d2kd[export]" in failed.output
+    assert "for which onnx, onnxscript, onnxruntime must be there: pip install" in failed.output
 
 
 def test_missing_weights_of_a_trunk_are_said_first(here):

@@ -71,9 +71,11 @@ def test_a_resnet_rounds_what_its_additions_read(quantized):
     block = "backbone.bottom_up.res3"
     assert behind == {f"{block}.{x}.output_range" for x in ("0.conv2", "0.shortcut", "1.conv2")}
     assert len(quantized_convolutions(model)) == len(convolutions(model)) - 2
+    stem = {"stem.conv1.output_range", "res2.0.conv1.input_range"}  # ReLU and pooling between
+    assert stem <= {x.removeprefix("backbone.bottom_up.") for x in ranges(model)}
 
 
-def test_no_value_is_rounded_twice(quantized):
+def test_what_is_read_as_it_was_rounded_is_not_rounded_again(quantized):
     model = quantized(detector("GFL"), "last convolutions")
     found = ranges(model)
     assert "backbone.downs.2.input_range" in found  # of one convolution and ReLU
