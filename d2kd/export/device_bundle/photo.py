@@ -53,7 +53,7 @@ def _turned(image: Image.Image) -> Image.Image:
     """A copy, turned as the EXIF data say; damaged ones turn nothing."""
     image.load()  # which turns TIFF itself
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         turn = None
     return image.copy() if turn is None else image.transpose(turn)
