@@ -16,12 +16,9 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from ..detectors.loss_normalizer import moving_averages, set_moving_averages
 from ..losses.reduce import total
-
-_LIKE_TESTING = (_BatchNorm, _DropoutNd)
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class AttackedDetector(nn.Module):
         """Wrap a Detectron2 detector that takes batched inputs and, in training, returns losses."""
         super().__init__()
         self.detector, self.attack = detector, attack
+        self.training = detector.training
 
     def forward(self, batched_inputs: List[dict]) -> List[dict]:
         """Detections on the adversarial images of a batch."""
@@ -71,7 +69,8 @@ class AttackedDetector(nn.Module):
 def perturb(detector: nn.Module, example: dict, attack: Attack) -> dict:
     """A copy of a labelled input whose image, (3, H, W) in 0..255, raises the detector's loss.
 
-    The detector is left as it was: modes, statistics, loss normalizers, gradients of parameters.
+    The detector is left as it was: modes, statistics, ranges of INT8, loss normalizers, gradients
+    of parameters.
 
     Raises:
         ValueError: the input has no "instances".
@@ -115,15 +114,21 @@ def _loss(detector: nn.Module, example: dict) -> Tensor:
 
 @contextmanager
 def _training_losses(detector: nn.Module) -> Iterator[None]:
-    """Training mode, but normalization and dropout as in testing; everything is given back."""
+    """Training mode of what returns losses; modes are given back.
+
+    Layers have no children: normalization, dropout and ranges of INT8 stay as in testing.
+    """
     modes = {module: module.training for module in detector.modules()}
     devices = range(torch.cuda.device_count())
     try:
-        detector.train()
-        for module in modes:
-            module.training = not isinstance(module, _LIKE_TESTING)
+        for module in modes:  # batch norm has children where it rounds
+            module.training = _has_children(module) and not isinstance(module, _BatchNorm)
         with torch.enable_grad(), torch.random.fork_rng(devices), EventStorage(1):
             yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _has_children(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None

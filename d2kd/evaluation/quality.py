@@ -42,6 +42,7 @@ class QualityProbe(nn.Module):
                 f"{type(detector).__name__} has no dense head whose quality could be measured; "
                 "use RetinaNet, FCOS, ATSS, AutoAssign, DDOD, GFL or RepPoints."
             )
+        self.training = detector.training
 
     @torch.no_grad()
     def forward(self, batched_inputs: List[dict]) -> List[Dict[str, np.ndarray]]:

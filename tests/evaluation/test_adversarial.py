@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from timm.layers import DropPath
+from torch import nn
 from torch.testing import assert_close
 
 from d2kd.evaluation.adversarial import (
@@ -13,8 +15,10 @@ from d2kd.evaluation.adversarial import (
     projected_gradient,
     task_loss,
 )
+from d2kd.quantize import quantize_student, set_rounding, with_ranges
 from d2kd.testing import make_batch
 from tests.helpers import detector
+from tests.quantize.conftest import config
 
 FAMILIES = [
     "RetinaNet",
@@ -119,9 +123,29 @@ def test_the_detector_is_left_as_it_was():
     assert model.loss_normalizer == 50
 
 
+def test_the_ranges_of_int8_are_left_as_they_were():
+    model = detector("FCOS", MODEL__FCOS__NORM="BN")
+    quantize_student(model, config())
+    set_rounding(model, True)
+    model.train()(make_batch())
+    before = {k: v.clone() for k, v in with_ranges(model.eval()).items()}
+    assert any(k.endswith("seen") and v == 1 for k, v in before.items())
+    perturb(model, example(), projected_gradient(EPSILON, 2))
+    assert all((before[k] == v).all() for k, v in with_ranges(model).items())
+
+
+@pytest.mark.parametrize("layer", [DropPath(0.9), nn.Dropout(0.9)])
+def test_nothing_is_dropped(layer):
+    model, clean = detector("RetinaNet").eval(), example()
+    before = task_loss(model, clean)
+    model.head.cls_subnet.append(layer)
+    assert task_loss(model, clean) == before
+
+
 def test_detections_on_attacked_images():
     model, clean = sensitive("RetinaNet"), example()
-    attacked = AttackedDetector(model, fgsm(EPSILON)).eval()
+    attacked = AttackedDetector(model, fgsm(EPSILON))
+    assert not attacked.training and AttackedDetector(detector(), fgsm(EPSILON)).training
     with torch.no_grad():
         found = attacked([clean])[0]["instances"]
         expected = model([perturb(model, clean, fgsm(EPSILON))])[0]["instances"]
