@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import click
 
+from ..errors import ConfigError
 from .base import SETTINGS, debug_option, echo, refuse_options
 from .output import Output
 
@@ -61,7 +62,7 @@ def reproduce(name: Optional[str], output: Optional[Path], lists: bool, **given:
     pairs = [load_pair(name)] if name else list(load_pairs().values())
     gpus, options = given["num_gpus"] or 1, given["options"]
     if given["dry_run"]:
-        _exit_with(_dry_run(pairs, output or _FOLDER / "dry_run", gpus, options))
+        _exit_with(_dry_run(pairs, output or _FOLDER, gpus, options))
         return
     seeds = list(range(1, (given["seeds"] or 1) + 1))
     _exit_with(_run(pairs[0], output or _FOLDER, seeds, gpus, options, given["estimate"]))
@@ -117,8 +118,13 @@ def _run(
     study = plan_of(pair, folder, seeds, gpus, options)
     cost = cost_of(pair, study)
     echo(f"still to do: {cost}")
-    for line in check_needs(pair, folder, cost, options):
-        echo(line)
+    try:
+        for line in check_needs(pair, folder, cost, options):
+            echo(line)
+    except ConfigError as error:
+        if not asks:
+            raise
+        echo(f"missing: {error}")
     if asks:
         return []
     failed = run_stages(study)
@@ -128,11 +134,11 @@ def _run(
     return failed or ([] if agrees else [f"{pair.name} does not agree with what was published"])
 
 
-def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, ...]) -> List[str]:
-    from ..reproduce import go_through, hold_dry_run, reason_against_dry_run
+def _dry_run(pairs: "List[Pair]", output: Path, gpus: int, options: Tuple[str, ...]) -> List[str]:
+    from ..reproduce import go_through, new_dry_run, reason_against_dry_run
 
     failed, done = [], 0
-    with hold_dry_run(folder, gpus) as given:
+    with new_dry_run(output, gpus) as (folder, given):
         for pair in pairs:
             if reason := reason_against_dry_run(pair):
                 echo(f"{pair.name}: no dry run: {reason}")
@@ -142,7 +148,7 @@ def _dry_run(pairs: "List[Pair]", folder: Path, gpus: int, options: Tuple[str, .
             done += not errors
             for line in lines if len(pairs) == 1 else ():
                 echo(line)
-    echo(f"{done} of {len(pairs)} pairs went through every stage; the AP mean nothing")
+    echo(f"{done} of {len(pairs)} pairs went through every stage in {folder}; the AP mean nothing")
     return failed
 
 

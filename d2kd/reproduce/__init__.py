@@ -1,7 +1,7 @@
 """Published pairs of teacher and student, trained again and compared; rows of studies likewise."""
 
 from .costs import Cost, cost_of
-from .dry_run import go_through, hold_dry_run, reason_against_dry_run
+from .dry_run import go_through, new_dry_run, reason_against_dry_run
 from .needs import check_needs
 from .pairs import Pair, load_pair, load_pairs
 from .plan import plan_of, run_stages
@@ -20,9 +20,9 @@ __all__ = [
     "go_through",
     "load_pair",
     "load_pairs",
+    "new_dry_run",
     "plan_of",
     "plan_of_row",
-    "hold_dry_run",
     "reason_against_dry_run",
     "repeat_row",
     "run_stages",

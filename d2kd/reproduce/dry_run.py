@@ -1,7 +1,7 @@
 """Going through every stage of a pair in a minute: eight images, two steps, 64 px."""
 
 import contextlib
-import shutil
+import itertools
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -10,7 +10,7 @@ import torch
 from ..data.coco_json import read_coco
 from ..engine.provenance import write_json
 from ..errors import ConfigError, message
-from ..file_io import LOCK, check_output, locked
+from ..file_io import check_output
 from ..study import Study
 from .forks import start_fork
 from .needs import count_images, places
@@ -20,7 +20,6 @@ from .stand_in import lacks_library, write_stand_in
 from .verdict import values_of
 
 _IMAGES = 8
-_MARK = "dry_run.json"  # in a folder that holds nothing else
 _UNBUILT = AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError
 _SPLITS = {"coco_2017_train": "dry_train", "coco_2017_val": "dry_val"}
 BATCH = ["SOLVER.IMS_PER_BATCH", "4"]
@@ -34,48 +33,39 @@ DRY_RUN = [
     "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "",
     "MODEL.TIMM.PRETRAINED", "False",
 ]  # fmt: skip
-"""KEY VALUE pairs of every training of a dry run, beside those of `hold_dry_run`."""
+"""KEY VALUE pairs of every training of a dry run, beside those of `new_dry_run`."""
 
 
 @contextlib.contextmanager
-def hold_dry_run(folder: Path, gpus: int = 1) -> Iterator[List[str]]:
-    """Write eight images' annotations of each of COCO's splits, and keep other dry runs away.
+def new_dry_run(output: Path, gpus: int = 1) -> Iterator[Tuple[Path, List[str]]]:
+    """Make a folder of one dry run, with eight images' annotations of each of COCO's splits.
+
+    Checkpoints in it are removed at the end.
 
     Args:
-        folder: of all dry runs, which holds nothing else. What an earlier one left there is
-            removed, since it may be of other code.
+        output: where the folder is made; nothing else there is read or removed.
         gpus: of every training; a batch has an image for each at least.
 
     Yields:
-        KEY VALUE pairs for every training.
+        The folder, and KEY VALUE pairs for every training.
 
     Raises:
         MissingFileError: COCO, or a part of it, is not there.
-        ConfigError: the folder has other files, or another dry run is at it.
     """
     for name in _SPLITS:
         count_images(name)
-    check_output(folder, "--output")
-    if not (folder / _MARK).is_file() and {x.name for x in folder.glob("*")} - {LOCK}:
-        raise ConfigError(
-            f"--output {folder} holds files that no dry run wrote: give another folder, or remove "
-            "them."
-        )
-    with locked(folder / LOCK):
-        _clear(folder)
-        yield _prepare(folder, gpus)
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+    check_output(output, "--output")
+    folders = (output / f"dry_run_{number}" for number in itertools.count(1))
+    folder = next(x for x in folders if not x.exists())
+    folder.mkdir(parents=True)
+    try:
+        yield folder, _prepare(folder, gpus)
+    finally:
+        for file in folder.rglob("*.pth"):
+            file.unlink()
 
 
 def _prepare(folder: Path, gpus: int) -> List[str]:
-    write_json(folder / _MARK, {"steps": 2, "images": _IMAGES})
     custom = []
     for name, own in _SPLITS.items():
         images, annotations = map(Path, places(name))
@@ -102,9 +92,9 @@ def go_through(
 
     Args:
         pair: without a `reason_against_dry_run`.
-        folder: of all dry runs.
+        folder: of the dry run.
         gpus: of every training.
-        options: those of `hold_dry_run`, and the user's.
+        options: those of `new_dry_run`, and the user's.
 
     Returns:
         A line for each stage that failed, or why none was started, and one for each that there is.

@@ -10,7 +10,7 @@ import pytest
 
 import d2kd.reproduce as room
 from d2kd.errors import ConfigError
-from d2kd.reproduce import dry_run, hold_dry_run, load_pairs, stand_in
+from d2kd.reproduce import dry_run, load_pairs, new_dry_run, stand_in
 from tests.faults.conftest import FULL
 from tests.helpers import d2kd
 from tests.ranks import run_d2kd
@@ -23,12 +23,14 @@ COCO = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco")
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
 def test_every_stage_runs(tmp_path):
     console, out = tmp_path / "console.txt", tmp_path / "out"
-    (out / PAIR).mkdir(parents=True)
-    (out / PAIR / "old").touch()
-    (out / "dry_run.json").touch()
+    for place in (out, out / "dry_run_1"):
+        (place / PAIR).mkdir(parents=True)
+        (place / PAIR / "model_final.pth").touch()
     run_d2kd("reproduce", PAIR, "--dry-run", "--output", out, output=console)
     text = console.read_text()
-    assert "1 of 1 pairs went through every stage" in text and not (out / PAIR / "old").exists()
+    assert f"1 of 1 pairs went through every stage in {out / 'dry_run_2'}" in text
+    assert sorted(x.parent.parent for x in out.rglob("*.pth")) == [out, out / "dry_run_1"]
+    out /= "dry_run_2"
     assert f"\n{PAIR}, seed 1: bbox/AP" in text
     stages = sorted(x.name.split("_")[0] for x in out.iterdir() if x.is_dir())
     assert stages == ["plain", "retinanet", "teachers"]
@@ -77,18 +79,18 @@ def test_a_stand_in_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs coco/ in DETECTRON2_DATASETS")
-def test_a_folder_with_other_files_is_left_alone(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model_final.pth").touch()
-    for _ in range(2):
-        done = d2kd("reproduce", PAIR, "--dry-run", "--output", tmp_path)
-        assert "holds files that no dry run wrote" in str(done.exception)
-        assert (tmp_path / "run" / "model_final.pth").exists()
-        assert len([*tmp_path.iterdir()]) == 1
-    with hold_dry_run(tmp_path / "new"):
-        done = d2kd("reproduce", PAIR, "--dry-run", "--output", tmp_path / "new")
-        assert "new is in use by process" in str(done.exception)
-        assert (tmp_path / "new" / "dry_train.json").exists()
+def test_what_lies_in_the_folder_stays(tmp_path):
+    trained = tmp_path / PAIR / "seed_1" / "model_final.pth", tmp_path / "dry_run_1" / "x.pth"
+    for file in trained:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    with new_dry_run(tmp_path) as (one, _), new_dry_run(tmp_path) as (other, options):
+        (other / "teachers").mkdir()
+        (other / "teachers" / "model.pth").touch()
+        assert str(other / "dry_train.json") in options[options.index("DATASETS.CUSTOM") + 1]
+    assert (one, other) == (tmp_path / "dry_run_2", tmp_path / "dry_run_3")
+    assert sorted(tmp_path.rglob("*.pth")) == sorted(trained)
+    assert (one / "dry_train.json").exists()
 
 
 @pytest.mark.parametrize("error", [ConfigError("other options"), RuntimeError("a defect")])

@@ -14,7 +14,7 @@ from d2kd.engine.command_line import argument_parser, config_of
 from d2kd.engine.main import main
 from d2kd.engine.trainer import DistillationTrainer
 from d2kd.heads import DISTILLATION_HEAD_REGISTRY
-from d2kd.reproduce import hold_dry_run, load_pairs, plan_of
+from d2kd.reproduce import load_pairs, new_dry_run, plan_of
 from d2kd.reproduce.costs import step_seconds
 from d2kd.reproduce.pairs import WEIGHTS
 from d2kd.reproduce.stand_in import lacks_library, write_stand_in
@@ -52,9 +52,9 @@ def dry(tmp_path_factory):
     """A folder, and KEY VALUE pairs of a dry run in it, whose data sets are forgotten later."""
     if not COCO.is_dir():
         pytest.skip("needs coco/ in DETECTRON2_DATASETS")
-    folder, before = tmp_path_factory.mktemp("dry"), set(DatasetCatalog)
-    with hold_dry_run(folder) as options:
-        yield folder, options
+    before = set(DatasetCatalog)
+    with new_dry_run(tmp_path_factory.mktemp("dry")) as run:
+        yield run
     for name in set(DatasetCatalog) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

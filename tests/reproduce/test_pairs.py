@@ -23,6 +23,7 @@ from d2kd.reproduce.dry_run import BATCH, DRY_RUN
 from d2kd.reproduce.pairs import TOKENS
 from d2kd.reproduce.plan import first_of_its_student, open_rows
 from tests.docs.pages import ROOT, pages
+from tests.helpers import d2kd
 from tests.reproduce.results import done
 
 PAIRS = load_pairs()
@@ -173,3 +174,5 @@ def test_needs(monkeypatch, tmp_path):
     monkeypatch.setitem(MetadataCatalog.get("coco_2017_val").__dict__, "image_root", "gone")
     with pytest.raises(MissingFileError, match="set DETECTRON2_DATASETS"):
         check_needs(pair, tmp_path, cheap)
+    asked = d2kd("reproduce", pair.name, "--estimate", "--output", tmp_path / "out")
+    assert asked.exit_code == 0 and "set DETECTRON2_DATASETS" in asked.output.split("missing: ")[1]
