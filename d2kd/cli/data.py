@@ -75,8 +75,8 @@ def _classes_of(config: str) -> int | list[str]:
     from ..adapters import build_adapter
     from ..config.loading import load_config
     from ..inference.predict import build_student
-    from ..teachers.classes import teacher_classes
+    from ..teachers.classes import detector_classes
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
     count = build_adapter(build_student(cfg)).spec().num_classes
-    return teacher_classes(config, cfg, cfg.MODEL.WEIGHTS, count) or count
+    return detector_classes(config, cfg, cfg.MODEL.WEIGHTS, count) or count

@@ -1,7 +1,6 @@
 """`d2kd predict`."""
 
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any, List, Tuple
@@ -114,7 +113,7 @@ def _load(
     cfg = resolve_config(namespace(config, options))
     weights = run_weights(config, weights)
     predictor = library.Predictor(cfg, weights)
-    classes = library.class_names(cfg, Path(config) if os.path.isdir(config) else None)
+    classes = library.class_names(config, cfg, weights, predictor.detector)
     if threshold is None:
         threshold, text = score_threshold(weights)
         echo(text)

@@ -32,7 +32,7 @@ from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, mapping_by_
 from ..evaluation.panels import panels
 from ..inference.detections import detect
 from ..inference.drawings import save_drawing
-from ..teachers.classes import teacher_classes
+from ..teachers.classes import detector_classes
 from .command_line import import_files
 from .provenance import describe_run, write_results
 from .run_folder import holds_run
@@ -65,7 +65,7 @@ def evaluate_published(args: Namespace, weights: str, folder: Path) -> Dict[str,
     cfg = without_pretrained(student_config(cfg))
     detector = construct(cfg, f"{name}: ").eval()
     count = build_adapter(detector).spec().num_classes
-    names = teacher_classes(name, cfg, weights, count)
+    names = detector_classes(name, cfg, weights, count)
     _use_data(cfg, args)
     _check_size(cfg, detector)
     cfg.MODEL.MASK_ON = False  # boxes are measured, and the data may have no masks

@@ -46,7 +46,7 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
     Args:
         cfg: of the detector, plain or distilled.
         weights: its checkpoint.
-        run: folder of the run, for the class names; None for those of the data set.
+        run: folder of the run, for class names that are not known beside `weights`, or None.
         output: a folder that is made.
 
     Raises:
@@ -57,7 +57,8 @@ def write_bundle(cfg: CfgNode, weights: str, run: Optional[Path], output: Path) 
         raise ConfigError(f"--output {output} holds what is exported: name another folder.")
     if any(True for name in _OF_A_TRAINING for _ in output.glob(name)):
         raise ConfigError(f"--output {output} holds a training: name another folder.")
-    detector, classes = Predictor(cfg, weights).detector, class_names(cfg, run)
+    detector = Predictor(cfg, weights).detector
+    classes = class_names(str(run or ""), cfg, weights, detector)
     name, texts = _of_checkpoint(weights)
     texts["run.json"] = json.dumps({"d2kd": __version__, "classes": classes})
     texts["config.yaml"] = _plain_config(cfg)

@@ -53,7 +53,7 @@ def export_student(
     Args:
         cfg: of the student, plain or distilled.
         weights: its checkpoint.
-        run: folder of the run, for the class names; None for those of the data set.
+        run: folder of the run, for class names that are not known beside `weights`, or None.
         output: an .onnx, .xml or .pt2 file, or a folder, which any detector fits into; it is made,
             if its name has no suffix.
         size: height and width, px, enlarged to what the detector pads to; None for the smallest
@@ -99,7 +99,7 @@ def export_student(
         size=size,
         input_format=predictor.format,
         resize=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
-        class_names=class_names(cfg, run),
+        class_names=class_names(str(run or ""), cfg, weights, detector),
         best_f1=stored_best_f1(weights),
         **given,
     )

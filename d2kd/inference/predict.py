@@ -1,6 +1,5 @@
 """Detections on images, folders and videos: drawn, and as COCO json."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import List
@@ -8,7 +7,6 @@ from typing import List
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
@@ -18,14 +16,13 @@ from ..adapters import build_adapter
 from ..build import student_config
 from ..config.loading import without_pretrained
 from ..config.naming import construct
-from ..data import dataset_num_classes, register_custom_datasets
-from ..data.class_names import recorded_classes
 from ..data.image_files import SUFFIXES, ImageFiles, list_images
 from ..data.listing import listed
 from ..data.pixels import PixelError, read_pixels
 from ..errors import ConfigError, MissingFileError
 from ..file_io import expect, told
 from ..quantize import load_quantized, quantize_student
+from ..teachers.classes import detector_classes
 from ..text import plain
 from .detections import drawing_metadata
 from .drawings import save_drawing
@@ -85,17 +82,9 @@ def build_student(cfg: CfgNode) -> nn.Module:
     return detector
 
 
-def class_names(cfg: CfgNode, folder: Path | None = None) -> List[str]:
-    """Class names of the run in `folder`, or of the config's data sets; [] if unknown."""
-    if folder is not None and (folder / "run.json").is_file():
-        return recorded_classes(str(folder))
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        with contextlib.suppress(ConfigError, KeyError):  # data that is not on this machine
-            register_custom_datasets(cfg)
-            dataset_num_classes(name)
-        if MetadataCatalog.get(name).get("thing_classes"):
-            return list(MetadataCatalog.get(name).thing_classes)
-    return []
+def class_names(config: str, cfg: CfgNode, weights: str, detector: nn.Module) -> List[str]:
+    """Class names of a trained detector, [] if they are not known; see `detector_classes`."""
+    return detector_classes(config, cfg, weights, build_adapter(detector).spec().num_classes)
 
 
 def find_images(source: Path) -> ImageFiles:

@@ -1,4 +1,4 @@
-"""The names of a teacher's classes."""
+"""The names of a trained detector's classes."""
 
 import contextlib
 import os
@@ -15,15 +15,15 @@ from ..data.custom import find_path
 from ..errors import ConfigError
 
 
-def teacher_classes(config: str, cfg: CfgNode, weights: str, count: int) -> List[str]:
-    """Names of a teacher's `count` classes, in order; [] if they are not known.
+def detector_classes(config: str, cfg: CfgNode, weights: str, count: int) -> List[str]:
+    """Names of a trained detector's `count` classes, in order; [] if they are not known.
 
     They are looked for in the run.json beside the weights, in that of the run whose folder or file
-    is `config`, in the config of a detector of transformers, and in the training data that the
-    config names.
+    is `config`, in the config of a detector of transformers, and in the data sets that the config
+    names.
 
     Args:
-        config: the entry of DISTILL.TEACHER.CONFIG_FILES.
+        config: a file or the folder of a run, or what else names the detector.
         cfg: what it holds.
         weights: the checkpoint.
         count: of the detector's classes; a list of another length is of something else.
@@ -52,8 +52,10 @@ def _candidates(config: str, cfg: CfgNode, weights: str) -> Iterator[List[str]]:
         yield recorded_classes(config)
     yield list(cfg.MODEL.TRANSFORMERS.CLASSES)
     own = {entry[0]: entry[1] for entry in cfg.DATASETS.CUSTOM}
-    for name in cfg.DATASETS.TRAIN:
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in own:
+            with contextlib.suppress(ConfigError, KeyError, OSError):
+                dataset_num_classes(name)  # some tell their classes only then
             yield MetadataCatalog.get(name).get("thing_classes", [])
             continue
         with contextlib.suppress(ConfigError, OSError):  # data that is not on this machine

@@ -14,7 +14,7 @@ from ..config.naming import construct
 from ..config.sources.find import published_as, published_weights
 from ..errors import ConfigError, NoAdapterError
 from .cache import OutputCache
-from .classes import teacher_classes
+from .classes import detector_classes
 from .own_size import own_size_adapter
 from .store import TensorStore
 from .teacher import Teacher
@@ -58,7 +58,7 @@ def build_teacher(cfg: CfgNode, index: int = 0) -> Teacher:
     )
     teacher.weights = weights
     count, name = teacher.adapter.spec().num_classes, options.CONFIG_FILES[index]
-    teacher.classes = teacher_classes(name, teacher_cfg, weights, count)
+    teacher.classes = detector_classes(name, teacher_cfg, weights, count)
     if options.SIZE == "own":
         teacher.adapter = own_size_adapter(teacher.adapter, cfg, teacher_cfg)
         teacher.size = teacher.adapter.size

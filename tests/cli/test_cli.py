@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from d2kd.config.defaults import get_d2kd_cfg
 from d2kd.config.loading import load_config
+from d2kd.config.naming import construct
 from d2kd.inference.predict import class_names
 from d2kd.inspection.checkup import weights_at_start
 from d2kd.inspection.combinations import DETECTORS
@@ -222,12 +223,15 @@ def test_class_names_of_a_config_without_a_run(runs, squares, tmp_path):
     """From its data set, if that is here."""
     cfg = get_d2kd_cfg()
     cfg.merge_from_file(str(write_config(tmp_path, squares)))
-    names = class_names(cfg)
+    at = str(tmp_path / "plain.yaml"), cfg, str(tmp_path / "weights.pth"), construct(cfg)
+    names = class_names(*at)
     assert len(names) == 2
     assert names == json.loads((runs / "student" / "run.json").read_text())["classes"]
     cfg.DATASETS.CUSTOM, cfg.DATASETS.TRAIN = [["gone", "gone.json", "gone"]], ("gone",)
     cfg.DATASETS.TEST = ()
-    assert class_names(cfg) == []
+    assert class_names(*at) == []
+    (tmp_path / "run.json").write_text(json.dumps({"d2kd": "0.1.0", "classes": ["a", "b"]}))
+    assert class_names(*at) == ["a", "b"]
 
 
 def test_every_command_has_help():

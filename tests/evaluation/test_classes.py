@@ -19,7 +19,7 @@ from d2kd.data.class_names import difference, is_reordered, recorded_classes
 from d2kd.errors import ConfigError
 from d2kd.heads import BCKD, DISTILLATION_HEAD_REGISTRY
 from d2kd.heads.base import check_specs
-from d2kd.teachers.classes import teacher_classes
+from d2kd.teachers.classes import detector_classes
 from tests.helpers import d2kd, detector, write_config
 
 BY_CLASS = {"BCKD", "CrossKD", "LD", "MaskKD", "PGD", "Parallel", "RoIKD"}
@@ -99,17 +99,17 @@ def test_names_from_the_training_data_of_a_teacher(tmp_path):
     cfg = get_d2kd_cfg()
     cfg.DATASETS.TRAIN = ("coco_2017_train",)
     coco = MetadataCatalog.get("coco_2017_train").thing_classes
-    assert teacher_classes("zoo.yaml", cfg, "https://x/y.pkl", 80) == coco
-    assert teacher_classes("zoo.yaml", cfg, "https://x/y.pkl", 2) == []
+    assert detector_classes("zoo.yaml", cfg, "https://x/y.pkl", 80) == coco
+    assert detector_classes("zoo.yaml", cfg, "https://x/y.pkl", 2) == []
     names = [{"id": 5, "name": "b"}, {"id": 2, "name": "a"}]
     image = [{"id": 1, "file_name": "x.png", "width": 4, "height": 4}]
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"images": image, "annotations": [], "categories": names}))
     cfg.DATASETS.CUSTOM = [["own", str(path), str(tmp_path)]]
     cfg.DATASETS.TRAIN = ("own",)
-    assert teacher_classes("own.yaml", cfg, "", 2) == ["a", "b"]
+    assert detector_classes("own.yaml", cfg, "", 2) == ["a", "b"]
     path.unlink()
-    assert teacher_classes("own.yaml", cfg, "", 2) == []
+    assert detector_classes("own.yaml", cfg, "", 2) == []
 
 
 @pytest.mark.parametrize("command", ["eval", "check", "train", "data"])

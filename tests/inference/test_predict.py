@@ -70,6 +70,20 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_done(trained, ph
     assert Image.open(tmp_path / "out" / "more" / "turned.png").size == (40, 60)
 
 
+def test_classes_are_those_of_the_record_beside_the_weights(trained, photos, tmp_path):
+    config, weights = trained[0], tmp_path / "run" / "weights.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(trained[2].read_bytes())
+    for classes, names in ((["cell", "debris"], ["cell", "debris"]), (["cell"], ["red", "green"])):
+        record = json.dumps({"d2kd": "0.1.0", "classes": classes})
+        (weights.parent / "run.json").write_text(record)
+        done = predict((config, "--weights", weights), photos / "a.jpg", tmp_path / "out", "--coco",
+                       tmp_path / "found.json")  # fmt: skip
+        assert done.exit_code == 0, done.output
+        found = json.loads((tmp_path / "found.json").read_text())["categories"]
+        assert [x["name"] for x in found] == names
+
+
 def test_where_nothing_is_found_the_highest_score_is_said(trained, photos, tmp_path):
     few = "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"
     for source in (photos / "a.jpg", video(tmp_path / "x.mp4", frames=2)):
