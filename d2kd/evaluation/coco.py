@@ -91,8 +91,8 @@ class FastCOCOEvaluator(COCOEvaluator):
     def _class_ids(self) -> Dict[int, Any]:
         """Number of a class -> its id in the data set's file."""
         names = self._metadata.thing_classes
-        ids = self._metadata.get("thing_dataset_id_to_contiguous_id") or range(len(names))
-        return dict(enumerate(ids))
+        numbers = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        return {i: k for k, i in numbers.items()} if numbers else dict(enumerate(range(len(names))))
 
     def _write(self, results: List[dict]) -> None:
         """Write the detections with the ids of the data set's file."""

@@ -68,8 +68,10 @@ def _repairable(judged: JudgedDetections) -> NDArray[np.bool_]:
 def _mean_ap(
     scores: NDArray, classes: NDArray, hits: NDArray, totals: NDArray, known: NDArray
 ) -> float:
-    """Mean over the `known` classes of COCO's AP (0 to 100) of judged detections."""
-    values = [_ap(scores[classes == k], hits[classes == k], totals[k]) for k in known.nonzero()[0]]
+    """Mean of COCO's AP (0 to 100) over the `known` classes with an object or a detection."""
+    found = np.bincount(classes, minlength=len(totals))
+    asked = (known & (totals + found > 0)).nonzero()[0]
+    values = [_ap(scores[classes == k], hits[classes == k], totals[k]) for k in asked]
     return 100 * float(np.mean(values)) if values else float("nan")
 
 

@@ -82,6 +82,19 @@ def test_truth_as_detections(folder, tmp_path, kind):
     assert {x["category_id"] for x in written} == {x["id"] for x in coco["categories"]}
 
 
+def test_ids_of_classes_in_any_order(folder, tmp_path, monkeypatch):
+    records = load(folder, spread(small_coco()), key="DATASETS.TEST")
+    metadata = MetadataCatalog.get(NAME)
+    numbers = metadata.thing_dataset_id_to_contiguous_id
+    turned = dict(sorted(numbers.items(), reverse=True))
+    monkeypatch.setitem(metadata.__dict__, "thing_dataset_id_to_contiguous_id", turned)
+    evaluate(FastCOCOEvaluator(NAME, output_dir=str(tmp_path)), records)
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert [numbers[x["category_id"]] for x in written] == [
+        x["category_id"] for record in records for x in record["annotations"]
+    ]
+
+
 def test_equals_detectron2_on_sparse_ids(folder):
     """Areas as stated, unsorted images, classes with gaps, a crowd, and detections that miss."""
     coco = spread(small_coco())
