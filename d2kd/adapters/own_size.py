@@ -16,6 +16,12 @@ from .output import DetectorOutput, DetectorSpec
 from .padding import Size
 
 
+def resize(image: Tensor, size: Size) -> Tensor:
+    """An image (3, H, W) in 0..255 whose sides fit the shorter and the longest of `size`, px."""
+    shape = ResizeShortestEdge.get_output_shape(*image.shape[-2:], *size)
+    return F.interpolate(image.float()[None], shape, mode="bilinear", antialias=True)[0]
+
+
 class OwnSizeAdapter(DetectorAdapter):
     """Another adapter's features, of the student's images resized to the size of its training.
 
@@ -63,13 +69,9 @@ class OwnSizeAdapter(DetectorAdapter):
         self, batched_inputs: List[dict], divisor: int, flip_channels: bool = False
     ) -> ImageList:
         """See the base class; `divisor` is the adapter's own."""
-        resized = [{"image": self._resized(x["image"])} for x in batched_inputs]
+        images = (x["image"].to(self.device, non_blocking=True) for x in batched_inputs)
+        resized = [{"image": resize(x, self.size)} for x in images]
         return self._adapter.preprocess(resized, self._adapter.divisor, flip_channels)
-
-    def _resized(self, image: Tensor) -> Tensor:
-        height, width = ResizeShortestEdge.get_output_shape(*image.shape[-2:], *self.size)
-        x = image.to(self.device, non_blocking=True).float()[None]
-        return F.interpolate(x, (height, width), mode="bilinear", antialias=True)[0]
 
     def forward(
         self, images: ImageList, gt: Optional[List[Instances]], need: FrozenSet[str]

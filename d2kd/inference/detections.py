@@ -1,6 +1,7 @@
 """Pictures of detections, side by side: ground truth, teachers, student."""
 
-from typing import Dict, List, Sequence
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..adapters.own_size import resize
 from ..adapters.padding import cuts_at
 from ..data.class_names import matching
 from ..distiller import Distiller
+from ..teachers import Teacher
 from ..text import for_plot
 
 THRESHOLD = 0.4  # lowest score that is drawn in a training
@@ -83,24 +86,41 @@ def detect(
 def compare_detections(
     distiller: Distiller, batch: List[dict], classes: Sequence[str]
 ) -> List[Figure]:
-    """Ground truth, each teacher and the student on mapped records; modes stay as they are."""
-    training = distiller.training
-    distiller.eval()
-    figures = []
-    for record in batch:
-        image, panels = record["image"], {"ground truth": truth_of(record)}
-        for index, teacher in enumerate(distiller.teachers):
-            if not teacher.adapter.spec().num_classes:
-                continue  # it has maps alone
-            if cuts_at(teacher.adapter.backbone, max(image.shape[-2:])):
-                continue  # it would cut the image off
-            turned = image.flip(0) if teacher.input_format != distiller.input_format else image
-            found = detect(teacher.detector, turned)
-            panels[f"teacher {index}"] = renamed(found, teacher.classes, classes)
-        panels["student"] = detect(distiller, image)
-        figures.append(draw_detections(rgb_of(record, distiller.input_format), panels, classes))
-    distiller.train(training)
+    """Ground truth, each teacher and the student on mapped records; the mode stays as it is."""
+    figures, channels = [], distiller.input_format
+    with evaluating(distiller):
+        for record in batch:
+            image, panels = record["image"], {"ground truth": truth_of(record)}
+            for index, teacher in enumerate(distiller.teachers):
+                for found in _of_teacher(teacher, image, channels):
+                    panels[f"teacher {index}"] = renamed(found, teacher.classes, classes)
+            panels["student"] = detect(distiller, image)
+            figures.append(draw_detections(rgb_of(record, channels), panels, classes))
     return figures
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and then the mode that there was."""
+    training = model.training
+    try:
+        model.eval()
+        yield
+    finally:
+        model.train(training)
+
+
+def _of_teacher(teacher: Teacher, image: torch.Tensor, channels: str) -> Iterator[Instances]:
+    """Detections in a student's image, px of it, as the teacher sees it; none where it cannot."""
+    seen = image.flip(0) if teacher.input_format != channels else image
+    seen = resize(seen, teacher.size) if teacher.size else seen
+    if not teacher.adapter.spec().num_classes:
+        return  # it has maps alone
+    if cuts_at(teacher.adapter.backbone, max(seen.shape[-2:])):
+        return  # it would cut the image off
+    with teacher.autocast():
+        found = detect(teacher.detector, seen, size=image.shape[-2:])
+    yield found
 
 
 def renamed(found: Instances, theirs: Sequence[str], ours: Sequence[str]) -> Instances:

@@ -14,7 +14,7 @@ from ..adapters import STUDENT_ONLY, DetectorOutput
 from ..data import labelled_test_data
 from ..distiller import Distiller
 from ..heads import DistillationHead
-from .detections import rgb_of
+from .detections import evaluating, rgb_of
 
 Maps = Dict[str, Dict[int, Tensor]]
 
@@ -31,8 +31,11 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
         List[Maps]: per image "<Head>: <name>" -> stride -> (rows, columns) on the CPU, without the
         cells of batch padding. No head's losses are computed and nothing is updated.
     """
-    training = distiller.training
-    distiller.eval()
+    with evaluating(distiller):
+        return _maps(distiller, batch)
+
+
+def _maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
     images = distiller.adapter.preprocess(batch, distiller.divisor)
     student = distiller.adapter(images, None, distiller.need - STUDENT_ONLY)
     student.gt = [x["instances"].to(distiller.device) for x in batch]
@@ -50,7 +53,6 @@ def distillation_maps(distiller: Distiller, batch: List[dict]) -> List[Maps]:
                     s: x[image, : -(-size[0] // s), : -(-size[1] // s)].float().cpu()
                     for s, x in levels.items()
                 }
-    distiller.train(training)
     return found
 
 

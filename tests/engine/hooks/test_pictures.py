@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
@@ -144,6 +145,18 @@ def test_a_teacher_of_another_channel_order_sees_its_own():
     for model in (plain, turned):
         compare_detections(model, batch, [])
     assert torch.equal(seen[0].flip(0), seen[1])
+    turned.teachers[0].size = 120, 200
+    compare_detections(turned, batch, [])
+    assert seen[2].shape[1:] == ResizeShortestEdge.get_output_shape(*seen[1].shape[1:], 120, 200)
+    assert_close(seen[2].mean(), seen[1].float().mean(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("draw", [lambda x, y: compare_detections(x, y, []), distillation_maps])
+def test_the_mode_comes_back_after_an_error(draw):
+    _, model = pair()
+    with pytest.raises(AttributeError):
+        draw(model, [{**make_batch()[0], "image": {}}])
+    assert model.training and model.student.training
 
 
 def test_a_teachers_detections_have_the_students_classes():
