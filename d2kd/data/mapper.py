@@ -21,6 +21,10 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 class BadImageError(ValueError):
     """An image or its annotation cannot be read; the message names the file."""
 
+    def __init__(self, text: str) -> None:
+        """Take what to say; a worker's traceback before it, with which PyTorch raises, goes."""
+        super().__init__(text.rpartition("BadImageError: ")[2].strip())
+
 
 def build_mapper(cfg: CfgNode, is_train: bool, first: Sequence[Transform] = ()) -> Mapper:
     """Build an `ImageMapper`.

@@ -6,7 +6,6 @@ from typing import Callable, Iterator, Optional
 
 from torch import nn
 
-from ..data import BadImageError
 from ..errors import RunError
 from .blame import Blame, find_blame
 
@@ -15,7 +14,7 @@ from .blame import Blame, find_blame
 def explained_failures(
     iteration: int, last_checkpoint: Callable[[], str], model: nn.Module
 ) -> Iterator[None]:
-    """Name the losses, the image or the worker that stop a step, and the way on.
+    """Name the losses or the worker that stop a step, and the way on.
 
     Args:
         iteration: of the step.
@@ -25,7 +24,6 @@ def explained_failures(
     Raises:
         FloatingPointError: with the names of the losses, whose outputs are not finite, and the
             last checkpoint.
-        BadImageError: with the name of the image.
         RunError: a data-loader worker died.
     """
     try:
@@ -39,8 +37,6 @@ def explained_failures(
             f"{', '.join(bad) or 'the loss'} became infinite or NaN at iteration {iteration}; "
             f"the last checkpoint is {last_checkpoint()}. {whose}{advice}"
         ) from error
-    except BadImageError as error:  # from a worker it comes with a traceback in its text
-        raise BadImageError(str(error).rpartition("BadImageError: ")[2].strip()) from error
     except (RuntimeError, EOFError, ConnectionError) as error:
         if isinstance(error, RuntimeError) and not _is_of_worker(error):
             raise

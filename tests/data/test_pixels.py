@@ -12,6 +12,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image
+from torch._utils import ExceptionWrapper
 
 from d2kd.data.folder import Split
 from d2kd.data.loader import seeded
@@ -171,6 +172,9 @@ def test_the_check_names_what_training_would_refuse(tmp_path):
             assert not refused, path
         except BadImageError as error:
             assert refused and str(path) in str(error) and str(error).count(path.name) == 1
+            with pytest.raises(BadImageError) as again:  # as PyTorch passes it on from a worker
+                ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+            assert str(again.value) == str(error)
 
 
 @pytest.mark.parametrize("crop", [False, True])
