@@ -14,15 +14,13 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..build import student_config
-from ..checkpoint import SafeCheckpointer, StrictCheckpointer
+from ..checkpoint import SafeCheckpointer
 from ..config.loading import without_pretrained
 from ..config.locate import resolve_config_file
-from ..config.naming import construct
 from ..config.unread import say_unread_keys
 from ..config.validate import check_config
 from ..data import register_custom_datasets
-from ..evaluation.classes import check_classes, check_recorded_classes
-from ..quantize import beside, check_measured, quantize_student
+from ..evaluation.trained import trained_detector
 from ..text import make_output_plain
 from . import terminal
 from .changes import begun_teachers, check_resumed
@@ -90,14 +88,7 @@ def evaluate(cfg: CfgNode) -> Dict:
     """Evaluate MODEL.WEIGHTS as a plain detector; builds no teacher."""
     say_unread_keys(cfg)
     cfg = without_pretrained(student_config(cfg))
-    model = construct(cfg)
-    quantize_student(model, cfg)
-    check_classes(cfg, model, train=False)
-    check_recorded_classes(cfg, cfg.MODEL.WEIGHTS)
-    ranges = beside(model)
-    StrictCheckpointer(model, **ranges).load(cfg.MODEL.WEIGHTS, checkpointables=[*ranges])
-    check_measured(model, cfg.MODEL.WEIGHTS)
-    results = DistillationTrainer.test(cfg, model)
+    results = DistillationTrainer.test(cfg, trained_detector(cfg, cfg.MODEL.WEIGHTS))
     write_results(cfg, results, describe_run(cfg, [cfg.MODEL.WEIGHTS]))
     return results
 

@@ -9,7 +9,7 @@ process and worker, and for detectors of either channel order.
 import hashlib
 from functools import partial
 from types import ModuleType
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -30,6 +30,7 @@ CORRUPTIONS = tuple(name for names in GROUPS.values() for name in names)
 QUICK_CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")  # one of a group
 SEVERITIES = (1, 2, 3, 4, 5)
 
+_LEAST_SIDE = 32  # px, of the package
 _TAKE_A_SEED = ("impulse_noise", "glass_blur")  # the others draw from numpy's global generator
 
 
@@ -78,6 +79,17 @@ def check_corruption(name: str, severity: int) -> None:
     check_choice(name, CORRUPTIONS, "corruptions")
     if severity not in SEVERITIES:
         raise ConfigError(f"severities: {severity!r} is not one of 1 to 5.")
+
+
+def check_sizes(records: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a ConfigError for an image of a data set that is too small to be corrupted."""
+    for x in records:
+        width, height = (x.get(key, _LEAST_SIDE) for key in ("width", "height"))
+        if min(width, height) < _LEAST_SIDE:
+            raise ConfigError(
+                f"corruptions: {x['file_name']} has {width} x {height} px, and they need "
+                f"{_LEAST_SIDE} px a side: take it out of the data set, or leave corruptions out."
+            )
 
 
 def corruption_names(chosen: str | Sequence[str]) -> List[str]:

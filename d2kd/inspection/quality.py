@@ -8,11 +8,11 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 
 from ..build import student_config
-from ..config import check_config, construct, say_unread_keys, without_pretrained
+from ..config import check_config, say_unread_keys, without_pretrained
 from ..data import labelled_test_data, register_custom_datasets
 from ..data.catalog import require_registered
 from ..evaluation import QualityEvaluator, QualityProbe
-from ..quantize import load_known, quantize_student
+from ..evaluation.trained import trained_detector
 
 
 def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
@@ -25,6 +25,9 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
 
     Returns:
         str: what quality.json holds.
+
+    Raises:
+        ValueError, OSError: the config, the checkpoint or the data set does not fit.
     """
     cfg.OUTPUT_DIR = str(output)
     check_config(cfg)
@@ -32,10 +35,7 @@ def measure_quality(cfg: CfgNode, weights: str, output: Path) -> str:
     cfg = without_pretrained(student_config(cfg))
     register_custom_datasets(cfg)
     require_registered(cfg, "TEST")
-    detector = construct(cfg).eval()
-    quantize_student(detector, cfg)
-    probe = QualityProbe(detector)
-    load_known(detector, weights)
+    probe = QualityProbe(trained_detector(cfg, weights, "--weights"))
     records, mapper = labelled_test_data(cfg)
     loader = build_detection_test_loader(dataset=records, mapper=mapper)
     evaluator = QualityEvaluator()

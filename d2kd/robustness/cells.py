@@ -29,14 +29,14 @@ def build_cells(data: Dict[str, Any]) -> List[Cell]:
     Raises:
         ConfigError: an unknown corruption or severity, or numbers of an attack that make no sense.
     """
-    clean = Cell("clean", "clean", {"errors": data.get("errors") or {}})
+    clean = Cell("clean", "clean", {"errors": data.get("errors", {})})
     return [clean, *_corruptions(data), *_attacks(data), *_shifts(data)]
 
 
 def _corruptions(data: dict) -> List[Cell]:
     if "corruptions" not in data:
         return []
-    options = data["corruptions"] or {}
+    options = data["corruptions"]
     pairs = [
         (name, severity)
         for name in corruption_names(options.get("names", "all"))
@@ -53,9 +53,9 @@ def _corruptions(data: dict) -> List[Cell]:
 def _attacks(data: dict) -> List[Cell]:
     if "attacks" not in data:
         return []
-    options = {"epsilons": [2, 8], "steps": 10, "images": 50, **(data["attacks"] or {})}
+    options = {"epsilons": [2, 8], "steps": 10, "images": 50, **data["attacks"]}
     numbers = [*options["epsilons"], options["steps"], options["images"]]
-    if not all(isinstance(x, int | float) and x > 0 for x in numbers):
+    if not all(x > 0 for x in numbers):
         raise ConfigError(f"attacks: epsilons, steps and images must be above 0: {options}.")
     common = {"images": options["images"]}
     cells = [Cell("attack", "attack-none", common)]
@@ -73,7 +73,7 @@ def _attacks(data: dict) -> List[Cell]:
 
 def _shifts(data: dict) -> List[Cell]:
     cells = []
-    for name, options in (data.get("shift") or {}).items():
+    for name, options in data.get("shift", {}).items():
         classes = options.get("classes")
         cells.append(
             Cell("shift", f"shift-{name}", {"dataset": options["dataset"], "classes": classes})

@@ -22,7 +22,7 @@ from ..text import plain
 from .cells import Cell
 from .plan import Plan
 from .results import load_subjects, read_result, result_path, write_result
-from .subject import Subject, evaluate_cell
+from .subject import Subject, check_images, evaluate_cell
 
 _JOB = ".job-"  # in the folder of results, with a number behind it: a share's job in Slurm
 Share = List[Tuple[str, Cell]]
@@ -45,8 +45,8 @@ def run_plan(
 
     Raises:
         RunError: a job of the executor was stopped.
-        ConfigError: a config, checkpoint or data set that does not fit, or a result that was made
-            with other settings.
+        ConfigError: a config, checkpoint or data set that does not fit, an image that is too small
+            for corruptions, or a result that was made with other settings.
     """
     if executor is not None:
         executor.wait_for_earlier(sorted(plan.output.glob(f"{_JOB}*")))
@@ -55,6 +55,7 @@ def run_plan(
     missing = [
         (subject.name, cell) for subject, cell in pairs if read_result(plan, subject, cell) is None
     ]
+    check_images(plan, subjects[0], (cell for _, cell in missing))
     print(f"{len(pairs) - len(missing)} of {len(pairs)} evaluations are finished", flush=True)
     for x in subjects:
         print(f"{plain(x.name)}: {plain(x.cfg.MODEL.WEIGHTS)}", flush=True)

@@ -3,22 +3,26 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Set
+from typing import Any, Dict, List, Sequence
 
-from ..config.locate import resolve_config_file
-from ..errors import ConfigError, check_choice
+from ..config.plan_keys import Types, checked_keys, checked_rows
+from ..errors import ConfigError
 from ..evaluation.corruptions import QUICK_CORRUPTIONS
 from ..file_io import check_output, expect, read_yaml
 from .cells import Cell, build_cells
 
-_SECTIONS: Dict[str, Set[str]] = {
-    "corruptions": {"names", "severities"},
-    "shift": set(),  # any name
-    "attacks": {"epsilons", "steps", "images"},
-    "errors": {"sizes", "crowds", "overlaps"},
+_PLAN: Types = {
+    "title": (str,), "output": (str,), "models": (dict,), "baseline": (object,), "dataset": (str,),
+    "datasets": (list, list), "images": (int,), "corruptions": (dict,), "shift": (dict,),
+    "attacks": (dict,), "errors": (dict,),
+}  # fmt: skip
+_SECTIONS: Dict[str, Types] = {
+    "corruptions": {"names": (list, str), "severities": (list, int)},
+    "attacks": {"epsilons": (list, float), "steps": (int,), "images": (int,)},
+    "errors": {"sizes": (list, float), "crowds": (list, float), "overlaps": (list, float)},
 }
-_KEYS = {"title", "output", "models", "baseline", "dataset", "datasets", "images", *_SECTIONS}
-_LISTS = {"severities", "epsilons", "sizes", "crowds", "overlaps"}
+_MODEL: Types = {"config": (str,), "options": (list,)}
+_SHIFT: Types = {"dataset": (str,), "classes": (dict,)}
 QUICK_IMAGES = 100
 
 
@@ -101,7 +105,7 @@ def build_plan(data: Any, path: str, quick: bool = False) -> Plan:
     Raises:
         ConfigError: the message says which key is wrong.
     """
-    _check(path, data)
+    data = _checked(path, data)
     if quick:
         data = _reduced(data)
     check_output(data["output"], f"{path}: output")
@@ -114,7 +118,7 @@ def build_plan(data: Any, path: str, quick: bool = False) -> Plan:
         datasets=data.get("datasets", []),
         images=data.get("images", 0),
         cells=build_cells(data),
-        errors=data.get("errors") or {},
+        errors=data.get("errors", {}),
     )
 
 
@@ -126,48 +130,30 @@ def _reduced(data: dict) -> dict:
     return data
 
 
-def _check(path: str, data: Any) -> None:
+def _checked(path: str, data: Any) -> Dict[str, Any]:
+    """The keys that have a value, of the right types; a section without one is {}."""
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is not a plan: it holds no keys.")
-    for key in data:
-        check_choice(str(key), _KEYS, f"{path}: key")
-    if missing := sorted({"output", "models"} - set(data)):
-        raise ConfigError(f"{path}: missing {', '.join(missing)}.")
-    images = data.get("images", 0)
-    if not isinstance(images, int) or images < 0:
-        raise ConfigError(f"{path}: images is {images!r}: give a whole number, 0 for all.")
-    for section, known in _SECTIONS.items():
-        _check_section(f"{path}: {section}", data.get(section) or {}, known)
-    for name, options in (data.get("shift") or {}).items():
-        if not isinstance(options, dict) or set(options) - {"dataset", "classes"}:
-            raise ConfigError(f"{path}: shift: {name}: give dataset and, if wanted, classes.")
-        if "dataset" not in options:
-            raise ConfigError(f"{path}: shift: {name}: give dataset, a registered name.")
-    _check_models(path, data["models"], data)
+    sections = {k: data[k] or {} for k in (*_SECTIONS, "shift") if k in data}
+    data = checked_keys(path, {**data, **sections}, _PLAN, {"output", "models"})
+    if data.get("images", 0) < 0:
+        raise ConfigError(f"{path}: images is {data['images']}: give 0 for all.")
+    for key in (key for key in _SECTIONS if key in data):
+        data[key] = _checked_section(f"{path}: {key}", data[key], _SECTIONS[key])
+    for name, options in data.get("shift", {}).items():
+        checked_keys(f"{path}: shift: {name}", options, _SHIFT, {"dataset"})
+    data["models"] = checked_rows(f"{path}: models", data["models"], _MODEL)
+    if data.get("baseline") not in (None, *data["models"]):
+        names = ", ".join(map(str, data["models"]))
+        raise ConfigError(f"{path}: baseline {data['baseline']!r} is no model; there are {names}.")
+    return data
 
 
-def _check_section(where: str, options: Any, known: Set[str]) -> None:
-    if not isinstance(options, dict):
-        raise ConfigError(f"{where}: give keys and values, not {options!r}.")
-    for key in options if known else ():
-        check_choice(str(key), known, where)
-    for key in _LISTS & set(options):
-        values = options[key]
-        if not isinstance(values, list) or not all(isinstance(x, int | float) for x in values):
-            raise ConfigError(f"{where}: {key} is {values!r}: give a list of numbers.")
-        if values != sorted(set(values)):
+def _checked_section(where: str, options: Dict[str, Any], types: Types) -> Dict[str, Any]:
+    if isinstance(options.get("names"), str):
+        options = {**options, "names": [options["names"]]}
+    options = checked_keys(where, options, types, set())
+    for key, values in options.items():
+        if types[key][0] is list and key != "names" and values != sorted(set(values)):
             raise ConfigError(f"{where}: {key} is {values!r}: each once, the smallest first.")
-
-
-def _check_models(path: str, models: Any, data: dict) -> None:
-    if not isinstance(models, dict) or not models:
-        raise ConfigError(f"{path}: models: give at least one, name -> {{config, options}}.")
-    check_choice(data.get("baseline", next(iter(models))), models, f"{path}: baseline")
-    for name, model in models.items():
-        if (
-            not isinstance(model, dict)
-            or set(model) - {"config", "options"}
-            or "config" not in model
-        ):
-            raise ConfigError(f"{path}: models: {name}: give config and, if wanted, options.")
-        resolve_config_file(model["config"], f"{path}: models: {name}")
+    return options

@@ -14,7 +14,7 @@ from .cells import Cell
 from .plan import Plan
 from .subject import Results, Subject, load_subject
 
-_SECTIONS = ("MODEL.", "INPUT.", "TEST.")
+_SECTIONS = ("MODEL.", "INPUT.", "TEST.", "QUANTIZE.")
 _FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE")
 
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -15,7 +15,6 @@ from ..checkpoint import run_checkpoint
 from ..checkpoint.address import is_address
 from ..checkpoint.weights_file import split_pin
 from ..config.loading import load_config, without_pretrained
-from ..config.naming import construct
 from ..data import (
     build_mapper,
     dataset_num_classes,
@@ -29,12 +28,11 @@ from ..data.mapper import Mapper
 from ..engine.provenance import describe_run
 from ..errors import ConfigError, MissingFileError
 from ..evaluation.adversarial import Attack, AttackedDetector
-from ..evaluation.classes import check_classes, check_recorded_classes
-from ..evaluation.corruptions import corrupted_mapper
+from ..evaluation.corruptions import check_sizes, corrupted_mapper
 from ..evaluation.domain_shift import ClassMapping, MappedEvaluator, map_classes
 from ..evaluation.groups import ErrorEvaluator
 from ..evaluation.records import RecordsEvaluator
-from ..quantize import load_quantized, quantize_student
+from ..evaluation.trained import trained_detector
 from .cells import Cell
 from .plan import Plan
 
@@ -80,6 +78,13 @@ def load_subject(plan: Plan, name: str) -> Subject:
         if cell.kind == "shift":
             class_mapping(cfg, cell)
     return Subject(name, cfg, describe_run(cfg, [cfg.MODEL.WEIGHTS]))
+
+
+def check_images(plan: Plan, subject: Subject, cells: Iterable[Cell]) -> None:
+    """Raise a ConfigError where `cells` have corruptions and an image is too small for them."""
+    if any(cell.kind == "corruption" for cell in cells):
+        records = load_dataset(subject.cfg.DATASETS.TEST[0], "DATASETS.TEST")
+        check_sizes(records[: plan.images or None])
 
 
 def evaluate_cell(plan: Plan, subject: Subject, cell: Cell) -> Results:
@@ -130,12 +135,7 @@ def dataset_class_names(dataset: str) -> List[str]:
 
 def _detector(subject: Subject) -> nn.Module:
     if subject.detector is None:
-        detector = construct(subject.cfg).eval()
-        quantize_student(detector, subject.cfg)
-        check_classes(subject.cfg, detector, train=False)
-        check_recorded_classes(subject.cfg, subject.cfg.MODEL.WEIGHTS)
-        load_quantized(detector, subject.cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
-        subject.detector = detector
+        subject.detector = trained_detector(subject.cfg, subject.cfg.MODEL.WEIGHTS)
     return subject.detector
 
 

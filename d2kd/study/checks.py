@@ -1,12 +1,10 @@
 """Checks of a study's yaml; each error is one line that names the key."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
-from ..config.locate import resolve_config_file
+from ..config.plan_keys import Types, check_type, checked_keys, checked_rows
 from ..errors import ConfigError, MissingFileError
-
-Types = Dict[str, Tuple[type, ...]]
 
 _STUDY: Types = {
     "title": (str,), "output": (str,), "baseline": (object,), "metric": (str,),
@@ -25,13 +23,6 @@ _ROW: Types = {
 _TUNE: Types = {
     "test": (str,), "seed": (int,), "steps": (int,), "unequal": (bool,), "rows": (dict,),
 }  # fmt: skip
-_KINDS = {
-    str: "text",
-    int: "whole number",
-    list: "list",
-    dict: "group of keys",
-    bool: "true or false",
-}
 
 
 def checked(path: str, data: Any) -> Dict[str, Any]:
@@ -42,7 +33,7 @@ def checked(path: str, data: Any) -> Dict[str, Any]:
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is not a study: it holds no keys.")
-    data = _keys(path, data, _STUDY, {"output", "seeds", "rows"})
+    data = checked_keys(path, data, _STUDY, {"output", "seeds", "rows"})
     data["rows"] = _checked_rows(f"{path}: rows", data["rows"], _ROW)
     _check_names(path, data)
     _check_gpus(path, data)
@@ -56,43 +47,14 @@ def checked(path: str, data: Any) -> Dict[str, Any]:
     return data
 
 
-def _keys(where: str, data: Dict[str, Any], types: Types, needed: set) -> Dict[str, Any]:
-    data = {key: value for key, value in data.items() if value is not None}
-    if unknown := [str(key) for key in data if key not in types]:
-        raise ConfigError(f"{where}: unknown keys {sorted(unknown)}. Known: {', '.join(types)}.")
-    if missing := sorted(needed - set(data)):
-        raise ConfigError(f"{where}: missing {missing}.")
-    for key, value in data.items():
-        _check_type(f"{where}: {key}", value, *types[key])
-    return data
-
-
-def _check_type(where: str, value: Any, kind: type, of: type = object) -> None:
-    """Check a text, a list whose items are `of` one type, or a dictionary."""
-    items = value if isinstance(value, list) else []
-    if not isinstance(value, kind) or not all(isinstance(x, of) for x in items):
-        what = _KINDS[kind] + (f" of {_KINDS[of]}s" if of in _KINDS else "")
-        raise ConfigError(f"{where}: {value!r} is no {what}.")
-
-
-def _checked_rows(where: str, rows: Dict[Any, Any], types: Types) -> Dict[Any, Dict[str, Any]]:
-    if not rows:
-        raise ConfigError(f"{where}: give at least one, name -> {{config, options}}.")
-    return {name: _checked_row(f"{where}: {name}", row, types) for name, row in rows.items()}
-
-
-def _checked_row(where: str, row: Any, types: Types) -> Dict[str, Any]:
-    row = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
-    if set(row) - set(types) or "config" not in row:
-        others = ", ".join(key for key in types if key != "config")
-        raise ConfigError(f"{where}: give config and, if wanted, {others}.")
-    row = _keys(where, row, types, set())
-    resolve_config_file(row["config"], f"{where}: config")
-    if any(len(pairs) % 2 for pairs in (row.get("options", []), *row.get("try", []))):
-        raise ConfigError(f"{where}: options must be pairs of KEY and VALUE.")
-    if "seeds" in row:
-        _check_seeds(where, row["seeds"])
-    return row
+def _checked_rows(where: str, rows: Any, types: Types) -> Dict[Any, Dict[str, Any]]:
+    rows = checked_rows(where, rows, types)
+    for name, row in rows.items():
+        if any(len(pairs) % 2 for pairs in row.get("try", ())):
+            raise ConfigError(f"{where}: {name}: options must be pairs of KEY and VALUE.")
+        if "seeds" in row:
+            _check_seeds(f"{where}: {name}", row["seeds"])
+    return rows
 
 
 def _check_seeds(where: str, seeds: List[int]) -> None:
@@ -102,7 +64,7 @@ def _check_seeds(where: str, seeds: List[int]) -> None:
 
 def _check_gpus(path: str, data: Dict[str, Any]) -> None:
     gpus = data.get("num_gpus", 1)
-    if isinstance(gpus, bool) or gpus < 1:
+    if gpus < 1:
         raise ConfigError(f"{path}: num_gpus must be at least 1, not {gpus}.")
     timed = [str(name) for name, row in data["rows"].items() if "time_of" in row]
     if gpus > 1 and timed:
@@ -122,7 +84,7 @@ def _check_names(path: str, data: Dict[str, Any]) -> None:
     if data.get("baseline", names[0]) not in names:
         raise ConfigError(f"{path}: baseline {data['baseline']!r} is not one of the rows.")
     chosen = data.get("robustness", {}).get("rows", names)
-    _check_type(f"{path}: robustness: rows", chosen, list)
+    check_type(f"{path}: robustness: rows", chosen, list)
     if unknown := [row for row in chosen if row not in names]:
         raise ConfigError(f"{path}: robustness: rows: {unknown} are not rows of the study.")
     for name, row in rows.items():
@@ -139,7 +101,7 @@ def _check_references(where: str, row: Dict[str, Any], rows: Dict[Any, Dict[str,
 
 
 def _checked_tune(where: str, tune: Dict[str, Any], rows: Dict[Any, Any]) -> Dict[str, Any]:
-    tune = _keys(where, tune, _TUNE, {"test", "steps", "rows"})
+    tune = checked_keys(where, tune, _TUNE, {"test", "steps", "rows"})
     tune["rows"] = _checked_rows(f"{where}: rows", tune["rows"], _TRIED)
     before: List[Any] = []
     for name, row in tune["rows"].items():

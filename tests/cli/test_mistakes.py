@@ -91,7 +91,7 @@ MISTAKES = {
     "weights that do not exist": (
         "train {plain} MODEL.WEIGHTS {at}/x.pth", "x.pth' does not exist. It is named by MODEL"),
     "weights to evaluate that do not exist": (
-        "eval {plain} --weights {at}/x.pth", "x.pth' does not exist. It is named by MODEL.WEIGHTS"),
+        "eval {plain} --weights {at}/x.pth", "MODEL.WEIGHTS: checkpoint '.*x.pth' not found"),
     "no checkpoint to evaluate": ("eval {plain}", "has no checkpoint: add --weights FILE"),
     "a picture that is none": (
         "predict {teacher} {at}/photo.txt --weights {at}/teacher.pth",

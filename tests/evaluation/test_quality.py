@@ -45,6 +45,7 @@ def test_positive_locations_and_their_boxes(meta):
     batch = make_batch()
     probe = QualityProbe(model)
     found = probe(batch)
+    assert not probe.training
     gt = [x["instances"] for x in batch]
     out = probe.adapter(probe.adapter.preprocess(batch, 32), None, frozenset({"logits"}))
     labels, _ = probe.adapter.label(out, gt)
@@ -111,6 +112,15 @@ def test_the_command(tmp_path, squares):
     assert set(results) == {"score"} and results["score"]["count"] > 0
     assert (tmp_path / "quality" / "quality.png").stat().st_size > 5000
     assert json.loads(done.stdout[done.stdout.index("{") :])["results"] == results
+    half = detector(MODEL__RETINANET__NUM_CLASSES=2).state_dict()
+    half = {k: x for k, x in half.items() if not k.startswith("head.")}
+    torch.save({"model": half}, tmp_path / "half.pth")
+    refused = d2kd(*arguments, "--weights", tmp_path / "half.pth")
+    assert refused.exit_code == 1 and "tensors are missing: head." in refused.output
+    wrong = {"d2kd": "0.1.0", "classes": ["green", "red"]}
+    (tmp_path / "run.json").write_text(json.dumps(wrong))
+    refused = d2kd(*arguments, "--weights", tmp_path / "model.pth")
+    assert refused.exit_code == 1 and "Give the categories" in refused.output
     refused = d2kd(*arguments)
     assert refused.exit_code == 1 and "has no checkpoint: add --weights FILE" in refused.output
 

@@ -34,10 +34,10 @@ def setting(tmp_path_factory, squares):
     return folder, config
 
 
-def write_plan(setting, output, names=("a",), **changes):
+def write_plan(setting, at, names=("a",), **changes):
     folder, config = setting
     data = {
-        "title": "Toy", "output": str(output),
+        "title": "Toy", "output": str(at),
         "models": {
             name: {"config": str(config), "options": ["MODEL.WEIGHTS", str(folder / f"{i}.pth")]}
             for i, name in enumerate(names)
@@ -45,7 +45,7 @@ def write_plan(setting, output, names=("a",), **changes):
         "corruptions": {"names": ["fog", "contrast"], "severities": [1, 5]},
     }  # fmt: skip
     data.update(changes)
-    path = output.with_suffix(".yaml")
+    path = at.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return str(path)
 
@@ -145,6 +145,24 @@ def test_a_result_of_other_weights_is_not_taken(setting, tmp_path):
     plan = load_plan(write_plan(setting, tmp_path / "out", models=other, corruptions=corruptions))
     with pytest.raises(ConfigError, match=r"clean\.json was made with another weights"):
         run_plan(plan)
+    options = ["MODEL.WEIGHTS", str(folder / "0.pth"), "QUANTIZE.ENABLED", "True"]
+    other["a"]["options"] = options
+    plan = load_plan(write_plan(setting, tmp_path / "out", models=other, corruptions=corruptions))
+    with pytest.raises(ConfigError, match=r"clean\.json was made with another config"):
+        collect(plan)
+
+
+def test_images_that_are_too_small_are_refused_first(setting, squares, tmp_path):
+    data = json.loads((squares / "squares.json").read_text())
+    data["images"][1].update(width=31)
+    (tmp_path / "small.json").write_text(json.dumps(data))
+    small = ["small", str(tmp_path / "small.json"), str(squares)]
+    changes = {"datasets": [small], "dataset": "small"}
+    name = data["images"][1]["file_name"]
+    with pytest.raises(ConfigError, match=f"corruptions: .*{name} has 31 x .* need 32 px a side"):
+        run_plan(load_plan(write_plan(setting, tmp_path / "out", **changes)))
+    assert not (tmp_path / "out").exists()
+    run_plan(load_plan(write_plan(setting, tmp_path / "one", **changes, images=1)))
 
 
 def test_the_quick_set(setting, tmp_path):
@@ -260,18 +278,29 @@ def test_runs_of_one_name_and_mistakes(runs, tmp_path):
 
 @pytest.mark.parametrize("changes, match", [
     ({"corruption": {}}, "key: unknown 'corruption'.*Did you mean 'corruptions'"),
+    ({"output": ""}, "missing output"), ({"output": 5}, "output: 5 is no text"),
     ({"corruptions": {"names": ["fogg"]}}, "names: unknown 'fogg'.*Did you mean 'fog'"),
     ({"corruptions": {"severities": [0]}}, "severities: 0 is not one of 1 to 5"),
-    ({"corruptions": {"severities": 3}}, "severities is 3: give a list of numbers"),
+    ({"corruptions": {"names": 3}}, "names: 3 is no list of texts"),
+    ({"corruptions": {"severities": 3}}, "severities: 3 is no list of whole numbers"),
+    ({"corruptions": {"severities": [3.0]}}, "severities: .* is no list of whole numbers"),
     ({"errors": {"sizes": [96, 32]}}, "the smallest first"),
-    ({"attacks": [2, 8]}, "attacks: give keys and values"),
+    ({"attacks": [2, 8]}, "attacks: .* is no group of keys"),
+    ({"attacks": {"steps": 2.5}}, "steps: 2.5 is no whole number"),
+    ({"attacks": {"images": 10.0}}, "images: 10.0 is no whole number"),
+    ({"images": True}, "images: True is no whole number"), ({"datasets": "x"}, "is no list of"),
     ({"images": -1}, "images is -1"),
-    ({"corruptions": {"severity": [1]}}, "corruptions: unknown 'severity'"),
+    ({"corruptions": {"severity": [1]}}, "corruptions: key: unknown 'severity'"),
     ({"attacks": {"epsilons": [0]}}, "attacks: epsilons, steps and images must be above 0"),
-    ({"shift": {"x": {"classes": {}}}}, "shift: x: give dataset"),
+    ({"shift": {"x": {"classes": {}}}}, "shift: x: missing dataset"),
+    ({"shift": {"x": {"dataset": ["y"]}}}, r"shift: x: dataset: \['y'\] is no text"),
+    ({"shift": {"x": {"dataset": "y", "classes": ["z"]}}}, "classes: .* is no group of keys"),
+    ({"models": {"a": {"config": 3}}}, "models: a: config: 3 is no text"),
+    ({"models": {"a": {"config": "x.yaml", "options": "A 1"}}}, "options: 'A 1' is no list"),
     ({"models": {}}, "models: give at least one"),
     ({"models": {"a": {"options": []}}}, "models: a: give config"),
-    ({"baseline": "b"}, "baseline: unknown 'b'"),
+    ({"baseline": "b"}, "baseline 'b' is no model; there are a"),
+    ({"baseline": 1}, "baseline 1 is no model; there are a"),
 ])  # fmt: skip
 def test_mistakes_in_a_plan_are_explained(setting, tmp_path, changes, match):
     with pytest.raises(ConfigError, match=match):
@@ -280,7 +309,7 @@ def test_mistakes_in_a_plan_are_explained(setting, tmp_path, changes, match):
 
 def test_mistakes_that_show_when_models_are_read(setting, squares, tmp_path):
     gone = {"a": {"config": "gone.yaml"}}
-    with pytest.raises(FileNotFoundError, match="models: a: 'gone.yaml' is neither a file"):
+    with pytest.raises(FileNotFoundError, match="models: a: config: 'gone.yaml' is neither"):
         load_plan(write_plan(setting, tmp_path / "out", models=gone))
     unnamed = {"a": {"config": str(setting[1])}}
     plan = load_plan(write_plan(setting, tmp_path / "out", models=unnamed))
