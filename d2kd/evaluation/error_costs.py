@@ -68,11 +68,16 @@ def _repairable(judged: JudgedDetections) -> NDArray[np.bool_]:
 def _mean_ap(
     scores: NDArray, classes: NDArray, hits: NDArray, totals: NDArray, known: NDArray
 ) -> float:
-    """Mean of COCO's AP (0 to 100) over the `known` classes with an object or a detection."""
+    """Mean of COCO's AP (0 to 100) over the `known` classes with an object or a detection.
+
+    0 if they are known and none has; nan if none is known.
+    """
+    if not known.any():
+        return float("nan")
     found = np.bincount(classes, minlength=len(totals))
     asked = (known & (totals + found > 0)).nonzero()[0]
     values = [_ap(scores[classes == k], hits[classes == k], totals[k]) for k in asked]
-    return 100 * float(np.mean(values)) if values else float("nan")
+    return 100 * float(np.mean(values or [0.0]))
 
 
 def _ap(scores: NDArray, hits: NDArray, total: int) -> float:

@@ -112,6 +112,7 @@ def test_a_class_that_is_never_detected_is_not_asked_for():
     """AP50 is the mean of 100 and 0, and that of the class with detections without the other."""
     found = costs([OBJECT, (100, 10, 40, 40, 1)], CASES["hit"])
     assert_close([found[x] for x in ("AP50", "missed", "false_negatives")], [50.0, 50.0, 50.0])
+    assert costs([OBJECT], [])["missed"] == 0  # nothing is left, nothing was found
     wrong = (150, 150, 20, 20, 1, 0.5)
     found = costs([OBJECT, (100, 10, 40, 40, 1)], [*CASES["hit"], wrong])
     assert_close([found[x] for x in ("AP50", "missed", "false_negatives")], [50.0, 0.0, 0.0])
