@@ -80,9 +80,10 @@ def _options(name: str) -> Dict[str, Any]:
     return {"features_only": True, **(_SWIN if name.startswith("swin") else {})}
 
 
-def _stages(strides: Sequence[int]) -> Dict[str, int]:
+def _stages(info: "FeatureInfo") -> Dict[str, int]:
     """Stage names "c<log2 stride>" to timm's index; of stages of one stride the last counts."""
-    return {f"c{int(math.log2(stride))}": index for index, stride in enumerate(strides)}
+    stages = zip(info.out_indices, info.reduction(), strict=True)
+    return {f"c{int(math.log2(stride))}": index % len(info) for index, stride in stages}
 
 
 def _check_stages(name: str, stages: Dict[str, int], wanted: Sequence[str], freeze_at: int) -> None:
@@ -128,7 +129,7 @@ class TimmBackbone(Backbone):
         timm = import_timm()
         check_model(timm, name)
         listing = listing_of(name)
-        stages = _stages(listing.reduction())
+        stages = _stages(listing)
         _check_stages(name, stages, out_features, freeze_at)
         indices = tuple(stages[feature] for feature in out_features)
         options = {**_options(name), "out_indices": indices, "in_chans": in_channels}
@@ -141,7 +142,7 @@ class TimmBackbone(Backbone):
             load_weights(self.body, checkpoint)
         self._frozen: List[nn.Module] = []  # those added later, as to round, are not
         if freeze_at:
-            last = listing.module_name()[min(stages[f"c{freeze_at}"], indices[-1])]
+            last = listing.module_name(min(stages[f"c{freeze_at}"], indices[-1]))
             self._frozen = modules_up_to(self.body, last)
         for module in self._frozen:
             for parameter in module.parameters(recurse=False):

@@ -29,7 +29,7 @@ def config(name="resnet18", features=("c3", "c4", "c5"), **timm_keys):
     return cfg
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "dla46_c"])
 def test_shapes_equal_feature_info_and_the_forward(name):
     trunk = TimmBackbone(name, ["c2", "c3", "c4", "c5"]).eval()
     info = timm.create_model(name, features_only=True).feature_info
@@ -119,6 +119,7 @@ def test_four_channel_images():
     ("mobilenetv3_small_100", 2, ("conv_stem", "bn1", "blocks.0")),
     ("convnext_atto", 3, ("stem_0", "stem_1", "stages_0", "stages_1")),
     (SWIN, 2, ("patch_embed", "layers_0")),
+    ("dla46_c", 2, ("base_layer", "level0", "level1", "level2")),
     ("cspnext_tiny", 2, ("model.stem", "model.stages.0")),
 ])  # fmt: skip
 def test_freezing(name, freeze_at, frozen):
