@@ -22,8 +22,10 @@ class BadImageError(ValueError):
     """An image or its annotation cannot be read; the message names the file."""
 
     def __init__(self, text: str) -> None:
-        """Take what to say; a worker's traceback before it, with which PyTorch raises, goes."""
-        super().__init__(text.rpartition("BadImageError: ")[2].strip())
+        """Take what to say; PyTorch puts a worker's traceback before it, which is the cause."""
+        traceback, _, said = text.rpartition("BadImageError: ")
+        super().__init__(said.strip())
+        self.__cause__ = RuntimeError(traceback) if traceback else None
 
 
 def build_mapper(cfg: CfgNode, is_train: bool, first: Sequence[Transform] = ()) -> Mapper:

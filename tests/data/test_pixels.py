@@ -175,6 +175,7 @@ def test_the_check_names_what_training_would_refuse(tmp_path):
             with pytest.raises(BadImageError) as again:  # as PyTorch passes it on from a worker
                 ExceptionWrapper(where="in DataLoader worker process 0").reraise()
             assert str(again.value) == str(error)
+            assert "Original Traceback" in str(again.value.__cause__)
 
 
 @pytest.mark.parametrize("crop", [False, True])
