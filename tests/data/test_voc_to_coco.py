@@ -84,11 +84,11 @@ def test_image_size_is_the_files(tmp_path, caplog):
 
 def test_images_of_another_size_are_left_out(tmp_path, caplog):
     add_image(tmp_path, "train", "a", objects=obj("x", 1, 1, 2, 2), stated=(40, 20))
-    with pytest.raises(ValueError, match="train: no image has the size that its xml .* as a.png"):
+    with pytest.raises(ValueError, match="train: no image has the size that its xml .*: a.xml"):
         convert(tmp_path)
     add_image(tmp_path, "train", "b", objects=obj("x", 1, 1, 2, 2))
     assert [x["file_name"] for x in convert(tmp_path)["train"]["images"]] == ["b.png"]
-    assert "train: 1 images have another size than their xml files state, and are" in caplog.text
+    assert "train: 1 xml files state another size than their images have, which are" in caplog.text
 
 
 def test_turned_image(tmp_path):

@@ -40,6 +40,7 @@ UNTRIED = {  # of whole numbers, between ranks, or a step of others, which give 
     "precision.at_least_float", "precision.no_autocast", "reduce.total", "reduce.mean_over_ranks",
     "reduce.sum_over_ranks", "boxes_on_cells.has_area", "detkds.channel_scale", "detkds.unit",
     "stable.log1p", "stable.softplus", "box.boxes_around", "box.side_distances",
+    "box.centers",
 }  # fmt: skip
 
 

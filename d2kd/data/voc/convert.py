@@ -68,10 +68,10 @@ def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[
     sizes = image_sizes(split, [x.image for x in samples])
     found = [(x, read_xml(x.annotation), sizes[x.image]) for x in samples if x.image in sizes]
     read = [x for x in found if _is_of(*x)]
-    lost = [x[0].image.name for x in found if not _is_of(*x)]
+    lost = [x[0].annotation.name for x in found if not _is_of(*x)]
     if not read:
-        raise ConfigError(f"{split}: no image has the size that its xml file states, as {lost[0]}.")
-    what = "images have another size than their xml files state, and are left out"
+        raise ConfigError(f"{split}: no image has the size that its xml file states: {lost[0]}.")
+    what = "xml files state another size than their images have, which are left out"
     warn_of(logger, lost, what, f"{split}: ")
     _explain(split, read)
     return [_image(*x, root) for x in read]
