@@ -124,6 +124,8 @@ def test_a_time_that_does_not_match_is_reported(quickstart, tmp_path):
         report = " ".join((tmp_path / "r.md").read_text().split())
         assert f"time of {ratio:.2f} plain ones" in report and "12 turns of each" in report
         assert said in report
+        assert ("AP at the same training time" in report) == (said != limited)
+        assert ("at the same training time it is not known" in report) == (said == limited)
         assert "one batch ahead of the student with 2 threads for each of the two" in report
         assert ("other jobs slowed" in report) == (said == "other jobs")
 
