@@ -113,7 +113,7 @@ def _output(args: Namespace) -> Path:
     from ..engine.early_log import held_back
 
     with held_back():  # the run has said it
-        return Path(load_config(args.config_file, args.opts).OUTPUT_DIR).expanduser()
+        return Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
 
 
 def _print(args: Namespace, found: Dict[str, Any]) -> None:

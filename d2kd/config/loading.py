@@ -1,6 +1,7 @@
 """Configs from files and options, loaded without running what they hold."""
 
 import difflib
+import os
 import re
 from typing import Any, Dict, Sequence, Set
 
@@ -40,7 +41,7 @@ def load_config(path: str, options: Sequence[str]) -> CfgNode:
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
-    """Merge KEY VALUE pairs of the command line into `cfg`, in place.
+    """Merge KEY VALUE pairs of the command line into `cfg`, in place; OUTPUT_DIR may begin with ~.
 
     Raises:
         ConfigError: a key without a value, an unknown key, or a value of another type.
@@ -58,6 +59,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
         except _MISFITS as error:
             raise ConfigError(f"{key}: {_type_hint(error)}") from error
     refuse_none(cfg, get_d2kd_cfg())
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     say_typed_in_vain(cfg, options[::2])
 
 

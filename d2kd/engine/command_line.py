@@ -80,7 +80,6 @@ def resolve_config(args: Namespace, trains: bool = False) -> CfgNode:
         distil(cfg, args.teacher, args.teacher_weights, args.distill, said, offline)
     own = cfg.clone()
     merge_options(cfg, args.opts)
-    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     if trains and cfg.MODEL.META_ARCHITECTURE != "TokenLearner":
         _refuse_teachers(cfg)
     begun = _begun(args, cfg, own) if begins or trains else {}

@@ -25,7 +25,7 @@ from ..cores import cpu_kind
 from ..data.image_files import list_images
 from ..errors import MissingFileError
 from ..file_io import sha256_of, write_atomically
-from ..heads.tokens_file import FILE as TOKENS_FILE
+from ..heads.tokens_file import file_of
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -142,11 +142,10 @@ def _git(folder: Path, *arguments: str) -> str:
 def _weights_sha256(path: str) -> str:
     """Empty for what is no file here, such as an address that was not downloaded."""
     try:
-        local = os.path.expanduser(local_file(split_pin(path)[0].partition("?")[0]))
+        local = file_of(Path(local_file(split_pin(path)[0].partition("?")[0])))
     except MissingFileError:
         return ""
-    local = os.path.join(local, TOKENS_FILE) if os.path.isdir(local) else local
-    return _sha256_of(local) if os.path.isfile(local) else ""
+    return _sha256_of(str(local)) if local.is_file() else ""
 
 
 def json_values(value: Any) -> Any:

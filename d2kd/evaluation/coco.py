@@ -92,7 +92,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         """Number of a class -> its id in the data set's file."""
         names = self._metadata.thing_classes
         numbers = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        return {i: k for k, i in numbers.items()} if numbers else dict(enumerate(range(len(names))))
+        return {i: k for k, i in numbers.items()} if numbers else {i: i for i in range(len(names))}
 
     def _write(self, results: List[dict]) -> None:
         """Write the detections with the ids of the data set's file."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+from ..config.files import LARGEST as LARGEST_NUMBER
 from ..errors import ConfigError, check_choice
 
 LIMITS = ("score_threshold", "nms_threshold", "topk", "max_detections")
@@ -10,7 +11,6 @@ LIMITS = ("score_threshold", "nms_threshold", "topk", "max_detections")
 MASKS = ("raw", "pasted")
 LARGEST = 16_384
 """Px of a side of the input; no larger one is read either."""
-_LARGEST = 2**63  # px: more is no number of a config
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,6 @@ class Options:
 def is_resize(values: Sequence[Any]) -> bool:
     """Whether these are INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, px."""
     return len(values) == 2 and all(
-        type(x) is int and least <= x <= _LARGEST for x, least in zip(values, (0, 1), strict=True)
+        type(x) is int and least <= x <= LARGEST_NUMBER
+        for x, least in zip(values, (0, 1), strict=True)
     )

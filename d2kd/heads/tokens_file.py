@@ -54,6 +54,12 @@ def write_tokens(path: Path, found: TokensFile) -> None:
     write_safetensors(tensors, path, {"d2kd": json.dumps(about)})
 
 
+def file_of(path: Path) -> Path:
+    """The file itself, of the folder of a run that of its tokens; "~" is the user's folder."""
+    path = path.expanduser()
+    return path / FILE if path.is_dir() else path
+
+
 def read_tokens(path: Path) -> TokensFile:
     """Read a file of tokens, or that of the run whose folder is named.
 
@@ -61,8 +67,7 @@ def read_tokens(path: Path) -> TokensFile:
         MissingFileError: no such file.
         ConfigError: it is damaged, or holds something else.
     """
-    path = path.expanduser()
-    path = path / FILE if path.is_dir() else path
+    path = file_of(path)
     if not path.is_file():
         raise MissingFileError(f"{KEY}: {path} does not exist: {LEARN.format('the teacher')}.")
     try:

@@ -92,7 +92,7 @@ def compare_detections(
         for record in batch:
             image, panels = record["image"], {"ground truth": truth_of(record)}
             for index, teacher in enumerate(distiller.teachers):
-                for found in _of_teacher(teacher, image, channels):
+                if (found := _of_teacher(teacher, image, channels)) is not None:
                     panels[f"teacher {index}"] = renamed(found, teacher.classes, classes)
             panels["student"] = detect(distiller, image)
             figures.append(draw_detections(rgb_of(record, channels), panels, classes))
@@ -110,17 +110,16 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _of_teacher(teacher: Teacher, image: torch.Tensor, channels: str) -> Iterator[Instances]:
-    """Detections in a student's image, px of it, as the teacher sees it; none where it cannot."""
+def _of_teacher(teacher: Teacher, image: torch.Tensor, channels: str) -> Instances | None:
+    """Detections in a student's image, px of it, as the teacher sees it; None where it cannot."""
+    if not teacher.adapter.spec().num_classes:
+        return None  # it has maps alone
     seen = image.flip(0) if teacher.input_format != channels else image
     seen = resize(seen, teacher.size) if teacher.size else seen
-    if not teacher.adapter.spec().num_classes:
-        return  # it has maps alone
     if cuts_at(teacher.adapter.backbone, max(seen.shape[-2:])):
-        return  # it would cut the image off
+        return None  # it would cut the image off
     with teacher.autocast():
-        found = detect(teacher.detector, seen, size=image.shape[-2:])
-    yield found
+        return detect(teacher.detector, seen, size=image.shape[-2:])
 
 
 def renamed(found: Instances, theirs: Sequence[str], ours: Sequence[str]) -> Instances:

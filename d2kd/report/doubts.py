@@ -36,13 +36,13 @@ def _taught_by(run: RunFolder) -> List[str]:
 def doubts(runs: Sequence[RunFolder], teachers: Sequence[str]) -> List[str]:
     """A sentence each: runs that find nothing yet, weak teachers, few images, few objects."""
     found = [*_little(runs), *_weak_teachers(runs, teachers)]
-    seen: Dict[str, Found] = {}
+    seen: Dict[str, Tuple[Any, Any]] = {}
     for run in runs:
-        if run.found and not any(_objects(run.found) == _objects(x) for x in seen.values()):
+        if run.found and (objects := _objects(run.found)) not in seen.values():
             found += [f"{run.name} was evaluated on other images than {name}: their numbers and "
                       "curves cannot be compared." for name in [*seen][:1]]  # fmt: skip
             found += [f"Test images of {run.name}: {text}." for text in _of_data(run.found)]
-            seen[run.name] = run.found
+            seen[run.name] = objects
     return found
 
 

@@ -67,8 +67,8 @@ def voc_to_coco(
 def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[str, Any]]:
     sizes = image_sizes(split, [x.image for x in samples])
     found = [(x, read_xml(x.annotation), sizes[x.image]) for x in samples if x.image in sizes]
-    read = [x for x in found if _is_of(*x)]
-    lost = [x[0].annotation.name for x in found if not _is_of(*x)]
+    read = [x for x in found if _fits(x[1], x[2])]
+    lost = [x[0].annotation.name for x in found if not _fits(x[1], x[2])]
     if not read:
         raise ConfigError(f"{split}: no image has the size that its xml file states: {lost[0]}.")
     what = "xml files state another size than their images have, which are left out"
@@ -77,7 +77,7 @@ def _read_split(split: str, samples: Sequence[Sample], root: Path) -> list[dict[
     return [_image(*x, root) for x in read]
 
 
-def _is_of(_: Sample, annotation: Annotation, size: tuple[int, int]) -> bool:
+def _fits(annotation: Annotation, size: tuple[int, int]) -> bool:
     """Whether an image has the size that its xml file states, if it states one above 0."""
     stated = annotation.size or (0, 0)
     return not min(stated) > 0 or stated == size
